@@ -1,0 +1,66 @@
+"""Files that are either whole or not there, and sizes as people write them."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nifi_ns.errors import NifiError
+
+_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "KIB": 2**10, "MIB": 2**20}
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it raises.
+
+    The temporary keeps `path`'s suffixes, so that libraries which look at them write the right format.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{os.getpid()}-", suffix=f"-{path.name}", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would lock other users out of a shared result
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as `60KB`, `0.36MB` or `220000`. K and M are decimal, KiB and MiB binary.
+
+    Raises:
+        NifiError: if it is not a positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise NifiError(f"cannot read the size {text!r}: write it like 60KB, 0.36MB or 220000")
+    size = round(float(match[1]) * _UNITS[match[2].upper()])
+    if size <= 0:
+        raise NifiError(f"the size {text!r} must be larger than zero")
+    return size
+
+
+def format_size(size: int) -> str:
+    """A size as people write it: `60.0KB`, `1.31MB`. Decimal units, as in the field's tables."""
+    if size >= 10**6:
+        return f"{size / 10**6:.2f}MB"
+    return f"{size / 10**3:.1f}KB" if size >= 10**3 else f"{size}B"

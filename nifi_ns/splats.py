@@ -1,0 +1,164 @@
+"""Splats: the one container of a scene, between splatfacto's parameters, `.ply` files and scene files."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path
+
+SH_C0 = 0.28209479177387814
+"""The zeroth spherical harmonic: a gaussian's colour seen from anywhere is `0.5 + SH_C0 * sh[0]` at degree 0."""
+
+
+@dataclass
+class Splats:
+    """N gaussians, as they are optimised (before their activations), in the order and sign of the original 3DGS."""
+
+    means: Tensor
+    """[N, 3] positions."""
+    scales: Tensor
+    """[N, 3] natural logarithms of the standard deviations along the principal axes."""
+    quats: Tensor
+    """[N, 4] rotations, wxyz, of any length but zero."""
+    opacities: Tensor
+    """[N] logits."""
+    sh: Tensor
+    """[N, (degree + 1)^2, 3] spherical harmonics of the colour; colour = 0.5 + sum of sh * basis."""
+
+    def __post_init__(self) -> None:
+        n, k = len(self), self.sh.shape[1] if self.sh.ndim == 3 else 0
+        expected = {"means": (n, 3), "scales": (n, 3), "quats": (n, 4), "opacities": (n,), "sh": (n, k, 3)}
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name}: expected shape {shape}, got {tuple(getattr(self, name).shape)}")
+        if k not in (1, 4, 9, 16):
+            raise ValueError(f"sh: expected 1, 4, 9 or 16 coefficients, got {k}")
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    def __getitem__(self, index: Tensor) -> "Splats":
+        """The gaussians selected by `index`: [M] integers, or [N] booleans."""
+        return Splats(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 3."""
+        return {1: 0, 4: 1, 9: 2, 16: 3}[self.sh.shape[1]]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.means.device
+
+    def to(self, device: torch.device | str) -> "Splats":
+        """The same gaussians on `device`."""
+        return Splats(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def detach(self) -> "Splats":
+        """A copy that shares nothing with this one."""
+        return Splats(*(getattr(self, f.name).detach().clone() for f in fields(self)))
+
+    def with_sh_degree(self, degree: int) -> "Splats":
+        """The same gaussians with harmonics cut, or padded with zeros, to `degree`."""
+        k = (degree + 1) ** 2
+        sh = torch.zeros(len(self), k, 3, dtype=self.sh.dtype, device=self.device)
+        kept = min(k, self.sh.shape[1])
+        sh[:, :kept] = self.sh[:, :kept]
+        return Splats(self.means, self.scales, self.quats, self.opacities, sh)
+
+    # -- splatfacto ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_gauss_params(cls, params: "dict[str, Tensor] | torch.nn.ParameterDict") -> "Splats":
+        """From splatfacto's `gauss_params`, detached. With `sh_degree` 0 it keeps logits of colours, not harmonics."""
+        dc, rest = params["features_dc"].detach(), params["features_rest"].detach()
+        if rest.shape[1] == 0:
+            dc = (torch.sigmoid(dc) - 0.5) / SH_C0
+        means, scales, quats = (params[k].detach() for k in ("means", "scales", "quats"))
+        return cls(means, scales, quats, params["opacities"].detach()[:, 0], torch.cat([dc[:, None], rest], dim=1))
+
+    def to_gauss_params(self, sh_degree: int) -> dict[str, Tensor]:
+        """As splatfacto's `gauss_params` for a model of `sh_degree`; the inverse of `from_gauss_params`."""
+        sh = self.with_sh_degree(sh_degree).sh
+        dc = sh[:, 0]
+        if sh_degree == 0:
+            dc = torch.logit((0.5 + SH_C0 * dc).clamp(1e-4, 1 - 1e-4))
+        opacities = self.opacities[:, None]
+        return {
+            "means": self.means,
+            "scales": self.scales,
+            "quats": self.quats,
+            "features_dc": dc,
+            "features_rest": sh[:, 1:],
+            "opacities": opacities,
+        }
+
+    # -- .ply ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load_ply(cls, path: Path | str) -> "Splats":
+        """Read a standard 3DGS `.ply` (x y z, f_dc_*, f_rest_*, opacity, scale_*, rot_*).
+
+        Raises:
+            NifiError: if there is no such file.
+            CorruptFileError: if it is not such a `.ply`, is truncated, or holds values that are not finite.
+        """
+        from plyfile import PlyData, PlyParseError
+
+        path = Path(path)
+        if not path.is_file():
+            raise NifiError(f"no such file: {path}")
+        try:
+            vertex = PlyData.read(str(path))["vertex"].data
+        except (PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
+            raise CorruptFileError(f"{path} is not a readable .ply: {error}") from error
+        names = vertex.dtype.names or ()
+        rest = sum(name.startswith("f_rest_") for name in names)
+        wanted = [*_PLY_FIELDS, *(f"f_rest_{i}" for i in range(rest))]
+        if missing := [name for name in wanted if name not in names]:
+            raise CorruptFileError(f"{path} is not a 3DGS .ply: it lacks {', '.join(missing)}")
+        if rest not in (0, 9, 24, 45):
+            raise CorruptFileError(f"{path}: {rest} f_rest_ properties, expected 0, 9, 24 or 45")
+
+        def columns(*keys: str) -> Tensor:
+            return torch.from_numpy(np.stack([np.asarray(vertex[k], np.float32) for k in keys], axis=-1))
+
+        # f_rest is channel-major: all red coefficients, then green, then blue
+        dc = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
+        higher = columns(*(f"f_rest_{i}" for i in range(rest))).reshape(-1, 3, rest // 3).mT if rest else dc[:, :0]
+        splats = cls(
+            columns("x", "y", "z"),
+            columns("scale_0", "scale_1", "scale_2"),
+            columns("rot_0", "rot_1", "rot_2", "rot_3"),
+            columns("opacity")[:, 0],
+            torch.cat([dc, higher], dim=1).contiguous(),
+        )
+        if not all(torch.isfinite(getattr(splats, f.name)).all() for f in fields(splats)):
+            raise CorruptFileError(f"{path} holds values that are not finite")
+        return splats
+
+    def save_ply(self, path: Path | str) -> None:
+        """Write a standard 3DGS `.ply` (binary little-endian), atomically."""
+        from plyfile import PlyData, PlyElement
+
+        n, rest = len(self), self.sh[:, 1:].mT.reshape(len(self), -1)
+        names = [*_PLY_FIELDS[:6], *(f"f_rest_{i}" for i in range(rest.shape[1])), *_PLY_FIELDS[6:]]
+        parts = (self.means, self.sh[:, 0], rest, self.opacities[:, None], self.scales, self.quats)
+        table = torch.cat([part.detach().cpu().float() for part in parts], dim=1).numpy().astype("<f4")
+        vertex = np.ascontiguousarray(table).view([(name, "<f4") for name in names]).reshape(n)
+        with atomic_path(path) as temporary:
+            PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<").write(str(temporary))
+
+    @property
+    def ply_size(self) -> int:
+        """Bytes of the plain `.ply` of these gaussians without its header: what compression ratios refer to."""
+        return 4 * len(self) * (3 + 3 + 4 + 1 + 3 * self.sh.shape[1])
+
+
+_PLY_FIELDS = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2"]
+_PLY_FIELDS += ["rot_0", "rot_1", "rot_2", "rot_3"]

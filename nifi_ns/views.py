@@ -1,0 +1,31 @@
+"""A posed view: the one way cameras and photos travel between the splats, Nix and Fix."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """A pinhole camera, and the photo taken there if there is one."""
+
+    name: str
+    viewmat: Tensor
+    """[4, 4] world to camera, OpenCV axes (x right, y down, z forward)."""
+    K: Tensor
+    """[3, 3] intrinsics in pixels; the centre of the top left pixel is at (0.5, 0.5)."""
+    width: int
+    height: int
+    image: Tensor | None = None
+    """[height, width, 3] in [0, 1]."""
+
+    @property
+    def centre(self) -> Tensor:
+        """[3] the camera's position in the world."""
+        return -self.viewmat[:3, :3].T @ self.viewmat[:3, 3]
+
+    def to(self, device: torch.device | str) -> "View":
+        """The same view with its tensors on `device`."""
+        image = None if self.image is None else self.image.to(device)
+        return View(self.name, self.viewmat.to(device), self.K.to(device), self.width, self.height, image)
