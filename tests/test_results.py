@@ -1,0 +1,100 @@
+import csv
+import io
+import json
+import platform
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nifi_ns import results
+from nifi_ns.errors import CorruptFileError, NifiError
+
+
+def rows() -> list[results.Row]:
+    compressed = {"psnr": 25.34, "ssim": 0.769, "haarpsi": 0.655, "gmsd": 0.135}
+    restored = {"psnr": 25.30, "ssim": 0.770, "haarpsi": 0.655, "gmsd": 0.130}
+    referenced = {"psnr": 29.38, "ssim": 0.866, "haarpsi": 0.812, "gmsd": 0.081}
+    return [
+        results.row("fox", "compressed", bytes=25000, gaussians=3000, metrics=compressed),
+        results.row("fox", "restored", bytes=25000, gaussians=3000, metrics=restored, seconds=0.2),
+        results.row("fox", "referenced", bytes=25000, gaussians=3000, metrics=referenced),
+        results.row("fox", "compressed", bytes=25000, gaussians=3000, metrics={"psnr": 11.11}, image="0001.jpg"),
+    ]
+
+
+def text(*args: results.Row) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(results.table(args))
+    return console.export_text()
+
+
+def test_rows_survive_saving_and_loading(tmp_path: Path) -> None:
+    results.save(tmp_path / "demo" / "results.json", rows(), threads=2)
+    assert results.load(tmp_path / "demo" / "results.json") == rows()
+    document = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert document["environment"]["threads"] == 2
+    assert document["rows"][0]["lpips"] is None
+
+
+def test_the_csv_has_every_row_and_column(tmp_path: Path) -> None:
+    results.save(tmp_path / "results.json", rows())
+    with (tmp_path / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["variant"] for row in table] == ["compressed", "restored", "referenced", "compressed"]
+    assert table[1]["seconds"] == "0.2" and table[0]["seconds"] == ""
+    assert table[0]["psnr"] == "25.34" and table[0]["lpips"] == ""
+
+
+def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    results.save(path, rows())
+    before = path.read_bytes()
+    broken = results.row("fox", "compressed", bytes=1, gaussians=1, metrics={"psnr": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        results.save(path, [broken])
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.csv", "results.json"]
+
+
+def test_the_environment_says_versions_and_device_but_not_where(tmp_path: Path) -> None:
+    environment = results.current_environment()
+    assert environment["python"] == platform.python_version()
+    assert environment["torch"] and environment["device"]
+    told = json.dumps(environment)
+    assert platform.node() not in told and str(Path.cwd()) not in told and str(Path.home()) not in told
+
+
+def test_the_table_shows_the_change_from_the_compressed_row() -> None:
+    shown = text(*rows())
+    assert "29.38 +4.04" in shown and "0.0810 -0.0540" in shown and "25.30 -0.04" in shown
+    assert "11.11" not in shown, "rows of single images belong to the file, not to the table"
+    assert "unavailable here: ms_ssim, lpips, dists" in shown
+
+
+def test_changes_for_the_better_are_green_whichever_way_the_metric_runs() -> None:
+    compressed, restored = rows()[:2]
+    assert "[green]-0.0050" in results._cell("gmsd", restored, compressed)
+    assert "[red]-0.04" in results._cell("psnr", restored, compressed)
+    assert "[dim]+0.0000" in results._cell("haarpsi", restored, compressed)
+
+
+def test_a_row_is_compared_only_at_equal_bytes() -> None:
+    compressed, restored = rows()[:2]
+    assert "-0.04" not in text(compressed, {**restored, "bytes": 60000})
+
+
+def test_unknown_variants_and_metrics_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown variant 'fixed'"):
+        results.row("fox", "fixed", bytes=1, gaussians=1, metrics={})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="unknown metrics \\['fid'\\]"):
+        results.row("fox", "compressed", bytes=1, gaussians=1, metrics={"fid": 1.0})
+
+
+def test_files_that_are_not_results_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NifiError, match="no such file"):
+        results.load(tmp_path / "none.json")
+    for content in ("", "{}", '{"rows": [{"scene": "fox"}]}', "[]"):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(CorruptFileError, match=r"bad\.json does not hold results"):
+            results.load(tmp_path / "bad.json")
