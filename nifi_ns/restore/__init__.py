@@ -1,0 +1,1 @@
+"""Fix: one-step diffusion restoration of degraded views. Knows images and files, nothing of gaussians."""

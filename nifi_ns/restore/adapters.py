@@ -1,0 +1,167 @@
+"""Named LoRA adapters on one frozen module, switched on and off per call."""
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path
+
+_METADATA_KEY = "lora_adapter_metadata"  # where diffusers >= 0.34 looks for the LoraConfig, hence for alpha
+
+
+class Adapters:
+    """The adapters of one frozen diffusers model. A name that was not added means, as None does, the model itself."""
+
+    def __init__(self, module: nn.Module, targets: Iterable[str] | str, prefix: str) -> None:
+        """
+        Args:
+            module: a diffusers model that takes adapters (PeftAdapterMixin); its own parameters are frozen.
+            targets: the layers that get an adapter: endings of their names, or a regular expression for whole names.
+            prefix: put before each key of a state dict, as in diffusers' `load_lora_weights` ("transformer", "unet").
+        """
+        self._module: Any = module.requires_grad_(False)
+        self._targets = targets if isinstance(targets, str) else list(targets)
+        self._prefix = prefix
+        self._layers: list[Any] = []
+        self._active: str | None = None
+        self.names: list[str] = []
+
+    def add(self, name: str, rank: int, alpha: float) -> None:
+        """Add an adapter that changes nothing yet (B = 0, A Gaussian); float32, so that small updates are not lost."""
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if name in self.names:
+            raise NifiError(f"the backbone already has an adapter {name!r}")
+        config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=self._targets)  # type: ignore[arg-type]  # alpha may be any number
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Already found a `peft_config`"
+            )  # peft doubts that two adapters are meant
+            self._module.add_adapter(config, name)
+        self.names.append(name)
+        self._layers = [layer for layer in self._module.modules() if isinstance(layer, BaseTunerLayer)]
+        for parameter in self.parameters(name):
+            parameter.data = parameter.data.float()
+        for added in self.names:  # peft leaves only the newest trainable
+            for parameter in self.parameters(added):
+                parameter.requires_grad_(True)
+        self._active = name
+        self._switch(None)
+
+    def _switch(self, name: str | None) -> None:
+        if name == self._active:
+            return
+            return
+        # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter of
+        # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter of
+        # which one runs just now, and a gradient is dropped if its parameter is frozen once backward reaches it.
+        trainable = [(p, p.requires_grad) for added in self.names for p in self.parameters(added)]
+        for layer in self._layers:
+            layer.enable_adapters(name is not None)
+            if name is not None:
+                layer.set_adapter(name)
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+        self._active = name
+
+    @contextmanager
+    def active(self, name: str | None) -> Iterator[None]:
+        """Run the block with adapter `name` on and all others off; afterwards, as before. Not thread-safe by itself."""
+        before = self._active
+        self._switch(name if name in self.names else None)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """The adapter's parameters, in the order of the module's layers; none if it was not added."""
+        return [
+            p for key, p in self._module.named_parameters() if f".lora_A.{name}." in key or f".lora_B.{name}." in key
+        ]
+
+    def state_dict(self, name: str) -> dict[str, Tensor]:
+        """The adapter's tensors under diffusers' keys, `prefix.layer.lora_A.weight`; empty if it was not added."""
+        from peft import get_peft_model_state_dict
+
+        if name not in self.names:
+            return {}
+        return {f"{self._prefix}.{k}": v for k, v in get_peft_model_state_dict(self._module, adapter_name=name).items()}
+
+    def load_state_dict(self, name: str, state: dict[str, Tensor]) -> None:
+        """Copy `state`, of which the keys with this module's prefix must be exactly the adapter's, into the adapter.
+
+        Raises:
+            NifiError: if layers are missing or unknown, or shapes differ (another backbone or rank).
+        """
+        own = self.state_dict(name)
+        given = {k: v for k, v in state.items() if k.startswith(f"{self._prefix}.")}
+        for key in sorted(own.keys() ^ given.keys()):
+            problem = "lacks" if key in own else "has an unknown"
+            raise NifiError(
+                f"this adapter {problem} {key}: it was trained on another backbone, or with other target layers"
+            )
+        with torch.no_grad():
+            for key, tensor in own.items():
+                if tensor.shape != given[key].shape:
+                    expected, actual = tuple(tensor.shape), tuple(given[key].shape)
+                    raise NifiError(f"this adapter's {key} is {actual}, expected {expected}: another backbone or rank")
+                tensor.copy_(given[key])
+
+    def save(self, path: Path, name: str) -> None:
+        """Write the adapter as diffusers' `save_lora_weights` does: prefixed keys, its LoraConfig in the metadata."""
+        config = {
+            k: sorted(v) if isinstance(v, set) else v for k, v in self._module.peft_config[name].to_dict().items()
+        }
+        metadata = {
+            _METADATA_KEY: json.dumps({f"{self._prefix}.{k}": v for k, v in config.items()}, default=str),
+            "format": "pt",
+        }
+        with atomic_path(path) as temporary:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict(name).items()}, temporary, metadata)
+
+    def load(self, path: Path, name: str) -> None:
+        """Add adapter `name` with the rank and alpha of the file at `path`, and its weights.
+
+        Raises:
+            NifiError: if the file is missing, damaged (CorruptFileError) or made for another backbone.
+        """
+        state, config = read_adapter(path, self._prefix)
+        if name not in self.names:
+            self.add(name, config["r"], config["lora_alpha"])
+        self.load_state_dict(name, state)
+
+
+def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state dict, LoraConfig as a dict) of an adapter file in diffusers' layout.
+
+    Raises:
+        NifiError: if the file is missing, damaged (CorruptFileError) or holds no adapter.
+    """
+    if not path.is_file():
+        raise NifiError(f"no adapter at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise CorruptFileError(f"{path} is damaged ({error}); train or download it again") from error
+    config = {k.removeprefix(f"{prefix}."): v for k, v in metadata.items()}
+    if (
+        "r" not in config
+    ):  # files of older trainers: the rank is the shape's, and alpha then equals it, as diffusers assumes
+        ranks = {v.shape[0] for k, v in state.items() if k.startswith(f"{prefix}.") and ".lora_A." in k}
+        if len(ranks) != 1:
+            raise NifiError(f"{path} holds no LoRA adapter of one rank for the {prefix}")
+        config["r"] = config["lora_alpha"] = ranks.pop()
+    return state, config

@@ -1,0 +1,213 @@
+"""One frozen diffusion backbone with two adapters, phi_minus (the restorer) and phi_plus (the critic)."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nifi_ns.errors import NifiError
+from nifi_ns.restore.adapters import Adapters
+from nifi_ns.restore.families import FAMILIES, Family
+from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
+from nifi_ns.restore.schedules import Schedule
+
+AdapterName = Literal["phi_minus", "phi_plus"]
+NIFI_TINY = "nifi-tiny"
+NETWORK_ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+VAE_ADAPTER_FILE = "vae_lora_weights.safetensors"
+# Every convolution of the encoder, its mid attention and quant_conv, as in the paper's code; nothing of the decoder.
+_VAE_TARGETS = r"(encoder\.(.*\.)?(conv(1|2|_in|_out|_shortcut)?|to_q|to_k|to_v|to_out\.0)|quant_conv)"
+
+
+class Backbone:
+    """A frozen diffusion network and autoencoder. With every adapter off, its predictions are the real score's.
+
+    Images are [B, 3, H, W] in [0, 1], latents [B, C, h, w] scaled to about unit variance, and both float32 whatever
+    `dtype` the weights have. Sides of images must be multiples of `pixel_multiple`. A timestep `t` is a number for the
+    whole batch or a tensor [B], between 0 and 1000. Calls are differentiable in their inputs and in the adapters'
+    parameters, and serialized by a lock, because which adapter is on is state of the one network they share.
+    """
+
+    def __init__(
+        self, name: str, family: Family, vae: nn.Module, prompt: Prompt, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.name = name
+        self.family = family
+        self.device = device
+        self.dtype = dtype
+        family.network.to(device).eval()
+        self.vae: Any = vae.to(device).eval()
+        self.prompt = prompt.to(device, dtype)
+        self._network_adapters = Adapters(family.network, family.lora_targets, family.component)
+        self._vae_adapters = Adapters(vae, _VAE_TARGETS, "vae")
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        prompt: Prompt | str | None = None,
+    ) -> "Backbone":
+        """Load a backbone from a diffusers folder, a hub id, or "nifi-tiny" (the miniature in this package).
+
+        Args:
+            name: what to load: subfolders transformer or unet, vae, scheduler, and the text encoders only if needed.
+            device: default: CUDA if there is a GPU, else the CPU.
+            dtype: of the frozen weights; default: bfloat16 on CUDA, float32 on the CPU and for nifi-tiny.
+            prompt: a text, or embeddings; default: the folder's prompt.safetensors, else a fixed text.
+
+        Raises:
+            NifiError: if it cannot be found, reached, read, or is of no supported family.
+        """
+        from nifi_ns.restore.sources import reading, resolve
+
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        half = device.type == "cuda" and str(name) != NIFI_TINY  # the miniature is as fast in float32, and sharper
+        dtype = dtype or (torch.bfloat16 if half else torch.float32)
+        source = resolve(str(name))
+        with reading(str(name)):
+            family_class = next((f for f in FAMILIES if source.has(f"{f.component}/config.json")), None)
+            if family_class is None:
+                raise NifiError(f"{name} is no diffusers folder: expected transformer/ or unet/, vae/ and scheduler/")
+            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+            model_class = source.config(f"{family_class.component}/config.json").get("_class_name")
+            if model_class != family_class.model_class:
+                raise NifiError(
+                    f"{name} is a {model_class}: supported are {', '.join(f.model_class for f in FAMILIES)}"
+                )
+            family = family_class.load(source.name, dtype)
+            vae: Any = AutoencoderKL.from_pretrained(source.name, subfolder="vae", torch_dtype=dtype)
+            if prompt is None and source.has(PROMPT_FILE):
+                prompt = Prompt.load(source.file(PROMPT_FILE))
+            elif not isinstance(prompt, Prompt):
+                prompt = family.encode_prompt(source.name, DEFAULT_PROMPT if prompt is None else prompt)
+        return Backbone(str(name), family, vae, prompt, device=device, dtype=dtype)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The forward process and the meaning of the network's output."""
+        return self.family.schedule
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return self.vae.config.latent_channels
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Image sides must be a multiple of this."""
+        return self.downsampling * self.family.latent_multiple
+
+    @property
+    def max_side(self) -> int | None:
+        """The largest image side in pixels that the network accepts, if there is a limit."""
+        side = self.family.max_latent_side
+        return None if side is None else side * self.downsampling
+
+    def sigma(self, t: float | Tensor) -> float | Tensor:
+        """The standard deviation of the noise at `t`: a float, or float32 [B] where `t` is a tensor."""
+        return self.schedule.sigma(t)
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+        """The forward process: latents x0 [B, C, h, w] with `noise` of that shape at `t`."""
+        return self.schedule.add_noise(x0, noise, t)
+
+    def to_x0(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
+        """The clean latents meant by `out = predict(x_t, t)`."""
+        return self.schedule.to_x0(x_t, out, t)
+
+    def to_eps(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
+        """The noise meant by `out = predict(x_t, t)`."""
+        return self.schedule.to_eps(x_t, out, t)
+
+    def encode(self, images: Tensor, adapter: AdapterName | None = None) -> Tensor:
+        """Latents [B, C, h, w] of images [B, 3, H, W]: the posterior's mode, scaled; `adapter` is the encoder's."""
+        with self._adapter(self._vae_adapters, adapter):
+            posterior = self.vae.encode(images.to(self.device, self.dtype) * 2 - 1).latent_dist
+        # SD3's shift_factor is left out on purpose: the paper's inference code (github.com/ceteke/nifi) scales only.
+        return posterior.mode().float() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] of latents [B, C, h, w]: about [0, 1], not clamped."""
+        with self._lock:
+            images = self.vae.decode(
+                (latents / self.vae.config.scaling_factor).to(self.device, self.dtype), return_dict=False
+            )[0]
+        return images.float() / 2 + 0.5
+
+    def predict(
+        self, x_t: Tensor, t: float | Tensor, adapter: AdapterName | None, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """The network's output [B, C, h, w] for noisy latents x_t at `t`, with `adapter` on (None: the real score).
+
+        A guidance_scale other than 1 extrapolates from the null prompt's output to the fixed prompt's: twice the work.
+        """
+        batch = len(x_t)
+        timestep = torch.as_tensor(self.schedule.timestep(t), dtype=torch.float32, device=self.device).expand(batch)
+        x_t = x_t.to(self.device, self.dtype)
+        with self._adapter(self._network_adapters, adapter):
+            out = self.family(x_t, timestep, self.prompt.positive.expand(batch)).float()
+            if guidance_scale != 1:
+                null = self.family(x_t, timestep, self.prompt.null.expand(batch)).float()
+                out = null + guidance_scale * (out - null)
+        return out
+
+    @contextmanager
+    def _adapter(self, adapters: Adapters, name: AdapterName | None) -> Iterator[None]:
+        with self._lock, adapters.active(name):
+            yield
+
+    def add_adapters(self, rank: int, alpha: float, vae_encoder: bool = True) -> None:
+        """Add phi_minus and phi_plus to the network, phi_minus to the VAE encoder; no change until trained."""
+        self._network_adapters.add("phi_minus", rank, alpha)
+        self._network_adapters.add("phi_plus", rank, alpha)
+        if vae_encoder:
+            self._vae_adapters.add("phi_minus", rank, alpha)
+
+    def adapter_parameters(self, name: AdapterName) -> list[nn.Parameter]:
+        """An adapter's parameters, the network's before the encoder's: float32, trainable whichever adapter is on."""
+        return [*self._network_adapters.parameters(name), *self._vae_adapters.parameters(name)]
+
+    def adapter_state_dict(self, name: AdapterName) -> dict[str, Tensor]:
+        """The tensors of an adapter, not copied, under diffusers' LoRA keys (`transformer.`, `unet.` and `vae.`)."""
+        return {**self._network_adapters.state_dict(name), **self._vae_adapters.state_dict(name)}
+
+    def load_adapter_state_dict(self, name: AdapterName, state: dict[str, Tensor]) -> None:
+        """Copy `state` into an adapter that was added.
+
+        Raises:
+            NifiError: if layers are missing or unknown, or shapes differ.
+        """
+        self._network_adapters.load_state_dict(name, state)
+        self._vae_adapters.load_state_dict(name, state)
+
+    def save_adapter(self, directory: Path | str, name: AdapterName) -> None:
+        """Write an adapter as diffusers reads it.
+
+        `pipeline.load_lora_weights(directory)` finds the network's part (pytorch_lora_weights.safetensors), and
+        `vae.load_lora_adapter(directory, prefix="vae", weight_name="vae_lora_weights.safetensors")` the encoder's.
+        """
+        self._network_adapters.save(Path(directory) / NETWORK_ADAPTER_FILE, name)
+        if name in self._vae_adapters.names:
+            self._vae_adapters.save(Path(directory) / VAE_ADAPTER_FILE, name)
+
+    def load_adapter(self, directory: Path | str, name: AdapterName) -> None:
+        """Add what `save_adapter` wrote as adapter `name`, with its rank and alpha.
+
+        Raises:
+            NifiError: if a file is missing, damaged (CorruptFileError) or made for another backbone.
+        """
+        self._network_adapters.load(Path(directory) / NETWORK_ADAPTER_FILE, name)
+        if (Path(directory) / VAE_ADAPTER_FILE).is_file():
+            self._vae_adapters.load(Path(directory) / VAE_ADAPTER_FILE, name)

@@ -1,0 +1,76 @@
+"""The fixed prompt of a backbone: embeddings computed once and stored, so that no text encoder runs afterwards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path
+
+DEFAULT_PROMPT = "a sharp, detailed, realistic photograph"
+PROMPT_FILE = "prompt.safetensors"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a text encoder makes of one text."""
+
+    tokens: Tensor
+    """[1, L, D]"""
+    pooled: Tensor | None = None
+    """[1, P] for the families that take one (SD3)."""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Embeddings":
+        """The same embeddings on `device` as `dtype`."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return Embeddings(self.tokens.to(device, dtype), pooled)
+
+    def expand(self, batch: int) -> "Embeddings":
+        """Repeated for a batch, without a copy."""
+        pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
+        return Embeddings(self.tokens.expand(batch, -1, -1), pooled)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One fixed prompt and the null prompt that classifier-free guidance steers away from."""
+
+    text: str
+    positive: Embeddings
+    null: Embeddings
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Prompt":
+        """The same prompt on `device` as `dtype`."""
+        return Prompt(self.text, self.positive.to(device, dtype), self.null.to(device, dtype))
+
+    def save(self, path: Path | str) -> None:
+        """Write the embeddings, atomically, as safetensors with the text in the metadata."""
+        tensors = {"tokens": self.positive.tokens, "null_tokens": self.null.tokens}
+        if self.positive.pooled is not None and self.null.pooled is not None:
+            tensors |= {"pooled": self.positive.pooled, "null_pooled": self.null.pooled}
+        with atomic_path(path) as temporary:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"prompt": self.text})
+
+    @staticmethod
+    def load(path: Path | str) -> "Prompt":
+        """Read what `save` wrote.
+
+        Raises:
+            NifiError: if there is no such file, or it is damaged (CorruptFileError).
+        """
+        if not Path(path).is_file():
+            raise NifiError(f"no prompt embeddings at {path}")
+        try:
+            with safe_open(path, "pt") as file:
+                text = (file.metadata() or {}).get("prompt", "")
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            positive = Embeddings(tensors["tokens"], tensors.get("pooled"))
+            return Prompt(text, positive, Embeddings(tensors["null_tokens"], tensors.get("null_pooled")))
+        except (SafetensorError, KeyError) as error:
+            raise CorruptFileError(
+                f"{path} is damaged or holds no prompt embeddings ({error}); write it again"
+            ) from error

@@ -1,0 +1,88 @@
+"""Where a backbone's files are: a folder, the hub, or this package; and what to say when they cannot be had."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nifi_ns.errors import NifiError
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A diffusers folder, or a repository of the same layout on the Hugging Face hub."""
+
+    name: str
+    """What diffusers' `from_pretrained` takes."""
+    local: bool
+
+    def has(self, path: str) -> bool:
+        """Whether it has the file `path`."""
+        if self.local:
+            return (Path(self.name) / path).is_file()
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            self.file(path)
+        except LocalEntryNotFoundError:  # not "there is none" but "cannot be reached"
+            raise
+        except EntryNotFoundError:
+            return False
+        return True
+
+    def file(self, path: str) -> Path:
+        """A local copy of the file `path`."""
+        if self.local:
+            return Path(self.name) / path
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(self.name, path))
+
+    def config(self, path: str) -> dict[str, Any]:
+        """The JSON file `path`."""
+        return json.loads(self.file(path).read_text())
+
+
+def resolve(name: str) -> Source:
+    """The source meant by a folder, a hub id (such as stabilityai/sd-turbo) or the name of one in this package.
+
+    Raises:
+        NifiError: if it can be none of them.
+    """
+    if Path(name).is_dir():
+        return Source(name, local=True)
+    packaged = WEIGHTS / name
+    if "/" not in name and packaged.is_dir():
+        return Source(str(packaged), local=True)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise NifiError(f"no backbone {name!r}: give a diffusers folder, a hub id (owner/name) or nifi-tiny")
+    return Source(name, local=False)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what diffusers and the hub raise while loading `name` into one line that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise NifiError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise NifiError(
+            f"no folder and no hub repository {name!r}; for a private one, log in with `hf auth login`"
+        ) from error
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise NifiError(
+            f"cannot reach the hub for {name}, and it is not in the local cache: connect, or give a local folder"
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NifiError(f"cannot load the backbone {name}: {reason}") from error
