@@ -1,0 +1,217 @@
+"""Draw gaussians: gsplat's kernels on CUDA, our own on a CPU, with one signature and one meaning.
+
+`rasterization` stands in for `gsplat.rasterization`, `render` draws `Splats` from a `View`, and `contributions` says how
+much each gaussian matters to a set of views.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nifi_ns.splats import Splats
+from nifi_ns.views import View
+
+__all__ = ["Render", "contributions", "rasterization", "render"]
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+
+
+def rasterization(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    colors: Tensor,  # [(C,) N, D] or [(C,) N, K, 3]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    packed: bool = False,
+    tile_size: int = 16,
+    backgrounds: Tensor | None = None,  # [C, D]
+    render_mode: RenderMode = "RGB",
+    sparse_grad: bool = False,
+    absgrad: bool = False,
+    rasterize_mode: Literal["classic", "antialiased"] = "classic",
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Draw N gaussians from C cameras: `gsplat.rasterization`, on the device of `means`.
+
+    Arguments and results mean what they mean there; differentiable in all tensors but `Ks` and `backgrounds`' device.
+    On a CPU everything is float32, tiles are always 16 pixels wide, and `packed` and `sparse_grad` are refused.
+
+    Returns:
+        render: [C, H, W, D], where D counts the colour's channels and one of depth as `render_mode` says.
+        alpha: [C, H, W, 1].
+        info: what gsplat's strategies read. `info["means2d"]` [C, N, 2] is in the graph: call `.retain_grad()` on it;
+            with `absgrad`, backward sets its `.absgrad`. `radii` is [C, N] or [C, N, 2] as in the installed gsplat.
+
+    Raises:
+        AssertionError: if a shape is wrong.
+        ValueError: if an option is only there on CUDA.
+    """
+    n, cameras = means.shape[0], viewmats.shape[0]
+    assert means.shape == (n, 3), f"means: expected [N, 3], got {list(means.shape)}"
+    assert quats.shape == (n, 4), f"quats: expected [{n}, 4], got {list(quats.shape)}"
+    assert scales.shape == (n, 3), f"scales: expected [{n}, 3], got {list(scales.shape)}"
+    assert opacities.shape == (n,), f"opacities: expected [{n}], got {list(opacities.shape)}"
+    assert viewmats.shape == (cameras, 4, 4), f"viewmats: expected [C, 4, 4], got {list(viewmats.shape)}"
+    assert Ks.shape == (cameras, 3, 3), f"Ks: expected [{cameras}, 3, 3], got {list(Ks.shape)}"
+    per_camera = colors.ndim == (3 if sh_degree is None else 4)
+    leading = (cameras, n) if per_camera else (n,)
+    if sh_degree is None:
+        wanted, right = f"{[*leading, 'D']}", colors.ndim == len(leading) + 1
+    else:
+        wanted = f"{[*leading, 'K', 3]} with K >= {(sh_degree + 1) ** 2}"
+        right = colors.ndim == len(leading) + 2 and colors.shape[-1] == 3 and colors.shape[-2] >= (sh_degree + 1) ** 2
+    assert right and colors.shape[: len(leading)] == leading, f"colors: expected {wanted}, got {list(colors.shape)}"
+    assert render_mode in ("RGB", "D", "ED", "RGB+D", "RGB+ED"), f"unknown render_mode {render_mode!r}"
+    assert rasterize_mode in ("classic", "antialiased"), f"unknown rasterize_mode {rasterize_mode!r}"
+
+    shared: dict[str, Any] = {"near_plane": near_plane, "far_plane": far_plane, "radius_clip": radius_clip}
+    shared["eps2d"] = eps2d
+    if means.device.type != "cpu":
+        from gsplat import rasterization as on_gpu
+
+        return on_gpu(
+            *(means, quats, scales, opacities, colors, viewmats, Ks, width, height),
+            **shared,
+            sh_degree=sh_degree,
+            packed=packed,
+            tile_size=tile_size,
+            backgrounds=backgrounds,
+            render_mode=render_mode,
+            sparse_grad=sparse_grad,
+            absgrad=absgrad,
+            rasterize_mode=rasterize_mode,
+        )
+    if packed or sparse_grad:
+        raise ValueError("packed and sparse_grad are for CUDA tensors only: leave them False on a CPU")
+
+    from nifi_ns.rasterize._blend import blend
+    from nifi_ns.rasterize._project import project, shade
+
+    antialiased = rasterize_mode == "antialiased"
+    projection = project(
+        *(means, quats, scales, opacities, viewmats, Ks, width, height), **shared, antialiased=antialiased
+    )
+    channels = []
+    if render_mode.startswith("RGB"):
+        if sh_degree is not None:
+            directions = means - torch.linalg.inv(viewmats)[:, None, :3, 3]
+            colors = shade(sh_degree, directions, colors)
+        channels.append(colors.expand(cameras, -1, -1))
+    if render_mode.endswith("D"):
+        channels.append(projection.depths[..., None])
+    image, alpha = blend(
+        projection.means2d,
+        projection.conics,
+        torch.cat(channels, dim=-1) if len(channels) > 1 else channels[0],
+        projection.opacities,
+        projection.depths,
+        projection.radii,
+        width,
+        height,
+        absgrad,
+    )
+    color, depth = (image[..., :-1], image[..., -1:]) if render_mode.endswith("D") else (image, image[..., :0])
+    if backgrounds is not None and render_mode.startswith("RGB"):
+        color = color + (1 - alpha) * backgrounds[:, None, None]
+    if render_mode.endswith("ED"):
+        depth = depth / alpha.clamp_min(1e-10)
+    info = {
+        **{"camera_ids": None, "gaussian_ids": None, "n_cameras": cameras, "width": width, "height": height},
+        **projection._asdict(),
+        "radii": projection.radii if _two_radii() else projection.radii.amax(-1),
+    }
+    return torch.cat([color, depth], dim=-1), alpha, info
+
+
+@cache
+def _two_radii() -> bool:
+    """Whether the installed gsplat's strategies expect `radii` [C, N, 2] (since 1.5) instead of [C, N]."""
+    from importlib.metadata import version
+
+    major, minor = version("gsplat").split(".")[:2]
+    return (int(major), int(minor)) >= (1, 5)
+
+
+@dataclass(frozen=True)
+class Render:
+    """What a view of some splats looks like."""
+
+    rgb: Tensor
+    """[H, W, 3], not clamped."""
+    alpha: Tensor
+    """[H, W, 1] in [0, 1]."""
+    depth: Tensor | None
+    """[H, W, 1] expected depth along the optical axis, 0 where nothing is; None unless asked for."""
+    info: dict[str, Any]
+    """`rasterization`'s."""
+
+
+def render(
+    splats: Splats,
+    view: View,
+    *,
+    background: Tensor | None = None,
+    depth: bool = False,
+    antialiased: bool = False,
+    sh_degree: int | None = None,
+) -> Render:
+    """Draw `splats` from `view`, differentiably in the tensors of both.
+
+    Args:
+        splats: gaussians before their activations, on the device to draw on.
+        view: the camera; its photo is not looked at.
+        background: [3] the colour behind everything; black if None.
+        depth: also draw the expected depth.
+        antialiased: compensate the opacity of gaussians smaller than a pixel (Mip-Splatting, Yu et al. 2024).
+        sh_degree: use spherical harmonics up to this degree only; all if None.
+    """
+    viewmats, Ks = view.viewmat[None].to(splats.means), view.K[None].to(splats.means)
+    image, alpha, info = rasterization(
+        splats.means,
+        splats.quats,
+        splats.scales.exp(),
+        splats.opacities.sigmoid(),
+        splats.sh,
+        viewmats,
+        Ks,
+        view.width,
+        view.height,
+        sh_degree=splats.sh_degree if sh_degree is None else min(sh_degree, splats.sh_degree),
+        backgrounds=None if background is None else background[None].to(splats.means),
+        render_mode="RGB+ED" if depth else "RGB",
+        rasterize_mode="antialiased" if antialiased else "classic",
+    )
+    return Render(image[0, ..., :3], alpha[0], image[0, ..., 3:] if depth else None, info)
+
+
+def contributions(splats: Splats, views: Iterable[View], *, antialiased: bool = False) -> Tensor:
+    """How much of the pixels of `views` each gaussian covers: the sum of its blending weights, [N].
+
+    A gaussian's weight in a pixel is its alpha times the transmittance in front of it. It is the gradient of the sum
+    of the image with respect to a colour of the gaussian that is constant over its extent.
+    """
+    total = torch.zeros(len(splats), device=splats.device)
+    with torch.no_grad():
+        geometry = splats.means, splats.quats, splats.scales.exp(), splats.opacities.sigmoid()
+    geometry = tuple(tensor.detach() for tensor in geometry)
+    mode = "antialiased" if antialiased else "classic"
+    for view in views:
+        with torch.enable_grad():
+            weight = torch.ones(len(splats), 1, device=splats.device, requires_grad=True)
+            camera = view.viewmat[None].to(splats.means), view.K[None].to(splats.means), view.width, view.height
+            image, _, _ = rasterization(*geometry, weight, *camera, rasterize_mode=mode)
+            (gradient,) = torch.autograd.grad(image.sum(), weight)
+        total += gradient[:, 0]
+    return total

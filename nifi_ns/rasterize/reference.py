@@ -1,0 +1,89 @@
+"""The same images by plain PyTorch and autograd: slow, obvious, and what the kernels are tested against.
+
+Projection, covariance and spherical harmonics are gsplat's own torch implementations; blending is dense, every gaussian
+in every pixel, without tiles or lists. Any floating dtype; float64 shows the rounding of the kernels.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from nifi_ns.rasterize._constants import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
+
+
+def rasterization(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    colors: Tensor,  # [(C,) N, D] or [(C,) N, K, 3]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB",
+    rasterize_mode: Literal["classic", "antialiased"] = "classic",
+    band: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """`nifi_ns.rasterize.rasterization` without its info: image [C, H, W, D] and alpha [C, H, W, 1].
+
+    Takes time in N x pixels, and memory in N x the pixels of `band` rows (each band is recomputed backward).
+    """
+    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
+
+    per_camera = colors.ndim == (3 if sh_degree is None else 4)
+    images, alphas = [], []
+    for c, (viewmat, K) in enumerate(zip(viewmats, Ks, strict=True)):
+        depths = means @ viewmat[2, :3] + viewmat[2, 3]
+        drawn = ((depths >= near_plane) & (depths <= far_plane)).nonzero()[:, 0]
+        drawn = drawn[depths[drawn].argsort(stable=True)]
+        covariances, _ = _quat_scale_to_covar_preci(quats[drawn], scales[drawn], compute_preci=False)
+        antialiased = rasterize_mode == "antialiased"
+        _, means2d, depths, conics, compensations = _fully_fused_projection(
+            *(means[drawn], covariances, viewmat[None], K[None], width, height),
+            **{"eps2d": eps2d, "near_plane": near_plane, "far_plane": far_plane, "calc_compensations": antialiased},
+        )
+        weights = opacities[drawn] * compensations[0] if compensations is not None else opacities[drawn]
+        features = (colors[c] if per_camera else colors)[drawn]
+        if sh_degree is not None:
+            directions = means[drawn] - torch.linalg.inv(viewmat)[:3, 3]
+            features = (_spherical_harmonics(sh_degree, directions, features) + 0.5).clamp_min(0)
+        if render_mode in ("D", "ED"):
+            features = features[:, :0]
+        if render_mode != "RGB":
+            features = torch.cat([features, depths[0, :, None]], dim=-1)
+        bands = [
+            checkpoint(
+                _band, means2d[0], conics[0], features, weights, width, y, min(y + band, height), use_reentrant=False
+            )
+            for y in range(0, height, band)
+        ]
+        image, alpha = torch.cat([b[0] for b in bands]), torch.cat([b[1] for b in bands])
+        if render_mode in ("ED", "RGB+ED"):
+            image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
+        images.append(image)
+        alphas.append(alpha)
+    return torch.stack(images), torch.stack(alphas)
+
+
+def _band(
+    means2d: Tensor, conics: Tensor, features: Tensor, opacities: Tensor, width: int, top: int, bottom: int
+) -> tuple[Tensor, Tensor]:
+    """Blend all gaussians, in order of depth, into the rows [top, bottom) of the image."""
+    y, x = torch.meshgrid(torch.arange(top, bottom) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    dx, dy = x.flatten()[:, None] - means2d[:, 0], y.flatten()[:, None] - means2d[:, 1]  # [pixels, N]
+    a, b, c = conics.unbind(-1)
+    s = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    alpha = (opacities * torch.exp(-s)).clamp_max(MAX_ALPHA)
+    alpha = torch.where((s >= 0) & (alpha >= MIN_ALPHA), alpha, 0.0)
+    after = torch.cumprod(1 - alpha, dim=-1)
+    before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=-1)
+    weights = torch.where(after > MIN_TRANSMITTANCE, alpha * before, 0.0)
+    image = (weights @ features).unflatten(0, (bottom - top, width))
+    return image, weights.sum(-1).unflatten(0, (bottom - top, width, 1))
