@@ -1,0 +1,150 @@
+"""Context models of quantised attributes: each channel of integers is coded given neighbours and channels before it.
+
+A stream of C channels is: for each of them the lowest value (signed varint), the number of bits of the values above the
+lowest, the middle (above the lowest) and the shift (varints); then one range coder's bytes for all of them. Middle and
+shift make contexts of values, `clamp((value - middle) >> shift, -8, 7)`: of the gaussians nearest among those before in
+Morton order, and of the channels named in the plan.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from nifi_ns.compress.container import Reader, Writer
+from nifi_ns.compress.quantize import MAX_SYMBOLS
+from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
+
+Plan = list[tuple[str, tuple[str, ...]]]
+"""Channels in coding order, each with the names of the earlier ones (or "spacing") that it is conditioned on."""
+
+_NEIGHBOURS = 3
+_WINDOW = 24  # how far back in Morton order neighbours are looked for
+_BINS = 16  # contexts made of one value
+
+
+class ChannelCoder:
+    """Codes the channels of gaussians whose positions are known, and remembers them as contexts for later ones."""
+
+    def __init__(self, coordinates: np.ndarray) -> None:
+        self.count = len(coordinates)
+        self.neighbours, spacing = _nearest_before(coordinates)
+        self.contexts = {"spacing": spacing}
+
+    def encode(self, plan: Plan, channels: dict[str, np.ndarray]) -> bytes:
+        """The stream of the channels in `plan`: [N] int64 each."""
+        shapes = [_Shape.fit(channels[name]) for name, _ in plan]
+        head = Writer()
+        for shape in shapes:
+            shape.write(head)
+        coder = RangeCoder(bits=self.count * sum(shape.bits for shape in shapes))
+        for (name, given), shape in zip(plan, shapes, strict=True):
+            self._code(coder, name, given, shape, channels[name] - shape.low)
+        return bytes(head.data) + coder.finish()
+
+    def decode(self, plan: Plan, data: bytes) -> dict[str, np.ndarray]:
+        """The inverse of `encode`.
+
+        Raises:
+            CorruptFileError: if the stream's numbers make no sense.
+        """
+        head = Reader(data)
+        shapes = [_Shape.read(head) for _ in plan]
+        coder = RangeCoder(data[head.position :])
+        channels = {}
+        for (name, given), shape in zip(plan, shapes, strict=True):
+            values = np.zeros(self.count, dtype=np.int64)
+            self._code(coder, name, given, shape, values)
+            channels[name] = values + shape.low
+        return channels
+
+    def _code(self, coder: RangeCoder, name: str, given: tuple[str, ...], shape: "_Shape", values: np.ndarray) -> None:
+        side = np.stack([self.contexts[other] for other in given], axis=1)
+        _code_channel(
+            *(coder.state, coder.buffer, coder.decoding),
+            *(values, shape.bits, shape.middle, shape.shift),
+            *(self.neighbours, side),
+        )
+        self.contexts[name] = np.clip((values - shape.middle) >> shape.shift, -_BINS // 2, _BINS // 2 - 1) + _BINS // 2
+
+
+@dataclass(frozen=True)
+class _Shape:
+    # what the decoder must know of a channel beforehand
+    low: int
+    bits: int
+    middle: int
+    shift: int
+
+    @classmethod
+    def fit(cls, values: np.ndarray) -> "_Shape":
+        low = int(values.min())
+        middle = int(np.median(values))
+        spread = float(np.abs(values - middle).mean())
+        shift = max(0, round(np.log2(max(spread, 1e-9) * 6 / _BINS)))
+        return cls(low, int(values.max() - low).bit_length(), middle - low, shift)
+
+    def write(self, writer: Writer) -> None:
+        writer.signed(self.low)
+        for value in (self.bits, self.middle, self.shift):
+            writer.unsigned(value)
+
+    @classmethod
+    def read(cls, reader: Reader) -> "_Shape":
+        low = reader.signed(most=MAX_SYMBOLS)
+        bits, middle, shift = (reader.unsigned(most=most) for most in (MAX_SYMBOLS.bit_length(), 2 * MAX_SYMBOLS, 24))
+        return cls(low, bits, middle, shift)
+
+
+@numba.njit(cache=True)
+def _nearest_before(coordinates):
+    # [N, 3] int64 in Morton order -> [N, 3]: the nearest of the gaussians before each, nearest first, -1 where there
+    # are none; and [N] a context made of the distance to the nearest
+    n = len(coordinates)
+    nearest = np.full((n, _NEIGHBOURS), -1, dtype=np.int64)
+    spacing = np.full(n, _BINS - 1, dtype=np.int64)
+    distances = np.empty(_NEIGHBOURS, dtype=np.int64)
+    for i in range(n):
+        distances[:] = 1 << 60
+        for j in range(max(0, i - _WINDOW), i):
+            distance = 0
+            for axis in range(3):
+                distance += (coordinates[i, axis] - coordinates[j, axis]) ** 2
+            place = _NEIGHBOURS
+            while place > 0 and distance < distances[place - 1]:
+                place -= 1
+            for k in range(_NEIGHBOURS - 1, place, -1):
+                distances[k], nearest[i, k] = distances[k - 1], nearest[i, k - 1]
+            if place < _NEIGHBOURS:
+                distances[place], nearest[i, place] = distance, j
+        bits = 0
+        while i > 0 and distances[0] >> (2 * bits) > 0:
+            bits += 1
+        spacing[i] = min(bits, _BINS - 1)
+    return nearest, spacing
+
+
+@numba.njit(cache=True)
+def _code_channel(state, buffer, decoding, values, bits, middle, shift, neighbours, side):
+    # values: [N] from 0 to 2^bits - 1, filled in when decoding; side: [N, C] contexts known to both sides
+    sides = side.shape[1]
+    models = 3 + sides
+    starts = np.zeros(models + 1, dtype=np.int64)
+    for m in range(models):
+        starts[m + 1] = starts[m] + NODES * (1 if m == 0 else _BINS)
+    chances = np.full(starts[models], 32768, dtype=np.int64)
+    counts = np.zeros(starts[models], dtype=np.int64)
+    weights = np.full((MAX_BITS, models), 65536 * 2 // (models + 1), dtype=np.int64)
+    slots = np.zeros(models, dtype=np.int64)
+    for i in range(len(values)):
+        first = middle if neighbours[i, 0] < 0 else values[neighbours[i, 0]]
+        total = 2 * first
+        for k in range(1, _NEIGHBOURS):
+            total += first if neighbours[i, k] < 0 else values[neighbours[i, k]]
+        for m, value in ((1, first), (2, total >> 2)):
+            slots[m] = starts[m] + NODES * (
+                min(max((value - middle) >> shift, -_BINS // 2), _BINS // 2 - 1) + _BINS // 2
+            )
+        for c in range(sides):
+            slots[3 + c] = starts[3 + c] + NODES * side[i, c]
+        values[i] = code_symbol(state, buffer, decoding, values[i], bits, chances, counts, slots, weights)

@@ -1,0 +1,107 @@
+"""Quantised positions as an octree of counts: the order of the gaussians is not paid for.
+
+The gaussians are sorted by Morton code. From the root cell, which holds all, each occupied cell is halved along x, y, z
+in turn and the number of gaussians in its lower half is coded, level by level (breadth first).
+"""
+
+import numba
+import numpy as np
+
+from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
+
+_COUNTS = 48  # kinds of cell by the number of gaussians in it: exact below 16, then by its bit length
+
+
+def morton_codes(coordinates: np.ndarray, depth: int) -> np.ndarray:
+    """[N, 3] integers of `depth` bits -> [N] int64 Morton codes, x in the highest bit of each triple."""
+    codes = np.zeros(len(coordinates), dtype=np.int64)
+    for bit in range(depth):
+        for axis in range(3):
+            codes |= ((coordinates[:, axis].astype(np.int64) >> bit) & 1) << (3 * bit + 2 - axis)
+    return codes
+
+
+def coordinates_of(codes: np.ndarray, depth: int) -> np.ndarray:
+    """The inverse of `morton_codes`: [N] -> [N, 3] int64."""
+    coordinates = np.zeros((len(codes), 3), dtype=np.int64)
+    for bit in range(depth):
+        for axis in range(3):
+            coordinates[:, axis] |= ((codes >> (3 * bit + 2 - axis)) & 1) << bit
+    return coordinates
+
+
+def encode_positions(codes: np.ndarray, depth: int) -> bytes:
+    """The stream of [N] sorted int64 Morton codes of 3 * `depth` bits."""
+    coder = RangeCoder(bits=6 * depth * len(codes))
+    _code_positions(coder.state, coder.buffer, False, codes, depth)
+    return coder.finish()
+
+
+def decode_positions(data: bytes, count: int, depth: int) -> np.ndarray:
+    """The inverse of `encode_positions`, for `count` codes."""
+    coder, codes = RangeCoder(data), np.zeros(count, dtype=np.int64)
+    _code_positions(coder.state, coder.buffer, True, codes, depth)
+    return codes
+
+
+@numba.njit(cache=True)
+def _code_positions(state, buffer, decoding, codes, depth):
+    # codes is filled in when decoding
+    total = len(codes)
+    levels = 3 * depth
+    # how a cell divides (0 all low, 1 all high, 2 both): by level, and by count and axis;
+    # then how many are low: by count
+    starts = NODES * np.array([0, levels, levels + 3 * _COUNTS])
+    chances = np.full(starts[2] + NODES * _COUNTS, 32768, dtype=np.int64)
+    counts = np.zeros(len(chances), dtype=np.int64)
+    weights = np.full((2, MAX_BITS, 2), 65536 // 2, dtype=np.int64)
+    weights_low = np.full((MAX_BITS, 1), 65536, dtype=np.int64)
+    slots, slot_low = np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64)
+
+    cells, sizes = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)
+    child_cells, child_sizes = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)
+    sizes[0] = total
+    occupied = 1
+    for level in range(levels):
+        begin, children = 0, 0
+        for cell in range(occupied):
+            size = sizes[cell]
+            low = 0
+            while not decoding and low < size and (codes[begin + low] >> (levels - 1 - level)) & 1 == 0:
+                low += 1
+            begin += size
+            lone = 1 if size == 1 else 0  # cannot divide, so that one bit is enough
+            kind = min(size, 16) if size < 16 else 15 + _bit_length(size)
+            slots[0] = starts[0] + NODES * level
+            slots[1] = starts[1] + NODES * (3 * kind + level % 3)
+            symbol = 1 if low == 0 else 0 if low == size else 2
+            symbol = code_symbol(state, buffer, decoding, symbol, 2 - lone, chances, counts, slots, weights[lone])
+            if symbol >= 2:
+                slot_low[0] = starts[2] + NODES * kind
+                bits = _bit_length(size - 2)
+                low = 1 + code_symbol(state, buffer, decoding, low - 1, bits, chances, counts, slot_low, weights_low)
+                low = min(low, size - 1)  # no encoder writes more
+            else:
+                low = size if symbol == 0 else 0
+            for upper in range(2):
+                count = size - low if upper else low
+                if count > 0:
+                    child_cells[children], child_sizes[children] = 2 * cells[cell] + upper, count
+                    children += 1
+        cells, child_cells = child_cells, cells
+        sizes, child_sizes = child_sizes, sizes
+        occupied = children
+    if decoding:
+        position = 0
+        for cell in range(occupied):
+            codes[position : position + sizes[cell]] = cells[cell]
+            position += sizes[cell]
+
+
+@numba.njit(cache=True)
+def _bit_length(value):
+    bits = 0
+    while value > 0:
+        value >>= 1
+        bits += 1
+    return bits

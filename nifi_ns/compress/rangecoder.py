@@ -1,0 +1,118 @@
+"""Adaptive binary range coding with mixed contexts, in integers only, so that any machine decodes the same bits.
+
+One function, `code_symbol`, both encodes and decodes, so that the two cannot drift apart. A symbol is coded bit by bit
+down a binary tree. For every bit several adaptive models, each looking at another context, give a probability; their
+logits are added with weights learned on the way (logistic mixing, Mahoney 2005), and a carry-less range coder spends
+-log2(p) bits. Nothing but the symbols is stored: the decoder learns the same models from the same past.
+
+Compiled with numba because each bit's probability depends on all bits before it: no vectorised coder can do that.
+"""
+
+import numba
+import numpy as np
+
+_TOP = 0xFF0000000000  # the coder's interval has 48 bits and gives out the top 8 as they settle
+_MASK = 0xFFFFFFFFFFFF
+
+MAX_BITS = 24
+"""Longest symbol."""
+NODES = 256 + MAX_BITS
+"""Slots in the tree of one context."""
+
+_LOGITS = 4096  # logits are in units of 1/256 nat, from -8 to 8
+_x = np.arange(_LOGITS) - _LOGITS // 2
+SQUASH = np.clip(np.round(65536 / (1 + np.exp(-_x / 256))), 32, 65536 - 32).astype(np.int64)
+"""Probability (of 65536) by logit + 2048."""
+_p = (np.arange(4096) + 0.5) / 4096
+STRETCH = np.clip(np.round(256 * np.log(_p / (1 - _p))), -2047, 2047).astype(np.int64)
+"""Logit by probability // 16."""
+_LIMIT = 255
+RATES = np.round(65536 / (np.arange(_LIMIT + 1) + 1.6)).astype(np.int64)
+"""How far a probability moves at its n-th observation, of 65536."""
+
+
+class RangeCoder:
+    """A coder's state and buffer, for the kernels: hand them `coder.state, coder.buffer, coder.decoding`."""
+
+    def __init__(self, data: bytes | None = None, bits: int = 0) -> None:
+        """To decode `data`, or to encode up to `bits` binary decisions."""
+        self.decoding = data is not None
+        self.state = np.array([0, _MASK, 0, 0], dtype=np.int64)
+        if data is None:
+            self.buffer = np.empty(16 + 2 * bits, dtype=np.uint8)  # no decision costs more than 12 bits
+        else:
+            self.buffer = np.frombuffer(data, dtype=np.uint8).copy()
+            self.state[2:] = 6, int.from_bytes(data[:6].ljust(6, b"\0"), "big")
+
+    def finish(self) -> bytes:
+        """What was encoded. The decoder reads zeros behind it, so that trailing ones are dropped."""
+        low, high, position = (int(v) for v in self.state[:3])
+        for kept in range(1, 7):
+            step = 1 << (8 * (6 - kept))
+            value = -(-low // step) * step
+            if value <= high:
+                break
+        return (self.buffer[:position].tobytes() + value.to_bytes(6, "big")[:kept]).rstrip(b"\0")
+
+
+@numba.njit(cache=True)
+def _code_bit(state, buffer, decoding, bit, probability):
+    # state: low, high, position in the buffer, and (decoding) the next 48 bits; probability: of a one, of 65536
+    low, high = state[0], state[1]
+    span = high - low
+    middle = low + (span >> 16) * probability + (((span & 0xFFFF) * probability) >> 16)
+    if decoding:
+        bit = 1 if state[3] <= middle else 0
+    if bit == 1:
+        high = middle
+    else:
+        low = middle + 1
+    while (low ^ high) & _TOP == 0:
+        position = state[2]
+        if decoding:
+            byte = buffer[position] if position < len(buffer) else 0  # the encoder drops trailing zeros
+            state[3] = ((state[3] << 8) & _MASK) | byte
+        else:
+            buffer[position] = high >> 40
+        state[2] = position + 1
+        low = (low << 8) & _MASK
+        high = ((high << 8) & _MASK) | 0xFF
+    state[0], state[1] = low, high
+    return bit
+
+
+@numba.njit(cache=True)
+def code_symbol(state, buffer, decoding, symbol, bits, chances, counts, slots, weights):
+    """Code one symbol of `bits` bits, from the highest.
+
+    Args:
+        state, buffer, decoding: of a `RangeCoder`.
+        symbol: what to encode; ignored when decoding.
+        bits: 0 to MAX_BITS.
+        chances, counts: [slots] int64, the adaptive probabilities (start at 32768) and how often each was used.
+        slots: [M] int64, where each model's tree of NODES slots for the present context starts.
+        weights: [MAX_BITS, M] int64 mixing weights of these models by bit, 65536 is one.
+
+    Returns:
+        The symbol.
+    """
+    models = len(slots)
+    node = 1
+    value = 0
+    for depth in range(bits):
+        total = 0
+        for m in range(models):
+            total += weights[depth, m] * STRETCH[chances[slots[m] + node] >> 4]
+        mixed = min(max(total >> 16, -2047), 2047)
+        chance = SQUASH[mixed + 2048]
+        bit = _code_bit(state, buffer, decoding, (symbol >> (bits - 1 - depth)) & 1, chance)
+        target = bit << 16
+        error = target - chance
+        for m in range(models):
+            slot = slots[m] + node
+            weights[depth, m] += (STRETCH[chances[slot] >> 4] * error + 16384) >> 15
+            chances[slot] += ((target - chances[slot]) * RATES[counts[slot]]) >> 16
+            counts[slot] = min(counts[slot] + 1, _LIMIT)
+        value = value * 2 + bit
+        node = node * 2 + bit if depth < 7 else 256 + depth  # beyond 8 bits the values before matter no more
+    return value
