@@ -1,0 +1,113 @@
+"""`ns-nifi-eval`: bytes and every metric, held out, before compression, after it, and restored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nifi_ns.commands._cli import run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nifi_ns.plugin.runs import Run
+    from nifi_ns.results import Row
+    from nifi_ns.views import View
+
+
+@dataclass
+class Eval:
+    """Measure runs on their held-out photos: uncompressed, compressed, restored with references, restored."""
+
+    load_config: tuple[Path, ...]
+    """The config.yml of one or more runs, or of scene files that ns-nifi-compress made of them."""
+    output_path: Path = Path("eval.json")
+    """Where the results go: JSON here, and the same rows as CSV beside it."""
+    restorer: Path | None = None
+    """A restorer for all of the runs; by default each run's own, if it has one."""
+    images_dir: Path | None = None
+    """Also write every view's pictures to IMAGES_DIR/<scene>_<rate>/<variant>/NAME.png."""
+
+    def main(self) -> None:
+        """Measure every run, then write and print the table."""
+        from rich.console import Console
+
+        from nifi_ns import results
+        from nifi_ns.errors import NifiError
+        from nifi_ns.plugin.runs import load_run
+
+        if self.output_path.suffix != ".json":
+            raise NifiError(f"--output-path {self.output_path} must end in .json; the CSV is written beside it")
+        if self.restorer is not None and not (self.restorer / "restorer.json").is_file():
+            raise NifiError(f"no restorer in {self.restorer}: expected a restorer.json, as ns-nifi-train writes it")
+        rows: list[Row] = []
+        for config in self.load_config:
+            opened = load_run(config)
+            if self.restorer is not None:
+                opened.model.config.restorer = self.restorer
+            rows += _measure(opened, self.images_dir)
+            results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
+        Console().print(results.table(rows, title="held-out views, mean"))
+        Console().print(f"written to {self.output_path} and {self.output_path.with_suffix('.csv')}")
+
+
+def _measure(opened: "Run", images_dir: Path | None) -> "list[Row]":
+    """One row for each variant and view of a run, and for each variant their mean."""
+    from rich.progress import track
+
+    from nifi_ns import metrics, results
+    from nifi_ns.restore.pairs import write_image
+
+    model, file = opened.model, opened.scene_file
+    full, shown = opened.uncompressed, model.splats
+    sizes = {"uncompressed": (full.ply_size, len(full))}
+    size = shown.ply_size if file is None else file.stat().st_size
+    for variant in ("compressed", "referenced", "restored"):
+        sizes[variant] = (size, len(shown))
+    measured: dict[str, list[Row]] = {}
+    rate = "full" if file is None else file.parent.name
+    for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
+        assert view.image is not None
+        for variant, picture in _pictures(opened, view).items():
+            measured.setdefault(variant, []).append({"image": view.name, **metrics.compute(picture, view.image)})
+            if images_dir is not None:
+                target = images_dir / f"{opened.scene}_{rate}" / variant / f"{view.name}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_image(target, picture)
+    rows: list[Row] = []
+    for variant, images in measured.items():
+        count, gaussians = sizes[variant]
+        names = [{name: image[name] for name in metrics.METRICS} for image in images]
+        for image, values in zip(images, names, strict=True):
+            rows.append(
+                results.row(
+                    opened.scene,
+                    variant,
+                    bytes=count,
+                    gaussians=gaussians,
+                    metrics=values,
+                    rate=rate,
+                    image=image["image"],
+                )
+            )
+        average = metrics.mean(names)
+        rows.append(results.row(opened.scene, variant, bytes=count, gaussians=gaussians, metrics=average, rate=rate))
+    return rows
+
+
+def _pictures(opened: "Run", view: "View") -> "dict[str, Tensor]":
+    """What each variant shows at `view`, [H, W, 3]."""
+    model = opened.model
+    pictures = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
+    if opened.scene_file is None:
+        return pictures
+    rgb, depth = model.render_view(view, model.splats)
+    pictures["compressed"] = rgb
+    pictures["referenced"] = model.reference(view, rgb, depth)
+    if model.restorer_folder is not None:
+        pictures["restored"] = model.restore({"rgb_referenced": pictures["referenced"]}, rgb)
+    return pictures
+
+
+def entrypoint() -> None:
+    """`ns-nifi-eval`."""
+    run(Eval)

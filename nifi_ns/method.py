@@ -1,0 +1,112 @@
+"""The methods nerfstudio registers. Every `ns-*` command imports this: nothing heavy may be imported here."""
+
+from copy import deepcopy
+
+from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from nifi_ns.plugin import repairs
+from nifi_ns.plugin.compression import CompressionStageConfig
+from nifi_ns.plugin.datamanager import NifiDataManagerConfig
+from nifi_ns.plugin.model import NifiSplatModelConfig
+from nifi_ns.plugin.pipeline import NifiPipelineConfig
+
+repairs.install()
+
+
+def _adam(lr: float) -> AdamOptimizerConfig:
+    return AdamOptimizerConfig(lr=lr, eps=1e-15)
+
+
+def _optimizers(steps: int) -> dict:
+    """Splatfacto's optimizers, their schedules ending at `steps`."""
+    return {
+        "means": {
+            "optimizer": _adam(1.6e-4),
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=1.6e-6, max_steps=steps),
+        },
+        "features_dc": {"optimizer": _adam(0.0025), "scheduler": None},
+        "features_rest": {"optimizer": _adam(0.0025 / 20), "scheduler": None},
+        "opacities": {"optimizer": _adam(0.05), "scheduler": None},
+        "scales": {"optimizer": _adam(0.005), "scheduler": None},
+        "quats": {"optimizer": _adam(0.001), "scheduler": None},
+        "camera_opt": {
+            "optimizer": _adam(1e-4),
+            "scheduler": ExponentialDecaySchedulerConfig(
+                lr_final=5e-7, max_steps=steps, warmup_steps=1000, lr_pre_warmup=0
+            ),
+        },
+        "bilateral_grid": {
+            "optimizer": _adam(2e-3),
+            "scheduler": ExponentialDecaySchedulerConfig(
+                lr_final=1e-4, max_steps=steps, warmup_steps=1000, lr_pre_warmup=0
+            ),
+        },
+    }
+
+
+_full = TrainerConfig(
+    method_name="nifi-splat",
+    steps_per_eval_image=100,
+    steps_per_eval_batch=0,
+    steps_per_eval_all_images=1000,
+    steps_per_save=2000,
+    max_num_iterations=30_000,
+    pipeline=NifiPipelineConfig(
+        datamanager=NifiDataManagerConfig(
+            dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+        ),
+        model=NifiSplatModelConfig(
+            compression=CompressionStageConfig(start_step=22_000, steps=8_000, target_size="360KB"),
+        ),
+    ),
+    optimizers=_optimizers(30_000),
+    # unlike nerfstudio's default, nothing listens beyond this machine unless asked to
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
+    vis="viewer",
+)
+
+nifi_splat = MethodSpecification(
+    config=_full,
+    description="Splatfacto that ends in a scene file of a few hundred kilobytes, with its views restored (NiFi).",
+)
+
+
+def _lite() -> TrainerConfig:
+    config = deepcopy(_full)
+    config.method_name = "nifi-splat-lite"
+    config.max_num_iterations = 5_000
+    config.steps_per_save = 1_000
+    config.optimizers = _optimizers(4_000)
+    config.logging = LoggingConfig(steps_per_log=50)
+    config.machine.device_type = "cuda" if _has_cuda() else "cpu"
+    config.viewer.quit_on_train_completion = True
+    model = config.pipeline.model
+    assert isinstance(model, NifiSplatModelConfig)
+    # photos of a laptop-sized capture are small: start at their full resolution, and densify at once
+    model.num_downscales = 0
+    model.sh_degree = 1
+    model.sh_degree_interval = 1_500
+    model.warmup_length = 200
+    model.stop_split_at = 3_000
+    model.cull_alpha_thresh = 0.005
+    model.strategy = "mcmc"
+    model.max_gaussians = 25_000
+    model.compression = CompressionStageConfig(start_step=4_000, steps=1_000, target_size="60KB")
+    return config
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+nifi_splat_lite = MethodSpecification(
+    config=_lite(),
+    description="nifi-splat for a laptop: minutes on two CPU cores, for captures of small photos.",
+)

@@ -1,0 +1,56 @@
+"""Splatfacto's datamanager, which also emits what the model renders where a photo was taken."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+
+from nifi_ns.plugin.outputs import LazyOutputs
+
+
+@dataclass
+class NifiDataManagerConfig(FullImageDatamanagerConfig):
+    """Splatfacto's, which is what `ns-render dataset` insists on."""
+
+    _target: type = field(default_factory=lambda: NifiDataManager)
+
+
+class NifiDataManager(FullImageDatamanager[InputDataset]):
+    """Emits pairs: `batch["image"]`, the photo, and `batch["render"]`, the model's [H, W, 3] view of the same camera.
+
+    The render is made when it is read, so that training, which never reads it, pays nothing.
+    """
+
+    config: NifiDataManagerConfig
+    renderer: Callable[[Cameras], Any] | None = None
+    """What renders a camera to the model's outputs; bound by the pipeline, since datamanagers are built first."""
+
+    def _with_render(self, camera: Cameras, batch: dict[str, Any]) -> tuple[Cameras, LazyOutputs]:
+        pair = LazyOutputs(batch)
+        if self.renderer is not None:
+            renderer = self.renderer
+            pair["render"] = lambda: renderer(camera)["rgb"]
+        return camera, pair
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """A training camera, its photo and its render."""
+        return self._with_render(*super().next_train(step))
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """An evaluation camera, its photo and its render."""
+        return self._with_render(*super().next_eval_image(step))
+
+    @property
+    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict[str, Any]]]:
+        """Every evaluation camera, in order, with its photo and its render."""
+        return [self._with_render(*pair) for pair in super().fixed_indices_eval_dataloader]
+
+    @cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """Where `ns-render spiral` takes its first camera from."""
+        return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)

@@ -1,0 +1,356 @@
+"""`nifi-splat`: splatfacto on any device, with a compression stage, whose views are restored when looked at."""
+
+import copy
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.models import splatfacto
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+from nifi_ns.errors import NifiError
+from nifi_ns.plugin.compression import CompressionStage, CompressionStageConfig
+from nifi_ns.plugin.outputs import LazyOutputs
+from nifi_ns.plugin.repairs.lpips_weights import without_lpips
+from nifi_ns.plugin.repairs.resume import same_parameters
+from nifi_ns.plugin.strategy import densification
+from nifi_ns.plugin.views import view_of
+from nifi_ns.rasterize import rasterization, render
+from nifi_ns.splats import Splats
+from nifi_ns.views import View
+
+if TYPE_CHECKING:
+    from nifi_ns.restore import Restorer
+    from nifi_ns.restore.references import ReferenceBank
+
+# gsplat on CUDA, compiled kernels elsewhere: the same signature and semantics, chosen by the tensors' device
+splatfacto.rasterization = rasterization
+
+
+@dataclass
+class NifiSplatModelConfig(SplatfactoModelConfig):
+    """Splatfacto, and what becomes of its splats."""
+
+    _target: type = field(default_factory=lambda: NifiSplatModel)
+    strategy: Literal["default", "mcmc"] = "default"
+    """How gaussians are added and removed: gsplat's default strategy, or MCMC (relocation, with noise)."""
+    max_gaussians: int = 2_000_000
+    """No strategy grows beyond this many gaussians."""
+    compression: CompressionStageConfig = field(default_factory=CompressionStageConfig)
+    """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
+    scene_file: Path | None = None
+    """The scene file that is shown in place of the checkpoint's splats. Written by training and `ns-nifi-compress`."""
+    restorer: Path | None = None
+    """Folder of a trained restorer. By default `restorer` beside the folder of the scene file, as `ns-nifi-train` leaves it."""
+    restore_rgb: bool = False
+    """Whether `rgb` itself is restored, for commands that know no other output name."""
+    num_references: int = 4
+    """How many of the capture's photos guide `rgb_referenced`."""
+
+
+class _StaysOnDevice(Tensor):
+    """A tensor whose `cuda()` does nothing: splatfacto moves the intrinsics to CUDA whatever its device."""
+
+    def cuda(self, *_: Any, **__: Any) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+def _local(camera: Cameras) -> Cameras:
+    """A copy of `camera` whose intrinsics stay on its device when splatfacto calls `.cuda()` on them."""
+    camera = copy.copy(camera)
+    intrinsics = lambda: Cameras.get_intrinsics_matrices(camera).as_subclass(_StaysOnDevice)  # noqa: E731
+    object.__setattr__(camera, "get_intrinsics_matrices", intrinsics)
+    return camera
+
+
+class _Snapshot(nn.Module):
+    """Splats kept in the checkpoint, not optimised."""
+
+    def __init__(self, splats: Splats) -> None:
+        super().__init__()
+        for name, value in vars(splats).items():
+            self.register_buffer(name, value.detach().clone())
+
+    @property
+    def splats(self) -> Splats:
+        return Splats(**dict(self.named_buffers()))
+
+
+class NifiSplatModel(SplatfactoModel):
+    """Splatfacto with a compression stage and restored outputs.
+
+    Beside splatfacto's outputs there are `rgb_uncompressed` (the splats before compression), `rgb_referenced` (guided by
+    the capture's photos), `rgb_restored` (by the restorer) and `restoration_change` ([H, W, 1], the mean absolute change of
+    the restorer). They are computed when read.
+    """
+
+    config: NifiSplatModelConfig
+    uncompressed: _Snapshot | None
+    train_views: Sequence[View] | None = None
+    """The capture's photos, bound by the pipeline; without them there is no `rgb_referenced`."""
+
+    def populate_modules(self) -> None:
+        """Build splatfacto without CUDA, without a network, and with this project's strategies."""
+        seed_points = self.seed_points
+        if seed_points is not None and not self.config.random_init:
+            # splatfacto moves the seed colours to CUDA; it takes points without colours, and they are set below
+            self.seed_points = (seed_points[0], seed_points[1][:0])
+        with without_lpips():
+            super().populate_modules()
+        self.seed_points = seed_points
+        if seed_points is not None and not self.config.random_init and len(seed_points[1]) > 0:
+            colours = seed_points[1].float() / 255
+            degree_zero = self.config.sh_degree == 0
+            dc = torch.logit(colours, eps=1e-3) if degree_zero else RGB2SH(colours)
+            self.gauss_params["features_dc"].data = dc
+        self.uncompressed = None
+        self.strategy = densification(self.config.strategy, self.strategy, self.config.max_gaussians)
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.compression = CompressionStage(self.config.compression, self)
+        self._shown: dict[str, Tensor] | None = None
+        self._bank: ReferenceBank | None = None
+        self._bank_step = -1
+        self._complained = False
+        self._in_training = False
+
+    # -- what splatfacto renders, trains and exports -----------------------------------------------------------------
+
+    @property
+    def means(self) -> Tensor:
+        """[N, 3], quantised while the compression stage has the quantisers in the loop; so are those below."""
+        return self._gauss_param("means")
+
+    @property
+    def scales(self) -> Tensor:
+        """[N, 3] log-scales."""
+        return self._gauss_param("scales")
+
+    @property
+    def quats(self) -> Tensor:
+        """[N, 4] wxyz."""
+        return self._gauss_param("quats")
+
+    @property
+    def opacities(self) -> Tensor:
+        """[N, 1] logits."""
+        return self._gauss_param("opacities")
+
+    @property
+    def features_dc(self) -> Tensor:
+        """[N, 3]."""
+        return self._gauss_param("features_dc")
+
+    @property
+    def features_rest(self) -> Tensor:
+        """[N, K - 1, 3]."""
+        return self._gauss_param("features_rest")
+
+    def _gauss_param(self, name: str) -> Tensor:
+        return self.gauss_params[name] if self._shown is None else self._shown[name]
+
+    @property
+    def splats(self) -> Splats:
+        """What is rendered now, detached."""
+        return Splats.from_gauss_params({name: self._gauss_param(name).detach() for name in self.gauss_params})
+
+    @property
+    def uncompressed_splats(self) -> Splats:
+        """The splats before compression; those that are rendered if there was none."""
+        return self.splats if self.uncompressed is None else self.uncompressed.splats
+
+    def show(self, splats: Splats) -> None:
+        """Render, export and save `splats` from now on, in place of the present ones."""
+        for name, value in splats.to_gauss_params(self.config.sh_degree).items():
+            self.gauss_params[name] = nn.Parameter(value.detach().clone().to(self.device))
+        self._bank = None
+
+    def keep_uncompressed(self) -> None:
+        """Remember the present splats as the uncompressed ones."""
+        self.uncompressed = _Snapshot(self.splats)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+        """Splatfacto's outputs, on any device, of what a scene file would decode to while compression is in the loop."""
+        self._shown = self.compression.quantized_params()
+        try:
+            return super().get_outputs(_local(camera))
+        finally:
+            self._shown = None
+
+    def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
+        """Splatfacto's losses, and with MCMC the ones that keep opacities and scales down (gsplat's defaults)."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.config.strategy == "mcmc" and not self.compression.running:
+            losses["opacity_reg"] = 0.01 * torch.sigmoid(self.gauss_params["opacities"]).mean()
+            losses["mcmc_scale_reg"] = 0.01 * torch.exp(self.gauss_params["scales"]).mean()
+        return losses
+
+    def step_post_backward(self, step: int) -> None:
+        """Densify, unless compression has begun."""
+        if not self.compression.running:
+            super().step_post_backward(step)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Splatfacto's callbacks and the compression stage's, which come after them."""
+        self._in_training = True
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        return [*callbacks, *self.compression.callbacks(training_callback_attributes.trainer)]
+
+    def load_state_dict(self, state: dict[str, Any], **kwargs: Any) -> None:  # pyright: ignore
+        """Load a checkpoint into the Parameters the optimizers hold; show the scene file if the config names one."""
+        kept = {k.removeprefix("uncompressed."): state[k] for k in state if k.startswith("uncompressed.")}
+        state = {
+            k: v for k, v in state.items() if not k.startswith(("lpips.", "uncompressed."))
+        }  # the former are stock splatfacto's
+        with same_parameters(self.gauss_params):
+            super().load_state_dict(state, **kwargs)
+        self.uncompressed = _Snapshot(Splats(**kept)).to(self.device) if kept else None
+        if self.config.scene_file is not None:
+            self._show_scene_file(self.config.scene_file)
+
+    def _show_scene_file(self, path: Path) -> None:
+        from nifi_ns.compress import decode
+
+        if not path.is_file():
+            raise NifiError(f"no scene file {path}: run ns-nifi-compress, or correct model.scene_file in config.yml")
+        if self.uncompressed is None:
+            self.keep_uncompressed()
+        self.show(decode(path.read_bytes()))
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
+        """Splatfacto's outputs and the lazy ones (see the class), of one camera, cropped to `obb_box`."""
+        camera = camera.to(self.device)
+        outputs = LazyOutputs(super().get_outputs_for_camera(camera, obb_box))
+        view, rgb = view_of(camera), outputs["rgb"]
+        if _moving():
+            # an interactive camera: the plain render now, the others once it rests
+            still = {name: rgb for name in ("rgb_uncompressed", "rgb_referenced", "rgb_restored")}
+            outputs.update(still, restoration_change=torch.zeros_like(rgb[..., :1]))
+            return outputs
+        outputs["rgb_uncompressed"] = lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]
+        outputs["rgb_referenced"] = lambda: self._or_rgb(rgb, lambda: self.reference(view, rgb, outputs["depth"]))
+        outputs["rgb_restored"] = lambda: self._or_rgb(rgb, lambda: self.restore(outputs, rgb))
+        outputs["restoration_change"] = lambda: (outputs["rgb_restored"] - rgb).abs().mean(dim=-1, keepdim=True)
+        if self.config.restore_rgb:
+            outputs["rgb"] = lambda: outputs["rgb_restored"]
+        return outputs
+
+    @torch.no_grad()
+    def render_view(self, view: View, splats: Splats, obb_box: OrientedBox | None = None) -> tuple[Tensor, Tensor]:
+        """Some splats from a view as splatfacto would evaluate them: [H, W, 3] in [0, 1], expected depth [H, W, 1]."""
+        if obb_box is not None:
+            splats = splats[obb_box.within(splats.means).squeeze(-1)]
+        background = self._get_background_color().to(self.device)
+        antialiased = self.config.rasterize_mode == "antialiased"
+        rendered = render(splats, view, background=background, depth=True, antialiased=antialiased)
+        assert rendered.depth is not None
+        return rendered.rgb.clamp(0, 1), rendered.depth
+
+    @torch.no_grad()
+    def reference(self, view: View, rgb: Tensor, depth: Tensor, exclude: str | None = None) -> Tensor:
+        """[H, W, 3]: `rgb` corrected by what the capture's photos show where its splats put them.
+
+        `exclude` names a photo that may not be used: the one of the view itself, when training pairs are made.
+        """
+        from nifi_ns.restore.references import ReferenceBank
+
+        if self.train_views is None:
+            raise NifiError("rgb_referenced needs the capture's photos, and this pipeline has none")
+        if self._bank is None or self._bank_step != self.step:
+            splats = self.splats
+            self._bank_step = self.step
+            self._bank = ReferenceBank(self.train_views, lambda at: self.render_view(at, splats))
+        return self._bank.restore(view, rgb, depth, count=self.config.num_references, exclude=exclude)[0]
+
+    @property
+    def restorer_folder(self) -> Path | None:
+        """Where the restorer is: as configured, else beside the scene file's folder if there is one."""
+        if self.config.restorer is not None:
+            return self.config.restorer
+        if self.config.scene_file is not None:
+            folder = self.config.scene_file.parent.parent / "restorer"
+            return folder if folder.is_dir() else None
+        return None
+
+    @cached_property
+    def restorer(self) -> "Restorer":
+        """The restorer, loaded when first used; a plain object, so that no checkpoint swallows it.
+
+        A cached property is also the one kind of attribute that the viewer does not read while it looks for its elements.
+
+        Raises:
+            NifiError: if there is none.
+        """
+        from nifi_ns.restore import Restorer
+
+        folder = self.restorer_folder
+        if folder is None:
+            raise NifiError("no restorer: train one with ns-nifi-train, or name one as model.restorer in config.yml")
+        return Restorer.from_pretrained(folder, device=self.device)
+
+    def restore(self, outputs: LazyOutputs, rgb: Tensor) -> Tensor:
+        """[H, W, 3] in [0, 1]: the restorer's view of `rgb`, or of `rgb_referenced` if it was trained on that."""
+        restorer = self.restorer
+        return restorer(outputs["rgb_referenced"] if restorer.input == "referenced" else rgb).to(rgb)
+
+    def _or_rgb(self, rgb: Tensor, restored: Any) -> Tensor:
+        """`restored()`; where it fails, one line: in the viewer, which lives on with `rgb`, else the command ends."""
+        try:
+            return restored()
+        except (NifiError, torch.cuda.OutOfMemoryError) as error:
+            if not _in_viewer():
+                raise SystemExit(f"error: {error}") from error
+            if not self._complained:
+                CONSOLE.print(f"[yellow]Showing the compressed view instead: {error}")
+                self._complained = True
+            return rgb
+
+    def get_rgba_image(self, outputs: dict[str, Any], output_name: str = "rgb") -> Tensor:
+        """[H, W, 4]: colour without the background, and opacity. Upstream: nerfstudio PR 3307."""
+        alpha, background = outputs["accumulation"], outputs["background"]
+        rgb = (outputs[output_name] - (1 - alpha) * background) / alpha.clamp(min=1e-6)
+        return torch.cat([rgb.clamp(0, 1), alpha], dim=-1)
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Every metric that can be had, of the compressed view, and of the referenced and restored ones where they can.
+
+        Names are those of `nifi_ns.metrics`, with `referenced_` and `restored_` in front. Evaluations in the midst of
+        training leave the referenced views out: they would render several photos' views for each.
+        """
+        from nifi_ns.metrics import compute
+
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        shown = {"": outputs["rgb"]}
+        if self.train_views is not None and not self._in_training:
+            shown["referenced_"] = outputs["rgb_referenced"]
+        if self.restorer_folder is not None:
+            shown["restored_"] = outputs["rgb_restored"]
+        measured = {prefix: compute(image, photo) for prefix, image in shown.items()}
+        metrics = {p + name: value for p, row in measured.items() for name, value in row.items() if value is not None}
+        return metrics, {"img": torch.cat([photo, *shown.values()], dim=1)}
+
+
+def _in_viewer() -> bool:
+    from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
+    return isinstance(threading.current_thread(), RenderStateMachine)
+
+
+def _moving() -> bool:
+    """Whether this thread renders for a viewer whose camera moves: the caller is the viewer's own render thread."""
+    return getattr(threading.current_thread(), "state", "high") != "high"

@@ -1,0 +1,39 @@
+"""The pipeline that lets the model see the capture's photos, and the datamanager what the model renders."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+
+from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
+from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
+from nifi_ns.plugin.repairs.spiral import allow_full_images
+from nifi_ns.plugin.views import DatasetViews
+
+
+@dataclass
+class NifiPipelineConfig(VanillaPipelineConfig):
+    """Nerfstudio's pipeline of this project's datamanager and model."""
+
+    _target: type = field(default_factory=lambda: NifiPipeline)
+    datamanager: NifiDataManagerConfig = field(default_factory=NifiDataManagerConfig)
+    """Where photos and cameras come from."""
+    model: NifiSplatModelConfig = field(default_factory=NifiSplatModelConfig)
+    """The splats and what becomes of them."""
+
+
+class NifiPipeline(VanillaPipeline):
+    """Binds datamanager and model to each other once both exist."""
+
+    config: NifiPipelineConfig
+    model: NifiSplatModel
+    datamanager: FullImageDatamanager
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        allow_full_images()
+        self.model.train_views = DatasetViews(self.datamanager, "train")
+        # a run of stock splatfacto, opened by its compressed config, keeps the stock datamanager
+        if isinstance(self.datamanager, NifiDataManager):
+            self.datamanager.renderer = self.model.get_outputs_for_camera

@@ -1,0 +1,15 @@
+"""What keeps nerfstudio 1.1.5 from working on current libraries, each in a file that names the upstream issue.
+
+`install` is called when nerfstudio loads the plugin, so that every `ns-*` command works, on stock methods too. A repair
+that upstream has made can be deleted with its file, its line here and its test.
+"""
+
+from nifi_ns.plugin.repairs import checkpoints, ffmpeg, seed_points, viewmat
+
+
+def install() -> None:
+    """Install the repairs that concern all of nerfstudio. Cheap, and harmless when called again."""
+    checkpoints.install()
+    seed_points.install()
+    ffmpeg.install()
+    viewmat.install()

@@ -1,0 +1,30 @@
+"""`ns-render` without an `ffmpeg` on PATH: the binary of the pip package imageio-ffmpeg serves.
+
+Nerfstudio exits when `shutil.which("ffmpeg")` finds none, even for `--output-format images`. Upstream: nerfstudio
+issue 2427.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from nerfstudio.utils import install_checks
+
+_check = install_checks.check_ffmpeg_installed
+
+
+def _check_with_fallback() -> None:
+    if shutil.which("ffmpeg") is None:
+        import imageio_ffmpeg
+
+        # the binary's own name carries its version; tools look for plain "ffmpeg"
+        folder = Path(tempfile.mkdtemp(prefix="nifi-ns-ffmpeg-"))
+        (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+        os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + str(folder)
+    _check()
+
+
+def install() -> None:
+    """Let the check put the bundled ffmpeg on PATH, for this process and its children, if there is no other."""
+    install_checks.check_ffmpeg_installed = _check_with_fallback

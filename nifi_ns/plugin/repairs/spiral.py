@@ -1,0 +1,17 @@
+"""`ns-render spiral` for datamanagers of full images, which it rejects by an assertion on three class names.
+
+Upstream: nerfstudio issue 3023. `ns-render` loads the plugin before it defines what to assert, so that this can only be
+mended once a pipeline is built.
+"""
+
+import sys
+
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+
+
+def allow_full_images() -> None:
+    """Let a running `ns-render spiral` accept a `FullImageDatamanager`; it needs an `eval_dataloader`, as ours has."""
+    render = sys.modules.get("nerfstudio.scripts.render")
+    if render is not None:
+        render.VanillaDataManager = (VanillaDataManager, FullImageDatamanager)  # isinstance takes nested tuples

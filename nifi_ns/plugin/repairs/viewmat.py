@@ -1,0 +1,13 @@
+"""Splatfacto's `get_viewmat` is `torch.compile`d, for which a CPU needs a C++ compiler; without one, training stops.
+
+The function inverts one 3x4 matrix: compiling it costs seconds and gains nothing. Upstream: nerfstudio issue 3242.
+"""
+
+
+def install() -> None:
+    """Put the plain function back in place of the compiled one."""
+    from nerfstudio.models import splatfacto
+
+    plain = getattr(splatfacto.get_viewmat, "_torchdynamo_orig_callable", None)
+    if plain is not None:
+        splatfacto.get_viewmat = plain

@@ -1,0 +1,135 @@
+"""Runs that `ns-train` left behind: their splats, their views, and the scene files that are made of them."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+
+from nifi_ns.errors import NifiError
+from nifi_ns.files import write_bytes, write_text
+from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
+from nifi_ns.plugin.pipeline import NifiPipelineConfig
+from nifi_ns.plugin.views import DatasetViews
+from nifi_ns.splats import Splats
+
+SCENE_FILE = "scene.nifi"
+
+
+@dataclass
+class Run:
+    """A trained run, opened for evaluation."""
+
+    config_path: Path
+    """The `config.yml` it was opened by: the run's own, or one beside a scene file."""
+    config: TrainerConfig
+    pipeline: VanillaPipeline
+    model: NifiSplatModel
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, whichever of its configs it was opened by."""
+        return self.config.get_base_dir()
+
+    @property
+    def scene(self) -> str:
+        """The scene's name: its experiment."""
+        return self.config.experiment_name or self.folder.parent.parent.name
+
+    @property
+    def scene_file(self) -> Path | None:
+        """The scene file that is shown, if one is."""
+        return self.model.config.scene_file
+
+    @property
+    def uncompressed(self) -> Splats:
+        """The splats before compression."""
+        return self.model.uncompressed_splats
+
+    @property
+    def train_views(self) -> DatasetViews:
+        """The training photos."""
+        return self._views("train")
+
+    @property
+    def eval_views(self) -> DatasetViews:
+        """The held-out photos."""
+        return self._views("eval")
+
+    def _views(self, split: str) -> DatasetViews:
+        datamanager = self.pipeline.datamanager
+        assert isinstance(datamanager, FullImageDatamanager)
+        return DatasetViews(datamanager, "train" if split == "train" else "eval")
+
+    def save_scene(self, data: bytes, rate: str) -> Path:
+        """Write `<run>/nifi/<rate>/scene.nifi`, and beside it the `config.yml` that shows it. Returns the config."""
+        return save_scene(self.config, data, rate)
+
+
+def load_run(config_path: Path) -> Run:
+    """Open a run of `splatfacto`, `nifi-splat` or one of their kin by a `config.yml`.
+
+    Raises:
+        NifiError: if there is none, or it is of another kind of method, or its checkpoint or data are missing.
+    """
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    config = _read_config(config_path)
+    checkpoints = config.get_checkpoint_dir()
+    if not any(checkpoints.glob("step-*.ckpt")):
+        raise NifiError(
+            f"no checkpoint in {checkpoints}: run from the folder ns-train was started in, or train it first"
+        )
+    data = config.pipeline.datamanager.data or config.pipeline.datamanager.dataparser.data
+    if data is not None and not Path(data).exists():
+        raise NifiError(f"the run's dataset {data} is not there: run from the folder ns-train was started in")
+    config, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=_as_nifi)
+    assert isinstance(pipeline, VanillaPipeline)
+    assert isinstance(pipeline.model, NifiSplatModel)
+    return Run(config_path, config, pipeline, pipeline.model)
+
+
+def save_scene(config: TrainerConfig, data: bytes, rate: str) -> Path:
+    """Write `<run>/nifi/<rate>/scene.nifi`, and beside it the `config.yml` that shows it. Returns the config."""
+    scene_file = config.get_base_dir() / "nifi" / rate / SCENE_FILE
+    write_bytes(scene_file, data)
+    config = _as_nifi(copy.deepcopy(config))
+    assert isinstance(config.pipeline.model, NifiSplatModelConfig)
+    config.pipeline.model.scene_file = scene_file
+    config.load_dir = None
+    config_path = scene_file.with_name("config.yml")
+    write_text(config_path, yaml.dump(config))
+    return config_path
+
+
+def _read_config(path: Path) -> TrainerConfig:
+    if not path.is_file():
+        raise NifiError(f"no such config: {path}; ns-train leaves a config.yml in outputs/SCENE/METHOD/TIMESTAMP")
+    try:
+        # the loader nerfstudio itself uses on the same file; it names classes, so only open configs you trust
+        config = yaml.load(path.read_text(), Loader=yaml.Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, ImportError, AttributeError) as error:
+        raise NifiError(f"{path} is not a nerfstudio config.yml: {' '.join(str(error).split())}") from error
+    if not isinstance(config, TrainerConfig):
+        raise NifiError(f"{path} is not a nerfstudio config.yml")
+    if not isinstance(config.pipeline.model, SplatfactoModelConfig):
+        raise NifiError(f"{path} is a run of {config.method_name}: only splatfacto and nifi-splat runs hold gaussians")
+    if not isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig):
+        raise NifiError(f"{path}: its datamanager does not keep full images, which splatfacto's does")
+    return config
+
+
+def _as_nifi(config: TrainerConfig) -> TrainerConfig:
+    """A run of stock splatfacto as one of this project's model; the rest of its config is kept."""
+    model = config.pipeline.model
+    if not isinstance(model, NifiSplatModelConfig):
+        fields = {name: value for name, value in vars(model).items() if name != "_target"}
+        config.pipeline = NifiPipelineConfig(
+            datamanager=config.pipeline.datamanager,  # pyright: ignore[reportArgumentType]
+            model=NifiSplatModelConfig(**fields),
+        )
+    return config

@@ -1,0 +1,55 @@
+"""Densification: gsplat's two strategies as splatfacto calls them, both with a cap on the number of gaussians."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gsplat.strategy import DefaultStrategy, MCMCStrategy
+
+
+@dataclass
+class CappedDefaultStrategy(DefaultStrategy):
+    """Gsplat's default strategy that stops growing at `cap_max` gaussians; it goes on pruning and resetting."""
+
+    cap_max: int = 1_000_000
+
+    def _grow_gs(self, params: Any, optimizers: Any, state: Any, step: int) -> tuple[int, int]:
+        if len(params["means"]) >= self.cap_max:
+            return 0, 0
+        return super()._grow_gs(params, optimizers, state, step)
+
+
+@dataclass
+class SplatfactoMCMCStrategy(MCMCStrategy):
+    """Gsplat's MCMC strategy with the attribute and the call that splatfacto expects of a strategy."""
+
+    absgrad: bool = False
+
+    def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
+        """MCMC keeps no scale."""
+        del scene_scale
+        return super().initialize_state()
+
+    def step_post_backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, params: Any, optimizers: Any, state: Any, step: int, info: Any, packed: bool = False
+    ) -> None:
+        """As gsplat's, with the means' learning rate read from its optimizer."""
+        del packed
+        from nifi_ns.rasterize.mcmc import cpu_mcmc_ops
+
+        lr = optimizers["means"].param_groups[0]["lr"]
+        with cpu_mcmc_ops(params["means"].device):
+            super().step_post_backward(params, optimizers, state, step, info, lr)
+
+
+def densification(
+    kind: Literal["default", "mcmc"], default: DefaultStrategy, cap: int
+) -> CappedDefaultStrategy | SplatfactoMCMCStrategy:
+    """The strategy `kind`, scheduled like `default`, the one splatfacto built from its config."""
+    if kind == "mcmc":
+        return SplatfactoMCMCStrategy(
+            cap_max=cap,
+            refine_start_iter=default.refine_start_iter,
+            refine_stop_iter=default.refine_stop_iter,
+            refine_every=default.refine_every,
+        )
+    return CappedDefaultStrategy(**{**vars(default), "cap_max": cap, "verbose": False})

@@ -1,0 +1,66 @@
+"""Nerfstudio's cameras and datasets as this project's views."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from torch import Tensor
+
+from nifi_ns.views import View
+
+# nerfstudio's cameras look along -z with y up (OpenGL); ours along +z with y down (OpenCV)
+_FLIP = torch.tensor([1.0, -1.0, -1.0])
+
+
+def view_of(camera: Cameras, name: str = "", image: Tensor | None = None) -> View:
+    """One of nerfstudio's cameras (of shape [] or [1]) as a view, on the camera's device, as splatfacto sees it."""
+    camera = camera.reshape((1,))
+    c2w = camera.camera_to_worlds[0]
+    rotation = (c2w[:3, :3] * _FLIP.to(c2w)).T
+    viewmat = torch.eye(4, dtype=c2w.dtype, device=c2w.device)
+    viewmat[:3, :3] = rotation
+    viewmat[:3, 3] = -rotation @ c2w[:3, 3]
+    K = camera.get_intrinsics_matrices()[0].to(c2w)
+    return View(name, viewmat, K, int(camera.width.item()), int(camera.height.item()), image)
+
+
+class DatasetViews(Sequence[View]):
+    """The views of one split of a datamanager, undistorted like its training images, made when they are asked for.
+
+    Photos stay in the datamanager's cache in the type it keeps them (uint8 for splatfacto), one float copy at a time.
+    """
+
+    def __init__(self, datamanager: FullImageDatamanager, split: Literal["train", "eval"]) -> None:
+        self._datamanager = datamanager
+        self._split = split
+        dataset = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
+        self.names = _names([Path(file) for file in dataset.image_filenames])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> View:  # pyright: ignore[reportIncompatibleMethodOverride]
+        manager = self._datamanager
+        # reading the cache first: it undistorts, and corrects the dataset's cameras while it does
+        cache = manager.cached_train if self._split == "train" else manager.cached_eval
+        dataset = manager.train_dataset if self._split == "train" else manager.eval_dataset
+        image = cache[index]["image"]
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
+        if image.shape[-1] == 4:
+            image = image[..., :3] * image[..., 3:]  # over black, where the splats have nothing either
+        device = torch.device(manager.device)
+        camera = dataset.cameras[index : index + 1].to(device)
+        return view_of(camera, self.names[index], image.to(device))
+
+
+def _names(files: list[Path]) -> list[str]:
+    """A name for each file, unique and without folders: the stem, with its folders where stems repeat."""
+    stems = [file.stem for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    names = ["_".join(file.with_suffix("").parts[1:]) for file in files]
+    return names if len(set(names)) == len(names) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]

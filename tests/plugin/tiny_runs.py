@@ -1,0 +1,39 @@
+"""Runs of a few dozen steps on the generated capture, on the CPU."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from nerfstudio.configs.method_configs import method_configs  # first: importing the plugin first would be circular
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+
+
+def training_config(data: Path, output: Path, **model: object) -> TrainerConfig:
+    """`nifi-splat-lite` in miniature: 40 steps of training, then 20 of compression to 4 KB, without a viewer."""
+    config = deepcopy(method_configs["nifi-splat-lite"])
+    config.machine.device_type = "cpu"
+    config.output_dir, config.experiment_name, config.timestamp = output, "tiny", "now"
+    config.data = config.pipeline.datamanager.data = data
+    config.vis = "tensorboard"
+    config.logging.local_writer.enable = False
+    config.max_num_iterations = 60
+    config.steps_per_eval_image = config.steps_per_eval_all_images = 10_000
+    settings = config.pipeline.model
+    settings.warmup_length, settings.refine_every, settings.stop_split_at = 10, 10, 30  # type: ignore[attr-defined]
+    settings.max_gaussians = 600  # type: ignore[attr-defined]
+    compression = settings.compression  # type: ignore[attr-defined]
+    compression.start_step, compression.steps, compression.target_size = 40, 20, "4KB"
+    for name, value in model.items():
+        setattr(settings, name, value)
+    return config
+
+
+def train(config: TrainerConfig) -> Trainer:
+    """`ns-train`, in this process."""
+    torch.manual_seed(config.machine.seed)
+    config.print_to_terminal = lambda: None  # type: ignore[method-assign]
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train()
+    return trainer
