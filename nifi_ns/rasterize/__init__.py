@@ -76,14 +76,15 @@ def rasterization(
     assert render_mode in ("RGB", "D", "ED", "RGB+D", "RGB+ED"), f"unknown render_mode {render_mode!r}"
     assert rasterize_mode in ("classic", "antialiased"), f"unknown rasterize_mode {rasterize_mode!r}"
 
-    shared: dict[str, Any] = {"near_plane": near_plane, "far_plane": far_plane, "radius_clip": radius_clip}
-    shared["eps2d"] = eps2d
     if means.device.type != "cpu":
         from gsplat import rasterization as on_gpu
 
         return on_gpu(
             *(means, quats, scales, opacities, colors, viewmats, Ks, width, height),
-            **shared,
+            near_plane=near_plane,
+            far_plane=far_plane,
+            radius_clip=radius_clip,
+            eps2d=eps2d,
             sh_degree=sh_degree,
             packed=packed,
             tile_size=tile_size,
@@ -97,17 +98,15 @@ def rasterization(
         raise ValueError("packed and sparse_grad are for CUDA tensors only: leave them False on a CPU")
 
     from nifi_ns.rasterize._blend import blend
-    from nifi_ns.rasterize._project import project, shade
+    from nifi_ns.rasterize._project import Settings, project
+    from nifi_ns.rasterize._shade import shade
 
-    antialiased = rasterize_mode == "antialiased"
-    projection = project(
-        *(means, quats, scales, opacities, viewmats, Ks, width, height), **shared, antialiased=antialiased
-    )
+    settings = Settings(near_plane, far_plane, radius_clip, eps2d, rasterize_mode == "antialiased")
+    projection = project(means, quats, scales, opacities, viewmats, Ks, width, height, settings)
     channels = []
     if render_mode.startswith("RGB"):
         if sh_degree is not None:
-            directions = means - torch.linalg.inv(viewmats)[:, None, :3, 3]
-            colors = shade(sh_degree, directions, colors)
+            colors = shade(sh_degree, means, viewmats, colors, projection.radii)
         channels.append(colors.expand(cameras, -1, -1))
     if render_mode.endswith("D"):
         channels.append(projection.depths[..., None])

@@ -1,10 +1,17 @@
-"""The threads that share one image: Numba kernels release the GIL, so plain Python threads are enough."""
+"""The threads that share one image: Numba kernels release the GIL, so plain Python threads are enough.
+
+Numba's own `parallel=True` is not used: its fallback scheduler aborts the process when two threads call it at once
+(numba#8563), which a viewer beside a trainer does.
+"""
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
+
+_WORTH_A_THREAD = 2000  # gaussians; below, waking a thread costs more than it saves
 
 
 @cache
@@ -24,14 +31,30 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def run(kernel: Callable[..., None], ranges: list[tuple[int, int]], *args: Any) -> None:
-    """Call `kernel(*args, first, last)` for each of `ranges`, side by side, and wait for all of them.
+def parts(n: int) -> list[tuple[int, int]]:
+    """`(part, parts)` for each thread that is worth waking for `n` gaussians."""
+    count = max(1, min(num_threads(), n // _WORTH_A_THREAD))
+    return [(part, count) for part in range(count)]
 
-    The calling thread takes the last range itself: with one range no other thread is woken.
+
+def run(kernel: Callable[..., None], tasks: list[tuple[int, int]], *args: Any) -> None:
+    """Call `kernel(*args, *task)` for each of `tasks`, side by side, and wait for all of them.
+
+    The calling thread works too. On a busy machine it may finish before its helpers have even started: then it does not
+    wait for them.
     """
-    if not ranges:
-        return
-    others = [_pool().submit(kernel, *args, first, last) for first, last in ranges[:-1]]
-    kernel(*args, *ranges[-1])
-    for other in others:
-        other.result()
+    queue = deque(tasks)
+
+    def work() -> None:
+        while queue:
+            try:
+                task = queue.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            kernel(*args, *task)
+
+    helpers = [_pool().submit(work) for _ in range(min(num_threads(), len(tasks)) - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()

@@ -1,0 +1,293 @@
+"""Numba kernels of EWA projection (Zwicker et al. 2001) and its gradient, one gaussian at a time, as gsplat does it.
+
+Vectors are tuples, which stay in registers; matrices are tuples of rows. A kernel does part `part` of `parts` of the
+gaussians, and has exactly one signature (see `_kernels`).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, types
+
+from nifi_ns.rasterize._constants import FRUSTUM_MARGIN, MAX_EXTENT, MIN_ALPHA
+
+
+class Gaussians(NamedTuple):
+    """What is projected, or its gradients."""
+
+    means: np.ndarray
+    """[N, 3]"""
+    quats: np.ndarray
+    """[N, 4]"""
+    scales: np.ndarray
+    """[N, 3]"""
+    opacities: np.ndarray
+    """[N]"""
+
+
+class Cameras(NamedTuple):
+    """Where it is projected to."""
+
+    viewmats: np.ndarray
+    """[C, 4, 4]"""
+    Ks: np.ndarray
+    """[C, 3, 3]"""
+    width: int
+    height: int
+
+
+class Settings(NamedTuple):
+    """How it is projected; `gsplat.rasterization`'s arguments."""
+
+    near_plane: float
+    far_plane: float
+    radius_clip: float
+    eps2d: float
+    antialiased: bool
+
+
+class Projected(NamedTuple):
+    """What came of it, or its gradients."""
+
+    means2d: np.ndarray
+    """[C, N, 2]"""
+    depths: np.ndarray
+    """[C, N]"""
+    conics: np.ndarray
+    """[C, N, 3]"""
+    opacities: np.ndarray
+    """[C, N]"""
+
+
+_f1, _f2, _f3, _f = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1], types.float64
+_GAUSSIANS = types.NamedTuple((_f2, _f2, _f2, _f1), Gaussians)
+_CAMERAS = types.NamedTuple((_f3, _f3, types.int64, types.int64), Cameras)
+_SETTINGS = types.NamedTuple((_f, _f, _f, _f, types.boolean), Settings)
+_PROJECTED = types.NamedTuple((_f3, _f2, _f3, _f2), Projected)
+_RADII = types.int32[:, :, ::1]
+# `reassoc`, `contract` and `nsz` only: what is degenerate must not be assumed away
+_OPTIONS = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+
+_ONE, _TWO = np.float32(1), np.float32(2)
+
+
+@njit(inline="always")
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@njit(inline="always")
+def _add(a, b):
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+@njit(inline="always")
+def _times(a, k):
+    return a[0] * k, a[1] * k, a[2] * k
+
+
+@njit(inline="always")
+def _combine(rows, k):
+    """k @ rows."""
+    return _add(_add(_times(rows[0], k[0]), _times(rows[1], k[1])), _times(rows[2], k[2]))
+
+
+@njit(inline="always")
+def _transpose(m):
+    return (m[0][0], m[1][0], m[2][0]), (m[0][1], m[1][1], m[2][1]), (m[0][2], m[1][2], m[2][2])
+
+
+@njit(inline="always")
+def _row(m, i):
+    return m[i, 0], m[i, 1], m[i, 2]
+
+
+@njit(inline="always")
+def _rotation(q):
+    """The rotation matrix of a unit quaternion, wxyz."""
+    w, x, y, z = q
+    return (
+        (_ONE - _TWO * (y * y + z * z), _TWO * (x * y - w * z), _TWO * (x * z + w * y)),
+        (_TWO * (x * y + w * z), _ONE - _TWO * (x * x + z * z), _TWO * (y * z - w * x)),
+        (_TWO * (x * z - w * y), _TWO * (y * z + w * x), _ONE - _TWO * (x * x + y * y)),
+    )
+
+
+@njit(inline="always")
+def _rotation_backward(q, v):
+    """The gradient of a unit quaternion, from `v`, that of its rotation matrix."""
+    w, x, y, z = q
+    a, b, c = v[1][0] + v[0][1], v[0][2] + v[2][0], v[2][1] + v[1][2]
+    k, l, m = v[1][0] - v[0][1], v[0][2] - v[2][0], v[2][1] - v[1][2]
+    return (
+        _TWO * (z * k + y * l + x * m),
+        _TWO * (y * a + z * b + w * m - _TWO * x * (v[1][1] + v[2][2])),
+        _TWO * (x * a + z * c + w * l - _TWO * y * (v[0][0] + v[2][2])),
+        _TWO * (x * b + y * c + w * k - _TWO * z * (v[0][0] + v[1][1])),
+    )
+
+
+@njit(inline="always")
+def _unit(quats, i):
+    """The direction of quaternion i, and one over its length."""
+    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
+    k = _ONE / max(math.sqrt(w * w + x * x + y * y + z * z), np.float32(1e-12))
+    return (w * k, x * k, y * k, z * k), k
+
+
+@njit(inline="always")
+def _limits(K, width, height):
+    """How far the projection is linearised, in x / z and y / z: low x, high x, low y, high y."""
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    margin_x, margin_y = FRUSTUM_MARGIN * 0.5 * width / fx, FRUSTUM_MARGIN * 0.5 * height / fy
+    low_x, high_x = -cx / fx - margin_x, (width - cx) / fx + margin_x
+    low_y, high_y = -cy / fy - margin_y, (height - cy) / fy + margin_y
+    return np.float32(low_x), np.float32(high_x), np.float32(low_y), np.float32(high_y)
+
+
+@njit(inline="always")
+def _shape(rotation, scale, view, u, v, fx_z, fy_z):
+    """The gaussian's axes in the camera's frame (as columns), and their two rows in the image, scales included."""
+    scaled = (
+        (rotation[0][0] * scale[0], rotation[0][1] * scale[1], rotation[0][2] * scale[2]),
+        (rotation[1][0] * scale[0], rotation[1][1] * scale[1], rotation[1][2] * scale[2]),
+        (rotation[2][0] * scale[0], rotation[2][1] * scale[1], rotation[2][2] * scale[2]),
+    )
+    axes = _combine(scaled, view[0]), _combine(scaled, view[1]), _combine(scaled, view[2])
+    p = _times(_add(axes[0], _times(axes[2], -u)), fx_z)
+    q = _times(_add(axes[1], _times(axes[2], -v)), fy_z)
+    return scaled, axes, p, q
+
+
+@njit(inline="always")
+def _area(p, q):
+    """The covariance's determinant, as a cross product squared: p.p * q.q - (p.q)^2 cancels for thin gaussians."""
+    cross = (p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0])
+    return _dot(cross, cross)
+
+
+@njit(types.void(_GAUSSIANS, _CAMERAS, _SETTINGS, _PROJECTED, _RADII, types.int64, types.int64), **_OPTIONS)
+def project(gaussians, cameras, settings, out, radii, part, parts):
+    """Project into `out` and `radii` [C, N, 2], which hold zeros before and stay zero where nothing is drawn."""
+    width, height, n = cameras.width, cameras.height, len(gaussians.means)
+    eps2d = np.float32(settings.eps2d)
+    for c in range(len(cameras.viewmats)):
+        view, t, K = cameras.viewmats[c], cameras.viewmats[c, :, 3], cameras.Ks[c]
+        rotation, fx, fy = (_row(view, 0), _row(view, 1), _row(view, 2)), K[0, 0], K[1, 1]
+        low_x, high_x, low_y, high_y = _limits(K, width, height)
+        for i in range(n * part // parts, n * (part + 1) // parts):
+            mean = _row(gaussians.means, i)
+            z = _dot(rotation[2], mean) + t[2]
+            if not settings.near_plane <= z <= settings.far_plane:
+                continue
+            u, v = (_dot(rotation[0], mean) + t[0]) / z, (_dot(rotation[1], mean) + t[1]) / z
+            x, y = fx * u + K[0, 2], fy * v + K[1, 2]
+            u, v = min(max(u, low_x), high_x), min(max(v, low_y), high_y)
+            quat, _ = _unit(gaussians.quats, i)
+            _, _, p, q = _shape(_rotation(quat), _row(gaussians.scales, i), rotation, u, v, fx / z, fy / z)
+            xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
+            determinant = area + eps2d * (xx + yy) + eps2d * eps2d
+            xx, yy = xx + eps2d, yy + eps2d
+            opacity = gaussians.opacities[i]
+            if settings.antialiased:
+                opacity *= np.float32(math.sqrt(area / determinant))
+            if not (opacity >= MIN_ALPHA and 0 < determinant < np.inf):
+                continue
+            extent = min(MAX_EXTENT, math.sqrt(2 * math.log(opacity / MIN_ALPHA)))
+            radius_x, radius_y = math.ceil(extent * math.sqrt(xx)), math.ceil(extent * math.sqrt(yy))
+            on_screen = x + radius_x > 0 and x - radius_x < width and y + radius_y > 0 and y - radius_y < height
+            if not on_screen or max(radius_x, radius_y) <= settings.radius_clip:
+                continue
+            out.means2d[c, i, 0], out.means2d[c, i, 1] = x, y
+            out.depths[c, i], out.opacities[c, i] = z, opacity
+            out.conics[c, i, 0], out.conics[c, i, 1], out.conics[c, i, 2] = (
+                yy / determinant,
+                -xy / determinant,
+                xx / determinant,
+            )
+            # never 0 where it is drawn, and never more than an int32
+            radii[c, i, 0], radii[c, i, 1] = min(max(radius_x, 1), 2**30), min(max(radius_y, 1), 2**30)
+
+
+@njit(
+    types.void(
+        *(_GAUSSIANS, _CAMERAS, _SETTINGS, _PROJECTED, _RADII, _PROJECTED, _GAUSSIANS, types.float64[:, :, :, ::1]),
+        *(types.int64, types.int64),
+    ),
+    **_OPTIONS,
+)
+def project_backward(gaussians, cameras, settings, out, radii, v_out, v_gaussians, v_viewmats, part, parts):
+    """Add to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4], the gradients of what `project` wrote to `out`."""
+    width, height, n = cameras.width, cameras.height, len(gaussians.means)
+    eps2d = np.float32(settings.eps2d)
+    for camera in range(len(cameras.viewmats)):
+        view, t, K = cameras.viewmats[camera], cameras.viewmats[camera, :, 3], cameras.Ks[camera]
+        rotation, fx, fy = (_row(view, 0), _row(view, 1), _row(view, 2)), K[0, 0], K[1, 1]
+        to_world = _transpose(rotation)
+        low_x, high_x, low_y, high_y = _limits(K, width, height)
+        v_view = v_viewmats[part, camera]
+        for i in range(n * part // parts, n * (part + 1) // parts):
+            if radii[camera, i, 0] == 0:
+                continue
+            mean, scale = _row(gaussians.means, i), _row(gaussians.scales, i)
+            z = out.depths[camera, i]
+            u_mean, v_mean = (_dot(rotation[0], mean) + t[0]) / z, (_dot(rotation[1], mean) + t[1]) / z
+            u, v = min(max(u_mean, low_x), high_x), min(max(v_mean, low_y), high_y)
+            fx_z, fy_z = fx / z, fy / z
+            quat, inverse_length = _unit(gaussians.quats, i)
+            r = _rotation(quat)
+            scaled, axes, p, q = _shape(r, scale, rotation, u, v, fx_z, fy_z)
+
+            # conic = inverse of the covariance, so its differential is -conic @ d_covariance @ conic
+            a, b, c = out.conics[camera, i, 0], out.conics[camera, i, 1], out.conics[camera, i, 2]
+            v_a, v_b, v_c = v_out.conics[camera, i, 0], v_out.conics[camera, i, 1], v_out.conics[camera, i, 2]
+            v_xx = -(v_a * a * a + v_b * a * b + v_c * b * b)
+            v_xy = -(_TWO * v_a * a * b + v_b * (a * c + b * b) + _TWO * v_c * b * c)
+            v_yy = -(v_a * b * b + v_b * b * c + v_c * c * c)
+            v_opacity = v_out.opacities[camera, i]
+            if settings.antialiased:
+                # opacity * sqrt(ratio), ratio = area / determinant; the 1e-6 is gsplat's guard
+                xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
+                determinant = area + eps2d * (xx + yy) + eps2d * eps2d
+                ratio = area / determinant
+                root = np.float32(math.sqrt(ratio))
+                v_ratio = v_opacity * gaussians.opacities[i] / (_TWO * (root + np.float32(1e-6)) * determinant)
+                v_xx += v_ratio * (yy * (_ONE - ratio) - ratio * eps2d)
+                v_yy += v_ratio * (xx * (_ONE - ratio) - ratio * eps2d)
+                v_xy -= v_ratio * _TWO * xy * (_ONE - ratio)
+                v_opacity *= root
+            v_gaussians.opacities[i] += v_opacity
+
+            # the two rows p, q of the projected axes
+            v_p = _add(_times(p, _TWO * v_xx), _times(q, v_xy))
+            v_q = _add(_times(q, _TWO * v_yy), _times(p, v_xy))
+            v_axes = (_times(v_p, fx_z), _times(v_q, fy_z), _add(_times(v_p, -fx_z * u), _times(v_q, -fy_z * v)))
+            v_mx, v_my = v_out.means2d[camera, i, 0], v_out.means2d[camera, i, 1]
+            v_u, v_v = fx * v_mx, fy * v_my
+            if low_x <= u_mean <= high_x:
+                v_u -= fx_z * _dot(v_p, axes[2])
+            if low_y <= v_mean <= high_y:
+                v_v -= fy_z * _dot(v_q, axes[2])
+            v_z = v_out.depths[camera, i] - (_dot(p, v_p) + _dot(q, v_q) + u_mean * v_u + v_mean * v_v) / z
+            v_seen = (v_u / z, v_v / z, v_z)
+
+            # axes = rotation @ r @ diag(scale)
+            v_scaled = _combine(v_axes, to_world[0]), _combine(v_axes, to_world[1]), _combine(v_axes, to_world[2])
+            v_r = (
+                (v_scaled[0][0] * scale[0], v_scaled[0][1] * scale[1], v_scaled[0][2] * scale[2]),
+                (v_scaled[1][0] * scale[0], v_scaled[1][1] * scale[1], v_scaled[1][2] * scale[2]),
+                (v_scaled[2][0] * scale[0], v_scaled[2][1] * scale[1], v_scaled[2][2] * scale[2]),
+            )
+            v_unit = _rotation_backward(quat, v_r)
+            along = v_unit[0] * quat[0] + v_unit[1] * quat[1] + v_unit[2] * quat[2] + v_unit[3] * quat[3]
+            v_mean = _combine(rotation, v_seen)
+            columns, v_columns = _transpose(r), _transpose(v_scaled)
+            for j in range(3):
+                v_gaussians.means[i, j] += v_mean[j]
+                v_gaussians.scales[i, j] += _dot(columns[j], v_columns[j])
+                v_view[j, 3] += v_seen[j]
+                for k in range(3):
+                    v_view[j, k] += v_seen[j] * mean[k] + _dot(v_axes[j], scaled[k])
+            for j in range(4):
+                v_gaussians.quats[i, j] += (v_unit[j] - along * quat[j]) * inverse_length
