@@ -115,6 +115,10 @@ class Backbone:
         side = self.family.max_latent_side
         return None if side is None else side * self.downsampling
 
+    def signal(self, t: float | Tensor) -> float | Tensor:
+        """What is left of the image at `t`: a float, or float32 [B] where `t` is a tensor."""
+        return self.schedule.signal(t)
+
     def sigma(self, t: float | Tensor) -> float | Tensor:
         """The standard deviation of the noise at `t`: a float, or float32 [B] where `t` is a tensor."""
         return self.schedule.sigma(t)

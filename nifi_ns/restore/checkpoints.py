@@ -1,0 +1,80 @@
+"""Training checkpoints: adapters, optimizer moments and progress in one safetensors file, whole or not there.
+
+One file, because one rename is atomic; JSON in its header, because nothing of ours is a pickle. The random numbers of a
+step follow from the seed and the step, so that no generator's state needs keeping.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path
+
+VERSION = 1
+
+
+def save_checkpoint(
+    path: Path | str, adapters: dict[str, dict[str, Tensor]], optimizers: dict[str, Optimizer], state: dict[str, Any]
+) -> None:
+    """Write adapters and optimizers by name, and `state` (JSON), atomically."""
+    tensors = {f"adapter/{name}/{key}": value for name, values in adapters.items() for key, value in values.items()}
+    for name, optimizer in optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
+
+
+def read_state(path: Path | str) -> dict[str, Any]:
+    """The `state` alone, without reading tensors.
+
+    Raises:
+        NifiError: if there is no such file, or it is of another version.
+        CorruptFileError: if it is damaged or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NifiError(f"nothing to resume: no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+        version = state.pop("version")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a readable checkpoint: {error}") from error
+    if version != VERSION:
+        raise NifiError(f"{path} has version {version}, this program reads {VERSION}: train again")
+    return state
+
+
+def read_adapters(path: Path | str) -> dict[str, dict[str, Tensor]]:
+    """The adapters' state dicts by name. Raises as `read_state`."""
+    read_state(path)
+    with safe_open(path, framework="pt") as file:
+        adapters: dict[str, dict[str, Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+            kind, name, rest = key.split("/", 2)
+            if kind == "adapter":
+                adapters.setdefault(name, {})[rest] = file.get_tensor(key)
+        return adapters
+
+
+def load_optimizers(path: Path | str, optimizers: dict[str, Optimizer]) -> None:
+    """Put the saved moments into optimizers of the same names over the same parameters. Raises as `read_state`."""
+    read_state(path)
+    with safe_open(path, framework="pt") as file:
+        moments: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in optimizers}
+        for key in file.keys():  # noqa: SIM118
+            kind, name, rest = key.split("/", 2)
+            if kind == "optimizer" and name in moments:
+                index, field = rest.split("/")
+                moments[name].setdefault(int(index), {})[field] = file.get_tensor(key)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments[name]})

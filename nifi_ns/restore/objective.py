@@ -1,0 +1,224 @@
+"""The training objective of Fix: one-step restoration by distribution matching (NiFi, arXiv 2602.04549; TSD-SR).
+
+One frozen diffusion backbone plays three parts, told apart by the adapter that is on: `phi_minus` restores, `phi_plus`
+(the critic) follows the distribution of what is restored, and no adapter at all is the real score. With the forward
+process `x_t = a_t x + s_t eps` (flow matching: `a = 1 - s`) the two losses are
+
+    z     = E_phi-(I_degraded)            z_gt = E(I_clean)           (frozen, no adapter)
+    z_hat = x0 estimate of phi- from a_t0 z + s_t0 eps0               (one step)
+    g_kl  = w(t) (eps_real(x_t(z_hat)) - eps_critic(x_t(z_hat)))      toward the real score, away from the critic's
+    g_gt  = w(t) (eps_real(x_t(z_hat)) - eps_real(x_t(z_gt)))         the same noise in both
+    L_phi- = match * 1/2 |z_hat - sg(z_hat - alpha g_kl - (1 - alpha) g_gt)|^2 + latent * |z_hat - z_gt|^2
+             + perceptual * P(D(z_hat), I_clean)
+    L_phi+ = 1/2 |v_critic(x_t(sg z_hat)) - (eps - sg z_hat)|^2
+
+with means, not sums, for norms. All network outputs pass through the backbone's `to_x0` and `to_eps`, so the same code
+is right for velocity, epsilon and v-prediction.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
+
+Adapter = Literal["phi_minus", "phi_plus"]
+
+
+class Denoiser(Protocol):
+    """What the score-matching terms need of `backbone.Backbone`; timesteps are [B] in 0..1000."""
+
+    def signal(self, t: Tensor) -> float | Tensor:
+        """a_t of the forward process, [B]."""
+        ...
+
+    def sigma(self, t: Tensor) -> float | Tensor:
+        """s_t of the forward process, [B]."""
+        ...
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of the forward process."""
+        ...
+
+    def predict(self, x_t: Tensor, t: Tensor, adapter: Adapter | None, guidance_scale: float = 1.0) -> Tensor:
+        """The network's output, whatever it predicts."""
+        ...
+
+    def to_x0(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The clean estimate of `out`."""
+        ...
+
+    def to_eps(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The predicted noise of `out`."""
+        ...
+
+
+class LatentBackbone(Denoiser, Protocol):
+    """A denoiser of an autoencoder's latents."""
+
+    def encode(self, images: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to scaled latents."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents to [B, 3, H, W], about [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights and switches of the two losses. A weight of zero switches its term off, and its cost."""
+
+    t0: int = 199
+    """Timestep, of 1000, that restoration starts from."""
+    noise_scale: float = 1.0
+    """Scale of the noise added at t0: 1 is the paper's, 0 restores without noise."""
+    match: float = 1.0
+    """Weight of L_match, the two guidance terms together."""
+    alpha: float = 0.7
+    """Share of distribution matching (KL) in L_match; the rest is ground-truth guidance. 0 trains no critic."""
+    gt_space: Literal["eps", "velocity"] = "eps"
+    """Ground-truth guidance as a difference of noises (true scores: attracts at every noise level) or, as TSD-SR's
+    code, of velocities (repels wherever sigma < 1/2)."""
+    weighting: Literal["sigma2", "uniform"] = "sigma2"
+    """w(t): TSD-SR's sigma^2 on velocities (sigma^2 / a on noises, the same for g_kl), or 1."""
+    timesteps: tuple[int, int] = (50, 950)
+    """Range, of 1000, that t is drawn from, both ends included."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance of the three scores. 1 for a backbone that knows no prompt, such as nifi-tiny."""
+    latent: float = 1.0
+    """Weight of |z_hat - z_gt|^2."""
+    perceptual: float = 1.0
+    """Weight of the perceptual loss."""
+    perceptual_metric: PerceptualMetric = "ms_ssim"
+    """P. LPIPS (the paper's) and DISTS need weights that are downloaded once; the others need none."""
+
+    def __post_init__(self) -> None:
+        low, high = self.timesteps
+        if not 0 < low <= high < 1000:
+            raise ValueError(f"timesteps: expected 0 < low <= high < 1000, got {self.timesteps}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha: expected a share in [0, 1], got {self.alpha}")
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether distribution matching is on."""
+        return self.match > 0 and self.alpha > 0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one loss."""
+
+    start_noise: Tensor
+    """[B, C, h, w] noise at t0."""
+    timestep: Tensor
+    """[B] t, integers in 0..1000 as floats."""
+    noise: Tensor
+    """[B, C, h, w] noise at t."""
+
+    @classmethod
+    def of(
+        cls, shape: torch.Size, config: ObjectiveConfig, generator: torch.Generator, device: torch.device
+    ) -> "Draws":
+        """Drawn on the CPU, so that every device sees the same numbers."""
+        low, high = config.timesteps
+        start_noise = torch.randn(shape, generator=generator)
+        timestep = torch.randint(low, high + 1, shape[:1], generator=generator).float()
+        return cls(*(x.to(device) for x in (start_noise, timestep, torch.randn(shape, generator=generator))))
+
+
+def restore_latents(backbone: Denoiser, latents: Tensor, noise: Tensor, t0: int, noise_scale: float) -> Tensor:
+    """One step of phi- from t0: latents of degraded views to z_hat, both [B, C, h, w]."""
+    timestep = torch.full((len(latents),), float(t0), device=latents.device)
+    x_t = backbone.add_noise(latents, noise_scale * noise, timestep)
+    return backbone.to_x0(x_t, backbone.predict(x_t, timestep, "phi_minus"), timestep)
+
+
+@torch.no_grad()
+def matching_gradient(
+    backbone: Denoiser, restored: Tensor, clean: Tensor, timestep: Tensor, noise: Tensor, config: ObjectiveConfig
+) -> Tensor:
+    """`alpha g_kl + (1 - alpha) g_gt`: L_match moves `restored` (z_hat) against it.
+
+    All are [B, C, h, w] but `timestep`, [B].
+    """
+
+    def score(latents: Tensor, adapter: Adapter | None = None) -> tuple[Tensor, Tensor]:
+        """Noise and velocity that the network sees in the noised latents."""
+        x_t = backbone.add_noise(latents, noise, timestep)
+        output = backbone.predict(x_t, timestep, adapter, config.guidance_scale)
+        eps = backbone.to_eps(x_t, output, timestep)
+        return eps, eps - backbone.to_x0(x_t, output, timestep)
+
+    signal, sigma = (_per_sample(values, restored) for values in (backbone.signal(timestep), backbone.sigma(timestep)))
+    weight = sigma**2 if config.weighting == "sigma2" else torch.ones_like(sigma)
+    eps_weight = weight / signal if config.weighting == "sigma2" else weight
+    eps_real, velocity_real = score(restored)
+    gradient = torch.zeros_like(restored)
+    if config.alpha > 0:
+        gradient += config.alpha * eps_weight * (eps_real - score(restored, "phi_plus")[0])
+    if config.alpha < 1:
+        eps_clean, velocity_clean = score(clean)
+        in_eps = config.gt_space == "eps"
+        difference = eps_weight * (eps_real - eps_clean) if in_eps else weight * (velocity_real - velocity_clean)
+        gradient += (1 - config.alpha) * difference
+    return gradient
+
+
+def matching_loss(restored: Tensor, gradient: Tensor) -> Tensor:
+    """`1/2 mean |z_hat - sg(z_hat - g)|^2`, whose gradient in z_hat is `g` over the number of elements."""
+    return 0.5 * (restored - (restored - gradient).detach()).square().mean()
+
+
+def critic_loss(backbone: Denoiser, restored: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+    """L_phi+: the critic learns to denoise what the restorer makes; velocity error, as flow matching weighs it."""
+    restored = restored.detach()
+    x_t = backbone.add_noise(restored, noise, timestep)
+    output = backbone.predict(x_t, timestep, "phi_plus")
+    velocity = backbone.to_eps(x_t, output, timestep) - backbone.to_x0(x_t, output, timestep)
+    return 0.5 * (velocity - (noise - restored)).square().mean()
+
+
+@dataclass
+class RestorerLoss:
+    """L_phi- and its parts."""
+
+    total: Tensor
+    restored: Tensor
+    """[B, C, h, w] z_hat, detached: what the critic learns from."""
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    """Every term that is on, before its weight, detached."""
+
+
+def restorer_loss(
+    backbone: LatentBackbone,
+    degraded: Tensor,
+    clean: Tensor,
+    generator: torch.Generator,
+    config: ObjectiveConfig,
+    perceptual: Perceptual,
+) -> RestorerLoss:
+    """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]."""
+    with torch.no_grad():
+        z_gt = backbone.encode(clean).float()
+    z = backbone.encode(degraded, adapter="phi_minus").float()
+    draws = Draws.of(z.shape, config, generator, z.device)
+    z_hat = restore_latents(backbone, z, draws.start_noise, config.t0, config.noise_scale).float()
+    terms: dict[str, Tensor] = {}
+    if config.match > 0:
+        gradient = matching_gradient(backbone, z_hat, z_gt, draws.timestep, draws.noise, config)
+        terms["match"] = matching_loss(z_hat, gradient)
+    if config.latent > 0:
+        terms["latent"] = (z_hat - z_gt).square().mean()
+    if config.perceptual > 0:
+        terms["perceptual"] = perceptual(backbone.decode(z_hat).float(), clean)
+    total = sum((getattr(config, name) * term for name, term in terms.items()), z_hat.new_zeros(()))
+    return RestorerLoss(total, z_hat.detach(), {name: term.detach() for name, term in terms.items()})
+
+
+def _per_sample(values: float | Tensor, like: Tensor) -> Tensor:
+    """[B] as [B, 1, ...] to multiply `like`."""
+    return torch.as_tensor(values).to(like).view(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,206 @@
+"""Pair folders: what a scene file renders to beside the photos, on disk, whichever codec made them.
+
+`<pairs>/<scene>/rate_<rate>/` holds `pairs.json` and, for the splits `train` and `test`, the folders `clean` (photos),
+`degraded` (renders of the decoded splats) and, optionally, `referenced` (renders repaired with reference photos), with
+PNG files of equal names and sizes. A foreign codec only has to fill such folders.
+
+Renders of *training* views show smaller and smoother residuals than those of views the splats were never fitted to, and
+the more bytes a scene file has, the larger that gap. A restorer trained on the `train` split learns the former and is
+used on the latter; `test` says what that costs, and is never trained on.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import write_text
+
+VERSION = 1
+Split = Literal["train", "test"]
+Inputs = Literal["degraded", "referenced"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+KINDS = ("clean", *get_args(Inputs))
+
+
+@dataclass(frozen=True)
+class PairFolder:
+    """One scene at one rate. Made by `PairFolder.open` or `PairWriter.finish`."""
+
+    root: Path
+    scene: str
+    rate: str
+    """How a user wrote the size: `25KB`."""
+    bytes: int
+    """Size of the scene file that rendered `degraded`, every byte a decoder needs."""
+    gaussians: int
+    fingerprint: str
+    """Hash of all that made the renders; equal hashes mean that making them again would change nothing."""
+    splits: dict[str, tuple[str, ...]]
+    """Names of the views, without suffix, by split."""
+
+    @classmethod
+    def open(cls, root: Path | str) -> "PairFolder":
+        """Read `root/pairs.json`. Images are not looked at: see `check`.
+
+        Raises:
+            NifiError: if there is no `pairs.json`, or it is of another version.
+            CorruptFileError: if it cannot be read or lacks something.
+        """
+        root = Path(root)
+        path = root / "pairs.json"
+        if not path.is_file():
+            raise NifiError(f"no pairs in {root}: expected {path}; write it with ns-nifi-pairs")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["version"]
+            splits = {split: tuple(map(str, content["splits"].get(split, ()))) for split in SPLITS}
+            numbers = int(content["bytes"]), int(content["gaussians"])
+            folder = cls(root, content["scene"], content["rate"], *numbers, content["fingerprint"], splits)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is not a list of pairs ({type(error).__name__}: {error})") from error
+        if version != VERSION:
+            raise NifiError(f"{path} has version {version}, this program reads {VERSION}: write the pairs again")
+        return folder
+
+    @property
+    def label(self) -> str:
+        """What tables call it: `fox/25KB`."""
+        return f"{self.scene}/{self.rate}"
+
+    def path(self, split: str, kind: str, name: str) -> Path:
+        """Where the image of view `name` is; `kind` is `clean`, `degraded` or `referenced`."""
+        return self.root / split / kind / f"{name}.png"
+
+    def check(self, inputs: Inputs = "degraded") -> None:
+        """Look at every image's header: all are there, readable, and each pair is of one size.
+
+        Raises:
+            NifiError: naming the first file that is missing or does not fit.
+        """
+        if not self.splits["train"]:
+            raise NifiError(f"{self.root} has no training pairs; write some with ns-nifi-pairs")
+        for split in SPLITS:
+            for name in self.splits[split]:
+                sizes = [image_size(self.path(split, kind, name)) for kind in ("clean", inputs)]
+                if sizes[0] != sizes[1]:
+                    (w0, h0), (w1, h1) = sizes
+                    where = self.root / split
+                    raise NifiError(
+                        f"{where}: {name} is {w0}x{h0} in clean but {w1}x{h1} in {inputs}: sizes must agree"
+                    )
+
+    def load(self, split: str, name: str, inputs: Inputs = "degraded") -> tuple[np.ndarray, np.ndarray]:
+        """The photo and the view to restore, each [H, W, 3] uint8."""
+        return read_image(self.path(split, "clean", name)), read_image(self.path(split, inputs, name))
+
+
+def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") -> list[PairFolder]:
+    """Every checked pair folder at or below `paths`: a `rate_*` folder, a scene's, or one of many scenes.
+
+    Raises:
+        NifiError: if a path holds none, or a folder does not pass `PairFolder.check`.
+    """
+    found: dict[Path, PairFolder] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise NifiError(f"no such folder of pairs: {path}")
+        lists = [file for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}pairs.json"))]
+        if not lists:
+            raise NifiError(f"no pairs.json in {path} or two levels below: write pairs with ns-nifi-pairs")
+        for file in lists:
+            found.setdefault(file.parent.resolve(), PairFolder.open(file.parent))
+    for folder in found.values():
+        folder.check(inputs)
+    return list(found.values())
+
+
+def is_current(root: Path | str, fingerprint: str) -> bool:
+    """Whether `root` holds finished pairs made from what `fingerprint` says."""
+    try:
+        return PairFolder.open(root).fingerprint == fingerprint
+    except NifiError:
+        return False
+
+
+class PairWriter:
+    """Writes one pair folder: `add` every view, then `finish`.
+
+    `pairs.json` is removed first and written last, so that an interrupted folder is never taken for a whole one.
+    """
+
+    def __init__(self, root: Path | str, *, scene: str, rate: str, bytes: int, gaussians: int, fingerprint: str):
+        self._folder = PairFolder(Path(root), scene, rate, bytes, gaussians, fingerprint, splits={})
+        self._names: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        (self._folder.root / "pairs.json").unlink(missing_ok=True)
+        for split in SPLITS:
+            for kind in KINDS:
+                (self._folder.root / split / kind).mkdir(parents=True, exist_ok=True)
+                for stale in (self._folder.root / split / kind).glob("*.png"):
+                    stale.unlink()
+
+    def add(self, split: Split, name: str, clean: Tensor, degraded: Tensor, referenced: Tensor | None = None) -> None:
+        """Write one view; every image is [H, W, 3] in [0, 1] (clamped) and becomes an 8-bit PNG.
+
+        Raises:
+            ValueError: if `name` is no plain file name or was added before, or the sizes differ.
+        """
+        if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+            raise ValueError(f"a view's name must be a plain file name without folders, got {name!r}")
+        if name in self._names[split]:
+            raise ValueError(f"view {name!r} was already added to {split}")
+        images = {"clean": clean, "degraded": degraded} | ({} if referenced is None else {"referenced": referenced})
+        for kind, image in images.items():
+            if image.ndim != 3 or image.shape != clean.shape or image.shape[-1] != 3:
+                raise ValueError(f"{kind} of {name!r}: expected {list(clean.shape)}, got {list(image.shape)}")
+        for kind, image in images.items():
+            write_image(self._folder.path(split, kind, name), image)
+        self._names[split].append(name)
+
+    def finish(self) -> PairFolder:
+        """Write `pairs.json`: from now on the folder is whole."""
+        folder = replace(self._folder, splits={split: tuple(self._names[split]) for split in SPLITS})
+        for split in SPLITS:
+            for kind in KINDS:
+                directory = folder.root / split / kind
+                if not any(directory.iterdir()):
+                    directory.rmdir()
+        content: dict[str, Any] = {"version": VERSION, "scene": folder.scene, "rate": folder.rate}
+        content |= {"bytes": folder.bytes, "gaussians": folder.gaussians, "fingerprint": folder.fingerprint}
+        content["splits"] = {split: list(folder.splits[split]) for split in SPLITS}
+        write_text(folder.root / "pairs.json", json.dumps(content, indent=1) + "\n")
+        return folder
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Width and height by the header alone, or a NifiError if there is no readable image."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise NifiError(f"{path} is missing though pairs.json lists it: write the pairs again") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise CorruptFileError(f"{path} is not a readable image: {error}") from error
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """[H, W, 3] uint8 of an image file, or a CorruptFileError."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
+        raise CorruptFileError(f"{path} is not a readable image: {error}") from error
+
+
+def write_image(path: Path | str | os.PathLike[str], image: Tensor) -> None:
+    """Write [H, W, 3] in [0, 1] (clamped) as an 8-bit file of the suffix's format."""
+    pixels = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+    Image.fromarray(pixels).save(path, compress_level=3)

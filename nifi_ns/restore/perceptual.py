@@ -1,0 +1,75 @@
+"""Perceptual losses between restored and clean crops: LPIPS and DISTS by their networks, the others without weights."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import assert_never
+
+from nifi_ns import metrics
+from nifi_ns.errors import NifiError
+
+PerceptualMetric = Literal["lpips", "dists", "ms_ssim", "haarpsi", "l1"]
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""[B, 3, H, W] restored (unclamped) and clean, in [0, 1], to a scalar that is zero for equal images."""
+
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
+
+
+def perceptual_loss(metric: PerceptualMetric, device: torch.device) -> Perceptual:
+    """The loss named `metric`.
+
+    Raises:
+        NifiError: if its weights are neither here nor to be downloaded.
+    """
+    if metric == "lpips":
+        return _lpips(device)
+    if metric == "dists":
+        return _dists(device)
+    if metric == "ms_ssim":
+        return _ms_ssim
+    if metric == "haarpsi":
+        return _haarpsi
+    if metric == "l1":
+        return torch.nn.functional.l1_loss
+    assert_never(metric)
+
+
+def _lpips(device: torch.device) -> Perceptual:
+    network = _weights("LPIPS", metrics.lpips_network()).to(device)
+    return lambda restored, clean: network(restored, clean, normalize=True).mean()
+
+
+def _dists(device: torch.device) -> Perceptual:
+    network = _weights("DISTS", metrics.dists_network()).to(device)
+    return lambda restored, clean: network(restored.clamp(0, 1), clean).mean()
+
+
+def _weights(what: str, network: nn.Module | None) -> nn.Module:
+    if network is None:
+        others = "or choose ms_ssim, haarpsi or l1 as the perceptual metric"
+        raise NifiError(f"the weights of {what} are not here and cannot be downloaded: see the warning above, {others}")
+    return network
+
+
+def _ms_ssim(restored: Tensor, clean: Tensor) -> Tensor:
+    """1 - MS-SSIM on as many scales as the crop has room for: five need 161 pixels, three need 41."""
+    import piq
+
+    side = min(clean.shape[-2:])
+    scales = next((n for n in (5, 4, 3, 2) if 10 * 2 ** (n - 1) < side), 1)
+    weights = torch.tensor(_MS_SSIM_WEIGHTS[:scales], device=clean.device)
+    similarity = piq.multi_scale_ssim(restored.clamp(0, 1), clean, scale_weights=weights / weights.sum())
+    return 1 - _scalar(similarity)
+
+
+def _haarpsi(restored: Tensor, clean: Tensor) -> Tensor:
+    import piq
+
+    return 1 - _scalar(piq.haarpsi(restored.clamp(0, 1), clean))
+
+
+def _scalar(value: Tensor | list[Tensor]) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

@@ -1,0 +1,233 @@
+"""The objective on a toy whose scores are known in closed form: one-dimensional Gaussian data, no network."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nifi_ns.restore.objective import (
+    Denoiser,
+    Draws,
+    ObjectiveConfig,
+    critic_loss,
+    matching_gradient,
+    matching_loss,
+    restore_latents,
+    restorer_loss,
+)
+
+UNIFORM = ObjectiveConfig(guidance_scale=1.0, weighting="uniform")
+PAPER = ObjectiveConfig(guidance_scale=1.0)
+
+
+@dataclass
+class Gaussian:
+    """Ideal denoiser of N(mean, std^2) data as each kind of network would predict it; the critic knows N(*critic)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    critic: tuple[float, float] = (0.0, 1.0)
+    kind: str = "velocity"
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t / 1000
+
+    def signal(self, t: Tensor) -> Tensor:
+        return 1 - self.sigma(t) if self.kind == "velocity" else (1 - self.sigma(t) ** 2).sqrt()
+
+    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.signal(t)[:, None], self.sigma(t)[:, None]
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        a, s = self._scales(t)
+        return a * x0 + s * noise
+
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0) -> Tensor:
+        a, s = self._scales(t)
+        mean, std = self.critic if adapter == "phi_plus" else (self.mean, self.std)
+        eps = s * (x_t - a * mean) / (a**2 * std**2 + s**2)
+        x0 = (x_t - s * eps) / a
+        return {"velocity": eps - x0, "epsilon": eps, "v_prediction": a * eps - s * x0}[self.kind]
+
+    def to_x0(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        a, s = self._scales(t)
+        if self.kind == "epsilon":
+            return (x_t - s * out) / a
+        return x_t - s * out if self.kind == "velocity" else a * x_t - s * out
+
+    def to_eps(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        return (x_t - self.signal(t)[:, None] * self.to_x0(x_t, out, t)) / self._scales(t)[1]
+
+
+def offset_gradient(s: float, offset: float, config: ObjectiveConfig, kind: str = "velocity") -> float:
+    """Where L_match moves a z_hat that is `offset` above its z_gt, for unit Gaussian data."""
+    clean = torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
+    t = torch.full((64,), 1000 * s)
+    g = matching_gradient(Gaussian(kind=kind), clean + offset, clean, t, torch.randn(64, 1), config)
+    assert torch.allclose(g, g[:1].expand_as(g), atol=1e-5)  # linear score: the same for all
+    return -float(g.mean())
+
+
+@pytest.mark.parametrize("offset", [0.5, -0.5])
+def test_noise_space_ground_truth_guidance_attracts_at_every_noise_level(offset: float):
+    config = replace(UNIFORM, alpha=0.0)
+    moves = [offset_gradient(s, offset, config) * 0.5 / offset for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert moves == pytest.approx([-0.055, -0.181, -0.25, -0.181, -0.055], abs=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0.5, -0.5])
+def test_velocity_space_ground_truth_guidance_repels_below_half(offset: float):
+    config = replace(UNIFORM, alpha=0.0, gt_space="velocity")
+    moves = [offset_gradient(s, offset, config) * 0.5 / offset for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert moves == pytest.approx([0.439, 0.241, 0.0, -0.103, -0.049], abs=1e-3)
+
+
+@pytest.mark.parametrize("s", [0.05, 0.2, 0.5, 0.8, 0.95])
+def test_tsd_sr_weight_is_sigma_squared_on_velocities(s: float):
+    backbone = Gaussian(critic=(1.0, 0.7))
+    z, noise = torch.randn(8, 1), torch.randn(8, 1)
+    t = torch.full((8,), 1000 * s)
+    x_t = backbone.add_noise(z, noise, t)
+    expected = s**2 * (backbone.predict(x_t, t) - backbone.predict(x_t, t, adapter="phi_plus"))
+    found = matching_gradient(backbone, z, z, t, noise, replace(PAPER, alpha=1.0))
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weighting"),
+    [("velocity", "sigma2"), ("velocity", "uniform"), ("epsilon", "sigma2"), ("v_prediction", "sigma2")],
+)
+@pytest.mark.parametrize("s", [0.05, 0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+@pytest.mark.parametrize("start", [(-3.0, 0.8), (3.0, 0.8), (1.0, 0.3), (1.0, 2.0)])
+def test_matching_alone_pulls_the_restored_onto_the_data(start, alpha: float, s: float, weighting, kind: str):
+    """Data N(1, 0.8^2); z_hat starts below, above, narrower or wider; the critic knows it in closed form."""
+    generator = torch.Generator().manual_seed(1)
+    unit, data = torch.randn(2, 256, 1, generator=generator, dtype=torch.float64)  # s = .95 cancels digits
+    z_hat = start[0] + start[1] * (unit - unit.mean()) / unit.std()
+    data = 1 + 0.8 * (data - data.mean()) / data.std()
+    config = replace(PAPER, alpha=alpha, weighting=weighting)
+    t = torch.full((256,), 1000 * s, dtype=torch.float64)
+
+    def pull() -> Tensor:
+        """L_match's gradient, averaged over a noise and its negative: the scores are linear, so that is the mean."""
+        backbone = Gaussian(1.0, 0.8, (float(z_hat.mean()), float(z_hat.std())), kind)
+        leaf = z_hat.clone().requires_grad_()
+        noise = torch.randn(256, 1, generator=generator, dtype=torch.float64)
+        losses = [matching_loss(leaf, matching_gradient(backbone, leaf, data, t, n, config)) for n in (noise, -noise)]
+        return torch.autograd.grad(sum(losses, torch.zeros(())), leaf)[0] * 256 / 2
+
+    def distance() -> float:
+        return abs(float(z_hat.mean()) - 1) + abs(float(z_hat.std()) - 0.8)
+
+    first = distance()
+    for _ in range(15):
+        gradient = pull()
+        # its direction, at a step of our choice: the weights of noise levels differ a hundredfold
+        z_hat = z_hat - 0.3 * distance() / gradient.abs().mean() * gradient
+    assert distance() < 0.1 * first
+
+
+def test_the_pull_vanishes_where_restored_and_data_agree():
+    z, noise, t = torch.randn(64, 1), torch.randn(64, 1), torch.full((64,), 300.0)
+    assert matching_gradient(Gaussian(), z, z, t, noise, PAPER).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["velocity", "epsilon", "v_prediction"])
+def test_one_step_restores_exactly_what_a_network_that_knows_the_answer_knows(kind: str):
+    """Data of zero variance: the ideal denoiser returns its mean from any start."""
+    z = torch.randn(16, 1)
+    z_hat = restore_latents(Gaussian(mean=0.3, std=0.0, kind=kind), z, torch.randn(16, 1), 199, 1.0)
+    assert torch.allclose(z_hat, torch.full_like(z, 0.3), atol=1e-5)
+
+
+def test_without_noise_the_step_is_deterministic():
+    z = torch.randn(16, 1)
+    steps = [restore_latents(Gaussian(), z, torch.randn(16, 1), 199, 0.0) for _ in range(2)]
+    assert torch.equal(*steps)
+
+
+def test_the_critic_is_best_at_the_distribution_it_follows():
+    generator = torch.Generator().manual_seed(2)
+    z_hat = 2 + 0.5 * torch.randn(4096, 1, generator=generator)
+    noise, t = torch.randn(4096, 1, generator=generator), torch.full((4096,), 400.0)
+    critics = [(2.0, 0.5), (1.7, 0.5), (2.3, 0.5), (2.0, 0.2), (2.0, 1.0)]
+    losses = [float(critic_loss(Gaussian(critic=critic), z_hat, t, noise)) for critic in critics]
+    assert min(losses) == losses[0]
+
+
+class Recorder(Gaussian):
+    """An autoencoder that changes nothing, and a note of which adapters were asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked: list[tuple[str, str | None]] = []
+
+    def encode(self, images: Tensor, adapter=None) -> Tensor:
+        self.asked.append(("encode", adapter))
+        return images.flatten(1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        self.asked.append(("decode", None))
+        return latents.view(-1, 3, 4, 4)
+
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0) -> Tensor:
+        self.asked.append(("predict", adapter))
+        assert torch.is_grad_enabled() == (adapter == "phi_minus")
+        return super().predict(x_t, t, adapter, guidance_scale)
+
+
+def _asked(config: ObjectiveConfig) -> list[tuple[str, str | None]]:
+    recorder = Recorder()
+    images = torch.rand(2, 2, 3, 4, 4)
+    restorer_loss(recorder, images[0], images[1], torch.Generator().manual_seed(0), config, torch.nn.functional.l1_loss)
+    return recorder.asked
+
+
+def test_every_part_uses_its_adapter():
+    encode = [("encode", None), ("encode", "phi_minus"), ("predict", "phi_minus")]
+    scores = [("predict", None), ("predict", "phi_plus"), ("predict", None)]
+    assert _asked(PAPER) == [*encode, *scores, ("decode", None)]
+
+
+@pytest.mark.parametrize(
+    ("config", "unasked"),
+    [
+        (replace(PAPER, alpha=0.0), ("predict", "phi_plus")),
+        (replace(PAPER, match=0.0), ("predict", None)),
+        (replace(PAPER, perceptual=0.0), ("decode", None)),
+    ],
+)
+def test_a_term_of_weight_zero_costs_nothing(config: ObjectiveConfig, unasked):
+    assert unasked not in _asked(config)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms():
+    config = replace(PAPER, match=0.3, latent=2.0, perceptual=0.5)
+    images = torch.rand(2, 2, 3, 4, 4)
+    generator = torch.Generator().manual_seed(0)
+    loss = restorer_loss(Recorder(), images[0], images[1], generator, config, torch.nn.functional.l1_loss)
+    expected = 0.3 * loss.terms["match"] + 2.0 * loss.terms["latent"] + 0.5 * loss.terms["perceptual"]
+    assert loss.total.item() == pytest.approx(expected.item())
+    assert all(term > 0 for term in loss.terms.values())
+
+
+def test_draws_depend_on_the_seed_alone_and_stay_in_range():
+    config = replace(PAPER, timesteps=(50, 52))
+    shape, cpu = torch.Size((99, 1)), torch.device("cpu")
+    a, b, c = (Draws.of(shape, config, torch.Generator().manual_seed(n), cpu) for n in (0, 0, 1))
+    assert torch.equal(a.noise, b.noise) and torch.equal(a.timestep, b.timestep)
+    assert not torch.equal(a.noise, c.noise)
+    assert set(a.timestep.tolist()) == {50.0, 51.0, 52.0}
+
+
+@pytest.mark.parametrize("wrong", [{"timesteps": (900, 100)}, {"timesteps": (0, 900)}, {"alpha": 1.5}])
+def test_senseless_configurations_are_refused(wrong: dict):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(PAPER, **wrong)
+
+
+def test_the_toy_is_a_denoiser():
+    backbone: Denoiser = Gaussian()
+    assert backbone.sigma(torch.tensor([199.0])).item() == pytest.approx(0.199)
