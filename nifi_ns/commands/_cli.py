@@ -13,7 +13,7 @@ class Command(Protocol):
 
 
 def run(command: type[Command]) -> None:
-    """Parse the command line into `command`, run it, and turn what the user can mend into one line and exit status 1."""
+    """Parse the command line into `command` and run it; what the user can mend becomes one line and exit status 1."""
     import tyro
 
     from nifi_ns.errors import NifiError

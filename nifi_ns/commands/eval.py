@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nifi_ns.plugin.runs import Run
-    from nifi_ns.results import Row
+    from nifi_ns.results import Row, Variant
     from nifi_ns.views import View
 
 
@@ -51,60 +51,46 @@ class Eval:
 
 
 def _measure(opened: "Run", images_dir: Path | None) -> "list[Row]":
-    """One row for each variant and view of a run, and for each variant their mean."""
+    """One row for each variant and view of a run, and after them one for each variant's mean."""
     from rich.progress import track
 
     from nifi_ns import metrics, results
     from nifi_ns.restore.pairs import write_image
 
-    model, file = opened.model, opened.scene_file
-    full, shown = opened.uncompressed, model.splats
-    sizes = {"uncompressed": (full.ply_size, len(full))}
-    size = shown.ply_size if file is None else file.stat().st_size
-    for variant in ("compressed", "referenced", "restored"):
-        sizes[variant] = (size, len(shown))
-    measured: dict[str, list[Row]] = {}
+    file, shown, full = opened.scene_file, opened.model.splats, opened.uncompressed
     rate = "full" if file is None else file.parent.name
+    compressed = {"bytes": shown.ply_size if file is None else file.stat().st_size, "gaussians": len(shown)}
+    sizes = {"uncompressed": {"bytes": full.ply_size, "gaussians": len(full)}}
+    measured: dict[results.Variant, dict[str, dict[str, float | None]]] = {}
     for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
         assert view.image is not None
         for variant, picture in _pictures(opened, view).items():
-            measured.setdefault(variant, []).append({"image": view.name, **metrics.compute(picture, view.image)})
+            measured.setdefault(variant, {})[view.name] = metrics.compute(picture, view.image)
             if images_dir is not None:
                 target = images_dir / f"{opened.scene}_{rate}" / variant / f"{view.name}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_image(target, picture)
     rows: list[Row] = []
-    for variant, images in measured.items():
-        count, gaussians = sizes[variant]
-        names = [{name: image[name] for name in metrics.METRICS} for image in images]
-        for image, values in zip(images, names, strict=True):
-            rows.append(
-                results.row(
-                    opened.scene,
-                    variant,
-                    bytes=count,
-                    gaussians=gaussians,
-                    metrics=values,
-                    rate=rate,
-                    image=image["image"],
-                )
-            )
-        average = metrics.mean(names)
-        rows.append(results.row(opened.scene, variant, bytes=count, gaussians=gaussians, metrics=average, rate=rate))
+    for variant, values in measured.items():
+        size = sizes.get(variant, compressed)
+        for name, row in values.items():
+            rows.append(results.row(opened.scene, variant, **size, metrics=row, rate=rate, image=name))
+        average = metrics.mean(list(values.values()))
+        rows.append(results.row(opened.scene, variant, **size, metrics=average, rate=rate))
     return rows
 
 
-def _pictures(opened: "Run", view: "View") -> "dict[str, Tensor]":
+def _pictures(opened: "Run", view: "View") -> "dict[Variant, Tensor]":
     """What each variant shows at `view`, [H, W, 3]."""
     model = opened.model
-    pictures = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
+    pictures: dict[Variant, Tensor] = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
     if opened.scene_file is None:
         return pictures
     rgb, depth = model.render_view(view, model.splats)
     pictures["compressed"] = rgb
     pictures["referenced"] = model.reference(view, rgb, depth)
     if model.restorer_folder is not None:
-        pictures["restored"] = model.restore({"rgb_referenced": pictures["referenced"]}, rgb)
+        pictures["restored"] = model.restore(rgb, lambda: pictures["referenced"])
     return pictures
 
 

@@ -2,13 +2,14 @@
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from gsplat.strategy import DefaultStrategy
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
@@ -50,7 +51,7 @@ class NifiSplatModelConfig(SplatfactoModelConfig):
     scene_file: Path | None = None
     """The scene file that is shown in place of the checkpoint's splats. Written by training and `ns-nifi-compress`."""
     restorer: Path | None = None
-    """Folder of a trained restorer. By default `restorer` beside the folder of the scene file, as `ns-nifi-train` leaves it."""
+    """Folder of a trained restorer; by default `restorer` beside the scene file's folder, as `ns-nifi-train` puts it."""
     restore_rgb: bool = False
     """Whether `rgb` itself is restored, for commands that know no other output name."""
     num_references: int = 4
@@ -88,9 +89,9 @@ class _Snapshot(nn.Module):
 class NifiSplatModel(SplatfactoModel):
     """Splatfacto with a compression stage and restored outputs.
 
-    Beside splatfacto's outputs there are `rgb_uncompressed` (the splats before compression), `rgb_referenced` (guided by
-    the capture's photos), `rgb_restored` (by the restorer) and `restoration_change` ([H, W, 1], the mean absolute change of
-    the restorer). They are computed when read.
+    Beside splatfacto's outputs there are `rgb_uncompressed` (the splats before compression), `rgb_referenced` (guided
+    by the capture's photos), `rgb_restored` (by the restorer) and `restoration_change` ([H, W, 1], the mean absolute
+    change of the restorer). They are computed when read.
     """
 
     config: NifiSplatModelConfig
@@ -113,6 +114,7 @@ class NifiSplatModel(SplatfactoModel):
             dc = torch.logit(colours, eps=1e-3) if degree_zero else RGB2SH(colours)
             self.gauss_params["features_dc"].data = dc
         self.uncompressed = None
+        assert isinstance(self.strategy, DefaultStrategy)
         self.strategy = densification(self.config.strategy, self.strategy, self.config.max_gaussians)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.compression = CompressionStage(self.config.compression, self)
@@ -178,7 +180,7 @@ class NifiSplatModel(SplatfactoModel):
         self.uncompressed = _Snapshot(self.splats)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
-        """Splatfacto's outputs, on any device, of what a scene file would decode to while compression is in the loop."""
+        """Splatfacto's outputs, on any device; while compression is in the loop, of what the file would decode to."""
         self._shown = self.compression.quantized_params()
         try:
             return super().get_outputs(_local(camera))
@@ -242,7 +244,9 @@ class NifiSplatModel(SplatfactoModel):
             return outputs
         outputs["rgb_uncompressed"] = lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]
         outputs["rgb_referenced"] = lambda: self._or_rgb(rgb, lambda: self.reference(view, rgb, outputs["depth"]))
-        outputs["rgb_restored"] = lambda: self._or_rgb(rgb, lambda: self.restore(outputs, rgb))
+        outputs["rgb_restored"] = lambda: self._or_rgb(
+            rgb, lambda: self.restore(rgb, lambda: outputs["rgb_referenced"])
+        )
         outputs["restoration_change"] = lambda: (outputs["rgb_restored"] - rgb).abs().mean(dim=-1, keepdim=True)
         if self.config.restore_rgb:
             outputs["rgb"] = lambda: outputs["rgb_restored"]
@@ -269,11 +273,12 @@ class NifiSplatModel(SplatfactoModel):
 
         if self.train_views is None:
             raise NifiError("rgb_referenced needs the capture's photos, and this pipeline has none")
-        if self._bank is None or self._bank_step != self.step:
+        bank = self._bank
+        if bank is None or self._bank_step != self.step:
             splats = self.splats
+            bank = self._bank = ReferenceBank(self.train_views, lambda at: self.render_view(at, splats))
             self._bank_step = self.step
-            self._bank = ReferenceBank(self.train_views, lambda at: self.render_view(at, splats))
-        return self._bank.restore(view, rgb, depth, count=self.config.num_references, exclude=exclude)[0]
+        return bank.restore(view, rgb, depth, count=self.config.num_references, exclude=exclude)[0]
 
     @property
     def restorer_folder(self) -> Path | None:
@@ -289,7 +294,7 @@ class NifiSplatModel(SplatfactoModel):
     def restorer(self) -> "Restorer":
         """The restorer, loaded when first used; a plain object, so that no checkpoint swallows it.
 
-        A cached property is also the one kind of attribute that the viewer does not read while it looks for its elements.
+        A cached property is also the one kind of attribute that the viewer does not read when it looks for elements.
 
         Raises:
             NifiError: if there is none.
@@ -301,12 +306,12 @@ class NifiSplatModel(SplatfactoModel):
             raise NifiError("no restorer: train one with ns-nifi-train, or name one as model.restorer in config.yml")
         return Restorer.from_pretrained(folder, device=self.device)
 
-    def restore(self, outputs: LazyOutputs, rgb: Tensor) -> Tensor:
-        """[H, W, 3] in [0, 1]: the restorer's view of `rgb`, or of `rgb_referenced` if it was trained on that."""
+    def restore(self, rgb: Tensor, referenced: Callable[[], Tensor]) -> Tensor:
+        """[H, W, 3] in [0, 1]: the restorer's view of `rgb`, or of `referenced()` if it was trained on such."""
         restorer = self.restorer
-        return restorer(outputs["rgb_referenced"] if restorer.input == "referenced" else rgb).to(rgb)
+        return restorer(referenced() if restorer.input == "referenced" else rgb).to(rgb)
 
-    def _or_rgb(self, rgb: Tensor, restored: Any) -> Tensor:
+    def _or_rgb(self, rgb: Tensor, restored: Callable[[], Tensor]) -> Tensor:
         """`restored()`; where it fails, one line: in the viewer, which lives on with `rgb`, else the command ends."""
         try:
             return restored()

@@ -20,7 +20,7 @@ class LazyOutputs(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """As `dict.get`, resolving the value."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - dict.get would not resolve it
 
     def items(self) -> Iterator[tuple[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As `dict.items`, resolving every value."""

@@ -1,4 +1,4 @@
-"""Pairs of a run: every photo with what its scene file renders there, written as the folders restorers are trained on."""
+"""Pairs of a run: every photo with what its scene file renders there, as the folders restorers are trained on."""
 
 import hashlib
 from pathlib import Path

@@ -84,8 +84,9 @@ def load_run(config_path: Path) -> Run:
         raise NifiError(
             f"no checkpoint in {checkpoints}: run from the folder ns-train was started in, or train it first"
         )
+    assert isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig)
     data = config.pipeline.datamanager.data or config.pipeline.datamanager.dataparser.data
-    if data is not None and not Path(data).exists():
+    if not data.exists():
         raise NifiError(f"the run's dataset {data} is not there: run from the folder ns-train was started in")
     config, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=_as_nifi)
     assert isinstance(pipeline, VanillaPipeline)

@@ -13,10 +13,10 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.render import SpiralRender
 from nerfstudio.utils import install_checks
+from tiny_runs import train, training_config
 
 from nifi_ns.errors import CorruptFileError
 from nifi_ns.plugin.repairs import seed_points
-from tiny_runs import train, training_config
 
 
 def test_checkpoints_with_a_numpy_learning_rate_load(tmp_path: Path) -> None:

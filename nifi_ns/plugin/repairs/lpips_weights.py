@@ -1,7 +1,7 @@
 """Splatfacto downloads LPIPS weights to be constructed at all; on a machine without a network it cannot be.
 
-This project measures LPIPS elsewhere (`nifi_ns.metrics`: only when asked, unavailable where the weights cannot be had), so
-its models are built without, which also keeps 10 MB out of every checkpoint. Upstream: nerfstudio issue 2415.
+This project measures LPIPS elsewhere (`nifi_ns.metrics`: only when asked, unavailable where the weights cannot be had),
+so its models are built without, which also keeps 10 MB out of every checkpoint. Upstream: nerfstudio issue 2415.
 """
 
 from collections.abc import Iterator

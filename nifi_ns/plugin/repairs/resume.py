@@ -1,7 +1,7 @@
 """Resuming splatfacto: its `load_state_dict` makes new Parameters after the optimizers took hold of the old ones.
 
-Training goes on with gaussians nobody optimises, or fails once densification finds other sizes. Upstream: nerfstudio issue
-3554.
+Training goes on with gaussians nobody optimises, or fails once densification finds other sizes. Upstream: nerfstudio
+issue 3554.
 """
 
 from collections.abc import Iterator

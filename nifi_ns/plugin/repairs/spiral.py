@@ -14,4 +14,5 @@ def allow_full_images() -> None:
     """Let a running `ns-render spiral` accept a `FullImageDatamanager`; it needs an `eval_dataloader`, as ours has."""
     render = sys.modules.get("nerfstudio.scripts.render")
     if render is not None:
-        render.VanillaDataManager = (VanillaDataManager, FullImageDatamanager)  # isinstance takes nested tuples
+        # isinstance takes nested tuples
+        vars(render)["VanillaDataManager"] = (VanillaDataManager, FullImageDatamanager)
