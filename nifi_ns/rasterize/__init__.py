@@ -110,17 +110,9 @@ def rasterization(
         channels.append(colors.expand(cameras, -1, -1))
     if render_mode.endswith("D"):
         channels.append(projection.depths[..., None])
-    image, alpha = blend(
-        projection.means2d,
-        projection.conics,
-        torch.cat(channels, dim=-1) if len(channels) > 1 else channels[0],
-        projection.opacities,
-        projection.depths,
-        projection.radii,
-        width,
-        height,
-        absgrad,
-    )
+    colors = torch.cat(channels, dim=-1) if len(channels) > 1 else channels[0]
+    image, transmittance = blend(projection, colors, width, height, absgrad)
+    alpha = 1 - transmittance[..., None]
     color, depth = (image[..., :-1], image[..., -1:]) if render_mode.endswith("D") else (image, image[..., :0])
     if backgrounds is not None and render_mode.startswith("RGB"):
         color = color + (1 - alpha) * backgrounds[:, None, None]

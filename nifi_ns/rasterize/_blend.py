@@ -1,5 +1,6 @@
-"""Projected gaussians to pixels on the CPU, differentiable in everything that was projected."""
+"""Projected gaussians to pixels, differentiably in everything that was projected."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,36 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nifi_ns.rasterize import _threads
-from nifi_ns.rasterize._kernels import CHANNELS, GRADIENT_ROW, ROW, TILE, draw, draw_backward
-from nifi_ns.rasterize._tiles import count, fill, gather, pack
+from nifi_ns.rasterize._blend_kernels import GRADIENT_ROW, Gradients, Images, add_up, draw, draw_backward
+from nifi_ns.rasterize._project import Projection, arrays
+from nifi_ns.rasterize._project_kernels import Projected
+from nifi_ns.rasterize._tiles import CHANNELS, ROW, by_depth, list_tiles, pack
 
-_TASKS_PER_THREAD = 4  # more tasks balance better, and cost about 30 us each
-
-
-class TileLists:
-    """The gaussians that touch each tile, in order of depth, and how to share the tiles among threads."""
-
-    def __init__(self, order: np.ndarray, rows: np.ndarray, cameras: int, n: int, width: int, height: int) -> None:
-        self.tiles_x, self.tiles_y = -(-width // TILE), -(-height // TILE)
-        sizes = np.zeros(cameras * self.tiles_x * self.tiles_y, np.int32)
-        self.pair_ends = np.empty(len(order), np.int64)
-        count(order, rows, n, self.tiles_x, self.tiles_y, self.pair_ends, sizes)
-        self.offsets = np.zeros(len(sizes) + 1, np.int32)
-        np.cumsum(sizes, out=self.offsets[1:])
-        pairs = int(self.offsets[-1])
-        self.ids, self.slots = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
-        fill(order, rows, n, self.tiles_x, self.tiles_y, self.offsets[:-1].copy(), self.ids, self.slots)
-
-    def ranges(self, work: np.ndarray) -> list[tuple[int, int]]:
-        """Ranges of tiles of about equal `work` [tiles] (how many gaussians each draws)."""
-        threads = _threads.num_threads()
-        if threads == 1:
-            return [(0, len(work))]
-        done = np.cumsum(work + 8)  # an empty tile costs something too
-        tasks = min(threads * _TASKS_PER_THREAD, len(work))
-        cuts = np.searchsorted(done, done[-1] * np.arange(1, tasks) / tasks)
-        edges = [0, *np.unique(cuts).tolist(), len(work)]
-        return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+_TASKS_PER_THREAD = 8  # so that threads end together; a task costs microseconds
 
 
 class _Blend(torch.autograd.Function):
@@ -45,84 +22,81 @@ class _Blend(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         means2d: Tensor,
-        conics: Tensor,
-        colors: Tensor,
-        opacities: Tensor,
         depths: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
         radii: Tensor,
         width: int,
         height: int,
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
         cameras, n, channels = colors.shape
-        visible = (radii > 0).all(-1).flatten().nonzero()[:, 0]
-        order = visible[depths.detach().flatten()[visible].argsort(stable=True)].numpy()
-        padded = torch.zeros(-(-channels // CHANNELS), cameras * n, CHANNELS)
-        for k, part in enumerate(colors.detach().split(CHANNELS, dim=-1)):
-            padded[k, :, : part.shape[-1]] = part.reshape(cameras * n, -1)
-        geometry = [t.detach().reshape(cameras * n, -1).contiguous().numpy() for t in (means2d, conics)]
-        weights = opacities.detach().reshape(-1).contiguous().numpy()
-        packed = []
-        for part in padded:
+        projected, visible = Projected(*arrays(means2d, depths, conics, opacities)), radii.numpy()
+        order = by_depth(projected.depths.reshape(-1), visible)
+        parts = _threads.parts(len(order))
+        color, transmittance = torch.empty(cameras, height, width, channels), torch.empty(cameras, height, width)
+        images, flat_colors = Images(*arrays(color, transmittance)), arrays(colors)[0].reshape(cameras * n, channels)
+        passes = []
+        for channel in range(0, channels, CHANNELS):
             rows = np.empty((len(order), ROW), np.float32)
-            pack(order, *geometry, weights, part.numpy(), radii.reshape(-1, 2).numpy(), rows)
-            packed.append(rows)
-        lists = TileLists(order, packed[0], cameras, n, width, height)
-        image = torch.empty(len(packed), cameras, height, width, CHANNELS)
-        transmittance = torch.empty(cameras, height, width)
-        drawn = np.empty(len(lists.offsets) - 1, np.int32)
-        for rows, part in zip(packed, image, strict=True):
-            ranges = lists.ranges(np.diff(lists.offsets))
-            shape = lists.tiles_x, lists.tiles_y, width, height
-            target = part.numpy(), transmittance.numpy(), drawn
-            _threads.run(draw, ranges, rows, lists.offsets, lists.ids, *shape, *target)
-        ctx.save_for_backward(means2d, image, transmittance)
-        ctx.lists, ctx.packed, ctx.order, ctx.drawn = lists, packed, order, drawn
-        ctx.shape, ctx.absgrad = (cameras, n, channels, width, height), absgrad
-        flat = image.permute(1, 2, 3, 0, 4).reshape(cameras, height, width, -1)[..., :channels]
-        return flat, 1 - transmittance[..., None]
+            _threads.run(pack, parts, order, projected, visible, flat_colors, channel, rows)
+            if channel == 0:
+                tiles, ends = list_tiles(order, rows, cameras, n, width, height)
+                drawn = np.empty(len(tiles.offsets) - 1, np.int32)
+                tasks = _tasks(np.diff(tiles.offsets))
+            _threads.run(draw, tasks, rows, tiles, channel, images, drawn)
+            passes.append((channel, rows))
+        ctx.save_for_backward(means2d, color, transmittance)
+        ctx.lists, ctx.passes, ctx.shape, ctx.absgrad = (
+            (order, parts, tiles, ends, drawn),
+            passes,
+            colors.shape,
+            absgrad,
+        )
+        return color, transmittance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v_image: Tensor, v_alpha: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        means2d, image, transmittance = ctx.saved_tensors
-        cameras, n, channels, width, height = ctx.shape
-        lists: TileLists = ctx.lists
-        totals = torch.zeros(len(ctx.packed), cameras * n, GRADIENT_ROW)
-        gradients = np.empty((len(lists.ids), GRADIENT_ROW), np.float32)
-        for k, part in enumerate(v_image.split(CHANNELS, dim=-1)):
-            v_part = torch.nn.functional.pad(part, (0, CHANNELS - part.shape[-1])).contiguous()
-            rest = (v_part * image[k]).sum(-1)
-            if k == 0:
-                rest -= transmittance * v_alpha[..., 0]
-            shape = lists.tiles_x, lists.tiles_y, width, height
-            source = ctx.drawn, v_part.numpy(), rest.numpy()
-            ranges = lists.ranges(ctx.drawn)
-            _threads.run(
-                draw_backward, ranges, ctx.packed[k], lists.offsets, lists.ids, lists.slots, *shape, *source, gradients
-            )
-            gather(gradients, lists.pair_ends, ctx.order, totals[k].numpy())
-        v_colors = totals[:, :, -CHANNELS:].permute(1, 0, 2).reshape(cameras, n, -1)[..., :channels]
-        shared = totals.sum(0) if len(totals) > 1 else totals[0]
-        v_means2d, v_abs, v_conics, v_opacities, _ = shared.reshape(cameras, n, -1).split([2, 2, 3, 1, CHANNELS], -1)
+    def backward(ctx: Any, v_color: Tensor, v_transmittance: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        means2d, color, transmittance = ctx.saved_tensors
+        order, parts, tiles, ends, drawn = ctx.lists
+        cameras, n, channels = ctx.shape
+        shapes = (cameras, n, 2), (cameras, n, 2), (cameras, n, 3), (cameras, n), (cameras, n, channels)
+        v_means2d, absolute, v_conics, v_opacities, v_colors = totals = [torch.zeros(shape) for shape in shapes]
+        flat = Gradients(*(total.numpy().reshape(cameras * n, *total.shape[2:]) for total in totals))
+        images, v_images = Images(*arrays(color, transmittance)), Images(*arrays(v_color, v_transmittance))
+        gradients = np.empty((len(tiles.ids), GRADIENT_ROW), np.float32)
+        tasks = _tasks(drawn)
+        for channel, rows in ctx.passes:
+            _threads.run(draw_backward, tasks, rows, tiles, channel, images, v_images, drawn, gradients)
+            _threads.run(add_up, parts, gradients, ends, order, channel, flat)
+            v_images = v_images._replace(transmittance=np.zeros_like(v_images.transmittance))  # it counts once
         if ctx.absgrad:
-            means2d.absgrad = v_abs
-        return v_means2d, v_conics, v_colors, v_opacities[..., 0], None, None, None, None, None
+            means2d.absgrad = absolute
+        return v_means2d, None, v_conics, v_opacities, v_colors, None, None, None, None
+
+
+def _tasks(work: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges of tiles of about equal `work` [tiles], which counts the gaussians of each."""
+    done = np.cumsum(work + 8)  # an empty tile costs something too
+    tasks = _threads.num_threads() * _TASKS_PER_THREAD
+    cuts = np.searchsorted(done, done[-1] * np.arange(1, tasks) / tasks)
+    edges = [0, *np.unique(cuts).tolist(), len(work)]
+    return [(first, last) for first, last in pairwise(edges) if first < last]
 
 
 def blend(
-    means2d: Tensor,  # [C, N, 2]
-    conics: Tensor,  # [C, N, 3]
+    projection: Projection,
     colors: Tensor,  # [C, N, D]
-    opacities: Tensor,  # [C, N]
-    depths: Tensor,  # [C, N]
-    radii: Tensor,  # [C, N, 2], int32, 0 where invisible
     width: int,
     height: int,
     absgrad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Blend gaussians front to back: the image [C, H, W, D] and its alpha [C, H, W, 1].
+    """Blend gaussians front to back: the image [C, H, W, D] and its transmittance [C, H, W].
 
-    With `absgrad`, the backward pass sets `means2d.absgrad` [C, N, 2]: the sum over pixels of the absolute gradients.
+    Differentiable in the means, conics and opacities of the `projection`, and in `colors`. With `absgrad`, the backward
+    pass sets `projection.means2d.absgrad` [C, N, 2] to the sum over pixels of the absolute gradients.
     """
-    return _Blend.apply(means2d, conics, colors, opacities, depths, radii, width, height, absgrad)  # type: ignore[return-value]
+    *tensors, radii = projection
+    return _Blend.apply(*tensors, colors, radii, width, height, absgrad)  # type: ignore[return-value]

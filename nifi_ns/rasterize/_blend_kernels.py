@@ -1,44 +1,60 @@
-"""Numba kernels: a tile of 16 x 16 pixels at a time, gaussians outside, pixels inside.
+"""Blending: a tile of 16 x 16 pixels at a time, gaussians outside, pixels inside.
 
 The inner loops are flat, branch-free runs over the rows of the tile that an ellipse touches, so that LLVM makes SIMD of
 them. Three habits keep them so: the state of a tile is planes of 256 floats in one array, at constant offsets and with
 *unsigned* indices (a negative index would wrap around, and that test blocks vectorisation); masks are selects; exp is a
-polynomial (no vector exp comes with Numba). Each kernel has exactly one signature: two processes that fill Numba's cache
-at the same time then write the same thing.
+polynomial (no vector exp comes with Numba).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from nifi_ns.rasterize._compile import FAST, f1, f2, f3, f4, i1, inline, int64, kernel, named
 from nifi_ns.rasterize._constants import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
+from nifi_ns.rasterize._tiles import CHANNELS, COLOR, EXTENT_Y, OPACITY, TILE, TILES, A, B, C, X, Y
 
-TILE = 16
-"""Side of a tile in pixels."""
-CHANNELS = 4
-"""Colour channels drawn in one pass: RGB and depth."""
 
-# Columns of a gaussian's row, written by `pack`: everything a tile needs, 48 bytes in depth order
-_X, _Y, _A, _B, _C, _OPACITY, _EXTENT_X, _EXTENT_Y, _COLOR = range(9)
-ROW = _COLOR + CHANNELS
-# Columns of a pair's gradient row
+class Images(NamedTuple):
+    """What is drawn, or its gradients."""
+
+    color: np.ndarray
+    """[C, H, W, D]"""
+    transmittance: np.ndarray
+    """[C, H, W]"""
+
+
+class Gradients(NamedTuple):
+    """Of what is drawn from, for all cameras."""
+
+    means2d: np.ndarray
+    """[C * N, 2]"""
+    absolute: np.ndarray
+    """[C * N, 2] of means2d, summed over pixels as absolute values."""
+    conics: np.ndarray
+    """[C * N, 3]"""
+    opacities: np.ndarray
+    """[C * N]"""
+    colors: np.ndarray
+    """[C * N, D]"""
+
+
+_IMAGES = named(Images, f4, f3)
+_GRADIENTS = named(Gradients, f2, f2, f2, f1, f2)
+# Columns of a pair's gradient row: 48 bytes
 _V_X, _V_Y, _V_ABS_X, _V_ABS_Y, _V_A, _V_B, _V_C, _V_OPACITY, _V_COLOR = range(9)
 GRADIENT_ROW = _V_COLOR + CHANNELS
 
 _PIXELS = TILE * TILE
-# Planes of a tile's state
-_PX, _PY, _T, _R, _0, _1, _2, _3 = (np.uint64(i * _PIXELS) for i in range(8))
+# Planes of a tile's state: pixel centres, transmittance, what is yet to come (backward), and four channels
+_PX, _PY, _T, _REST, _0, _1, _2, _3 = (np.uint64(i * _PIXELS) for i in range(8))
 _STATE = 8 * _PIXELS
 _CHECK_EVERY = 32  # gaussians between two looks at whether any pixel is still alive
 
-# No `nnan` or `ninf`: masked-out pixels may overflow before the select throws them away
-_FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
-_f, _i, _n = "float32[:, ::1]", "int32[::1]", "int64"
 
-
-@njit(inline="always")
-def _exp_minus(s):  # noqa: ANN001, ANN202
+@inline
+def _exp_minus(s):
     """exp(-s) for s in [0, 5.6] to about 2e-6: a minimax polynomial of exp(-s / 8), squared three times.
 
     Beyond 5.6 it stays at exp(-5.6), where alpha is below `MIN_ALPHA` whatever the opacity.
@@ -55,7 +71,7 @@ def _exp_minus(s):  # noqa: ANN001, ANN202
     return p * p
 
 
-@njit(inline="always")
+@inline
 def _open_tile(state, left, top, width, height):
     """Set the planes of pixel centres, and the transmittance: 1, or -1 (dead) for pixels beyond the image."""
     for i in range(np.uint64(0), np.uint64(_PIXELS)):
@@ -66,7 +82,7 @@ def _open_tile(state, left, top, width, height):
         state[_T + i] = np.float32(1) if inside else np.float32(-1)
 
 
-@njit(inline="always")
+@inline
 def _alive(state):
     """Whether any pixel of the tile still lets light through."""
     most = np.float32(-1)
@@ -75,7 +91,7 @@ def _alive(state):
     return most > 0
 
 
-@njit(inline="always")
+@inline
 def _pixel_run(row_y, extent_y):
     """The flat range of pixels of the tile rows within `extent_y` of `row_y` (relative to the tile's top)."""
     first = min(max(math.ceil(row_y - extent_y - np.float32(0.5)), 0), TILE)
@@ -83,105 +99,94 @@ def _pixel_run(row_y, extent_y):
     return np.uint64(first * TILE), np.uint64(last * TILE)
 
 
-@njit(
-    f"({_f}, {_i}, {_i}, {_n}, {_n}, {_n}, {_n}, float32[:, :, :, ::1], float32[:, :, ::1], {_i}, {_n}, {_n})",
-    nogil=True,
-    cache=True,
-    fastmath=_FASTMATH,
-    error_model="numpy",
-)
-def draw(rows, offsets, ids, tiles_x, tiles_y, width, height, image, transmittance, drawn, first_tile, last_tile):
-    """Blend the tiles [first_tile, last_tile) into `image` [C, H, W, 4] and `transmittance` [C, H, W].
+@inline
+def _place(tile, tiles):
+    """The camera of a tile, and its left and top in pixels."""
+    in_camera = tile % (tiles.across * tiles.down)
+    return tile // (tiles.across * tiles.down), in_camera % tiles.across * TILE, in_camera // tiles.across * TILE
 
-    `rows` [V, ROW] are gaussians in order of depth; `ids[offsets[t] : offsets[t + 1]]` those of tile t. `drawn[t]` is
-    set to how many of them were looked at before all pixels were opaque.
+
+@kernel(f2, TILES, int64, _IMAGES, i1, int64, int64, fastmath=FAST)
+def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
+    """Blend the tiles [first_tile, last_tile) of `rows` [V, ROW] into `images`, from colour channel `channel` on.
+
+    `drawn[t]` is set to how many gaussians of tile t were looked at before all its pixels were opaque.
     """
     state = np.empty(_STATE, np.float32)
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
     one, half, zero = np.float32(1), np.float32(0.5), np.float32(0)
+    channels = min(images.color.shape[3] - channel, CHANNELS)
     for tile in range(first_tile, last_tile):
-        camera, in_camera = tile // (tiles_x * tiles_y), tile % (tiles_x * tiles_y)
-        left, top = in_camera % tiles_x * TILE, in_camera // tiles_x * TILE
-        _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(width), np.uint64(height))
+        camera, left, top = _place(tile, tiles)
+        _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
         for i in range(_0, _3 + np.uint64(_PIXELS)):
             state[i] = zero
-        start, end = offsets[tile], offsets[tile + 1]
+        start, end = tiles.offsets[tile], tiles.offsets[tile + 1]
         for k in range(start, end):
             if (k - start) % _CHECK_EVERY == 0 and not _alive(state):
                 end = k
                 break
-            row = rows[ids[k]]
-            x, y = row[_X] - np.float32(left), row[_Y] - np.float32(top)
-            a, b, c, opacity = row[_A] * half, row[_B], row[_C] * half, row[_OPACITY]
-            c0, c1, c2, c3 = row[_COLOR], row[_COLOR + 1], row[_COLOR + 2], row[_COLOR + 3]
-            begin, stop = _pixel_run(y, row[_EXTENT_Y])
+            row = rows[tiles.ids[k]]
+            x, y = row[X] - np.float32(left), row[Y] - np.float32(top)
+            a, b, c, opacity = row[A] * half, row[B], row[C] * half, row[OPACITY]
+            c0, c1, c2, c3 = row[COLOR], row[COLOR + 1], row[COLOR + 2], row[COLOR + 3]
+            begin, stop = _pixel_run(y, row[EXTENT_Y])
             for i in range(begin, stop):
                 dx, dy, t = state[_PX + i] - x, state[_PY + i] - y, state[_T + i]
                 s = dx * (a * dx + b * dy) + c * dy * dy
                 alpha = min(max_alpha, opacity * _exp_minus(s))
                 touched = (s >= zero) & (alpha >= min_alpha) & (t > zero)
-                rest = t * (one - alpha)
-                blended = touched & (rest > min_t)
+                through = t * (one - alpha)
+                blended = touched & (through > min_t)
                 w = alpha * t if blended else zero
-                state[_T + i] = (rest if blended else -t) if touched else t
+                state[_T + i] = (through if blended else -t) if touched else t
                 state[_0 + i] += w * c0
                 state[_1 + i] += w * c1
                 state[_2 + i] += w * c2
                 state[_3 + i] += w * c3
         drawn[tile] = end - start
-        for v in range(min(TILE, height - top)):
-            for u in range(min(TILE, width - left)):
+        for v in range(min(TILE, tiles.height - top)):
+            for u in range(min(TILE, tiles.width - left)):
                 i = np.uint64(v * TILE + u)
-                transmittance[camera, top + v, left + u] = abs(state[_T + i])
-                image[camera, top + v, left + u, 0] = state[_0 + i]
-                image[camera, top + v, left + u, 1] = state[_1 + i]
-                image[camera, top + v, left + u, 2] = state[_2 + i]
-                image[camera, top + v, left + u, 3] = state[_3 + i]
+                images.transmittance[camera, top + v, left + u] = abs(state[_T + i])
+                for j in range(channels):
+                    images.color[camera, top + v, left + u, channel + j] = state[_0 + np.uint64(j * _PIXELS) + i]
 
 
-@njit(
-    f"({_f}, {_i}, {_i}, {_i}, {_n}, {_n}, {_n}, {_n}, {_i}, float32[:, :, :, ::1], float32[:, :, ::1], "
-    f"{_f}, {_n}, {_n})",
-    nogil=True,
-    cache=True,
-    fastmath=_FASTMATH,
-    error_model="numpy",
-)
-def draw_backward(
-    rows, offsets, ids, slots, tiles_x, tiles_y, width, height, drawn, v_image, rest, gradients, first_tile, last_tile
-):
-    """Write the gradient row of each (tile, gaussian) pair of the tiles [first_tile, last_tile) to `gradients`.
+@kernel(f2, TILES, int64, _IMAGES, _IMAGES, i1, f2, int64, int64, fastmath=FAST)
+def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, first_tile, last_tile):
+    """Write the gradient row of each pair of the tiles [first_tile, last_tile) to `gradients` [pairs, GRADIENT_ROW].
 
-    Replays `draw` front to back. `v_image` [C, H, W, 4] is the loss's gradient of the image, and `rest` [C, H, W] is
-    `sum(v_image * image) - T * v_alpha`: what the gaussians not yet replayed, and the light behind them, add to the
-    loss. It replaces a division chain from the back and the channels' separate remainders.
+    Replays `draw` front to back. Each pixel keeps what the gaussians not yet replayed, and the light behind them, add
+    to the loss: one number, instead of a division chain from the back and a remainder for each channel.
     """
     state = np.empty(_STATE, np.float32)
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
     one, half, zero = np.float32(1), np.float32(0.5), np.float32(0)
+    channels = min(images.color.shape[3] - channel, CHANNELS)
     for tile in range(first_tile, last_tile):
-        camera, in_camera = tile // (tiles_x * tiles_y), tile % (tiles_x * tiles_y)
-        left, top = in_camera % tiles_x * TILE, in_camera // tiles_x * TILE
-        _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(width), np.uint64(height))
-        for i in range(_R, _3 + np.uint64(_PIXELS)):
+        camera, left, top = _place(tile, tiles)
+        _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
+        for i in range(_REST, _3 + np.uint64(_PIXELS)):
             state[i] = zero
-        for v in range(min(TILE, height - top)):
-            for u in range(min(TILE, width - left)):
+        for v in range(min(TILE, tiles.height - top)):
+            for u in range(min(TILE, tiles.width - left)):
                 i = np.uint64(v * TILE + u)
-                state[_R + i] = rest[camera, top + v, left + u]
-                state[_0 + i] = v_image[camera, top + v, left + u, 0]
-                state[_1 + i] = v_image[camera, top + v, left + u, 1]
-                state[_2 + i] = v_image[camera, top + v, left + u, 2]
-                state[_3 + i] = v_image[camera, top + v, left + u, 3]
-        start = offsets[tile]
-        for k in range(start + drawn[tile], offsets[tile + 1]):
-            gradients[slots[k]] = zero
-        for k in range(start, start + drawn[tile]):
-            row = rows[ids[k]]
-            x, y = row[_X] - np.float32(left), row[_Y] - np.float32(top)
-            a, b, c, opacity = row[_A], row[_B], row[_C], row[_OPACITY]
-            c0, c1, c2, c3 = row[_COLOR], row[_COLOR + 1], row[_COLOR + 2], row[_COLOR + 3]
-            begin, stop = _pixel_run(y, row[_EXTENT_Y])
+                at = camera, top + v, left + u
+                state[_REST + i] = images.transmittance[at] * v_images.transmittance[at]
+                for j in range(channels):
+                    v_color = v_images.color[camera, top + v, left + u, channel + j]
+                    state[_0 + np.uint64(j * _PIXELS) + i] = v_color
+                    state[_REST + i] += v_color * images.color[camera, top + v, left + u, channel + j]
+        start, end = tiles.offsets[tile], tiles.offsets[tile] + drawn[tile]
+        for k in range(end, tiles.offsets[tile + 1]):
+            gradients[tiles.slots[k]] = zero
+        for k in range(start, end):
+            row = rows[tiles.ids[k]]
+            x, y = row[X] - np.float32(left), row[Y] - np.float32(top)
+            a, b, c, opacity = row[A], row[B], row[C], row[OPACITY]
+            c0, c1, c2, c3 = row[COLOR], row[COLOR + 1], row[COLOR + 2], row[COLOR + 3]
+            begin, stop = _pixel_run(y, row[EXTENT_Y])
             v_x = v_y = v_abs_x = v_abs_y = v_a = v_b = v_c = v_s = v_0 = v_1 = v_2 = v_3 = zero
             for i in range(begin, stop):
                 dx, dy, t = state[_PX + i] - x, state[_PY + i] - y, state[_T + i]
@@ -195,17 +200,11 @@ def draw_backward(
                 w = alpha * t if blended else zero
                 state[_T + i] = (through if blended else -t) if touched else t
                 g0, g1, g2, g3 = state[_0 + i], state[_1 + i], state[_2 + i], state[_3 + i]
-                shade = g0 * c0 + g1 * c1 + g2 * c2 + g3 * c3
-                left_over = state[_R + i] - w * shade
-                state[_R + i] = left_over
-                # d loss / d alpha, times -alpha: the gradient of s. None through the clamp of alpha.
-                moved = blended & (raw <= max_alpha)
-                g = (left_over * alpha / (one - alpha) - w * shade) if moved else zero
-                v_0 += w * g0
-                v_1 += w * g1
-                v_2 += w * g2
-                v_3 += w * g3
-                v_s += g
+                shown = w * (g0 * c0 + g1 * c1 + g2 * c2 + g3 * c3)
+                rest = state[_REST + i] - shown
+                state[_REST + i] = rest
+                # the loss's derivative by s, which is -alpha times that by alpha; none through the clamp of alpha
+                g = rest * alpha / (one - alpha) - shown if blended & (raw <= max_alpha) else zero
                 g_x, g_y = g * s_x, g * s_y
                 v_x -= g_x
                 v_y -= g_y
@@ -214,8 +213,34 @@ def draw_backward(
                 v_a += g * dx * dx
                 v_b += g * dx * dy
                 v_c += g * dy * dy
-            out = gradients[slots[k]]
+                v_s += g
+                v_0 += w * g0
+                v_1 += w * g1
+                v_2 += w * g2
+                v_3 += w * g3
+            out = gradients[tiles.slots[k]]
             out[_V_X], out[_V_Y], out[_V_ABS_X], out[_V_ABS_Y] = v_x, v_y, v_abs_x, v_abs_y
             out[_V_A], out[_V_B], out[_V_C] = half * v_a, v_b, half * v_c
             out[_V_OPACITY] = -v_s / opacity
             out[_V_COLOR], out[_V_COLOR + 1], out[_V_COLOR + 2], out[_V_COLOR + 3] = v_0, v_1, v_2, v_3
+
+
+@kernel(f2, i1, i1, int64, _GRADIENTS, int64, int64)
+def add_up(gradients, ends, order, channel, totals, part, parts):
+    """Add the gradient rows of each gaussian's pairs to `totals`: always in the same order, so reproducibly."""
+    total = np.empty(GRADIENT_ROW, np.float32)
+    channels = min(totals.colors.shape[1] - channel, CHANNELS)
+    for r in range(len(order) * part // parts, len(order) * (part + 1) // parts):
+        total[:] = 0
+        for pair in range(ends[r - 1] if r > 0 else 0, ends[r]):
+            for j in range(GRADIENT_ROW):
+                total[j] += gradients[pair, j]
+        g = order[r]
+        for j in range(2):
+            totals.means2d[g, j] += total[_V_X + j]
+            totals.absolute[g, j] += total[_V_ABS_X + j]
+        for j in range(3):
+            totals.conics[g, j] += total[_V_A + j]
+        totals.opacities[g] += total[_V_OPACITY]
+        for j in range(channels):
+            totals.colors[g, channel + j] += total[_V_COLOR + j]

@@ -1,15 +1,15 @@
 """Numba kernels of EWA projection (Zwicker et al. 2001) and its gradient, one gaussian at a time, as gsplat does it.
 
 Vectors are tuples, which stay in registers; matrices are tuples of rows. A kernel does part `part` of `parts` of the
-gaussians, and has exactly one signature (see `_kernels`).
+gaussians.
 """
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
 
+from nifi_ns.rasterize._compile import boolean, d4, f1, f2, f3, i3, inline, int64, kernel, named, real
 from nifi_ns.rasterize._constants import FRUSTUM_MARGIN, MAX_EXTENT, MIN_ALPHA
 
 
@@ -60,50 +60,45 @@ class Projected(NamedTuple):
     """[C, N]"""
 
 
-_f1, _f2, _f3, _f = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1], types.float64
-_GAUSSIANS = types.NamedTuple((_f2, _f2, _f2, _f1), Gaussians)
-_CAMERAS = types.NamedTuple((_f3, _f3, types.int64, types.int64), Cameras)
-_SETTINGS = types.NamedTuple((_f, _f, _f, _f, types.boolean), Settings)
-_PROJECTED = types.NamedTuple((_f3, _f2, _f3, _f2), Projected)
-_RADII = types.int32[:, :, ::1]
-# `reassoc`, `contract` and `nsz` only: what is degenerate must not be assumed away
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
-
+_GAUSSIANS = named(Gaussians, f2, f2, f2, f1)
+_CAMERAS = named(Cameras, f3, f3, int64, int64)
+_SETTINGS = named(Settings, real, real, real, real, boolean)
+PROJECTED = named(Projected, f3, f2, f3, f2)
 _ONE, _TWO = np.float32(1), np.float32(2)
 
 
-@njit(inline="always")
+@inline
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@njit(inline="always")
+@inline
 def _add(a, b):
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
-@njit(inline="always")
+@inline
 def _times(a, k):
     return a[0] * k, a[1] * k, a[2] * k
 
 
-@njit(inline="always")
+@inline
 def _combine(rows, k):
-    """k @ rows."""
+    """K @ rows."""
     return _add(_add(_times(rows[0], k[0]), _times(rows[1], k[1])), _times(rows[2], k[2]))
 
 
-@njit(inline="always")
+@inline
 def _transpose(m):
     return (m[0][0], m[1][0], m[2][0]), (m[0][1], m[1][1], m[2][1]), (m[0][2], m[1][2], m[2][2])
 
 
-@njit(inline="always")
+@inline
 def _row(m, i):
     return m[i, 0], m[i, 1], m[i, 2]
 
 
-@njit(inline="always")
+@inline
 def _rotation(q):
     """The rotation matrix of a unit quaternion, wxyz."""
     w, x, y, z = q
@@ -114,7 +109,7 @@ def _rotation(q):
     )
 
 
-@njit(inline="always")
+@inline
 def _rotation_backward(q, v):
     """The gradient of a unit quaternion, from `v`, that of its rotation matrix."""
     w, x, y, z = q
@@ -128,7 +123,7 @@ def _rotation_backward(q, v):
     )
 
 
-@njit(inline="always")
+@inline
 def _unit(quats, i):
     """The direction of quaternion i, and one over its length."""
     w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
@@ -136,7 +131,7 @@ def _unit(quats, i):
     return (w * k, x * k, y * k, z * k), k
 
 
-@njit(inline="always")
+@inline
 def _limits(K, width, height):
     """How far the projection is linearised, in x / z and y / z: low x, high x, low y, high y."""
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
@@ -146,7 +141,7 @@ def _limits(K, width, height):
     return np.float32(low_x), np.float32(high_x), np.float32(low_y), np.float32(high_y)
 
 
-@njit(inline="always")
+@inline
 def _shape(rotation, scale, view, u, v, fx_z, fy_z):
     """The gaussian's axes in the camera's frame (as columns), and their two rows in the image, scales included."""
     scaled = (
@@ -160,14 +155,14 @@ def _shape(rotation, scale, view, u, v, fx_z, fy_z):
     return scaled, axes, p, q
 
 
-@njit(inline="always")
+@inline
 def _area(p, q):
     """The covariance's determinant, as a cross product squared: p.p * q.q - (p.q)^2 cancels for thin gaussians."""
     cross = (p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0])
     return _dot(cross, cross)
 
 
-@njit(types.void(_GAUSSIANS, _CAMERAS, _SETTINGS, _PROJECTED, _RADII, types.int64, types.int64), **_OPTIONS)
+@kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, PROJECTED, i3, int64, int64)
 def project(gaussians, cameras, settings, out, radii, part, parts):
     """Project into `out` and `radii` [C, N, 2], which hold zeros before and stay zero where nothing is drawn."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)
@@ -210,13 +205,7 @@ def project(gaussians, cameras, settings, out, radii, part, parts):
             radii[c, i, 0], radii[c, i, 1] = min(max(radius_x, 1), 2**30), min(max(radius_y, 1), 2**30)
 
 
-@njit(
-    types.void(
-        *(_GAUSSIANS, _CAMERAS, _SETTINGS, _PROJECTED, _RADII, _PROJECTED, _GAUSSIANS, types.float64[:, :, :, ::1]),
-        *(types.int64, types.int64),
-    ),
-    **_OPTIONS,
-)
+@kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, PROJECTED, i3, PROJECTED, _GAUSSIANS, d4, int64, int64)
 def project_backward(gaussians, cameras, settings, out, radii, v_out, v_gaussians, v_viewmats, part, parts):
     """Add to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4], the gradients of what `project` wrote to `out`."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)

@@ -1,17 +1,14 @@
 """Numba kernels of colours from real spherical harmonics up to degree 3, in gsplat's order and signs.
 
 The basis is that of Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013. A kernel does part `part` of `parts` of
-the gaussians, and has exactly one signature (see `_kernels`).
+the gaussians.
 """
 
 import math
 
 import numpy as np
-from numba import njit, types
 
-_f1, _f2, _f3, _f4 = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1], types.float32[:, :, :, ::1]
-_RADII, _int = types.int32[:, :, ::1], types.int64
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+from nifi_ns.rasterize._compile import d3, f2, f3, f4, i3, inline, int64, kernel
 
 _DEGREE_0 = np.float32(0.28209479177387814)
 _DEGREE_1 = np.float32(0.48860251190292)
@@ -23,7 +20,7 @@ _HALF, _ONE, _TWO, _THREE = np.float32(0.5), np.float32(1), np.float32(2), np.fl
 _MAX_BASIS = 16
 
 
-@njit(inline="always")
+@inline
 def _direction(means, i, centre):
     """The unit vector from the camera to gaussian i, and one over its distance."""
     x, y, z = means[i, 0] - centre[0], means[i, 1] - centre[1], means[i, 2] - centre[2]
@@ -31,7 +28,7 @@ def _direction(means, i, centre):
     return x * k, y * k, z * k, k
 
 
-@njit(inline="always")
+@inline
 def _harmonics(degree, x, y, z, basis):
     """Write the (degree + 1)^2 harmonics of a unit vector to `basis`."""
     basis[0] = _DEGREE_0
@@ -50,7 +47,7 @@ def _harmonics(degree, x, y, z, basis):
         basis[15] = -_XXY * x * (x * x - _THREE * y * y)
 
 
-@njit(inline="always")
+@inline
 def _harmonics_backward(degree, x, y, z, v):
     """The gradient of the vector, from `v`, that of its harmonics; correct up to a multiple of the vector."""
     v_x, v_y, v_z = np.float32(0), np.float32(0), np.float32(0)
@@ -77,7 +74,7 @@ def _harmonics_backward(degree, x, y, z, v):
     return v_x, v_y, v_z
 
 
-@njit(types.void(_f2, _f2, _f4, _RADII, _int, _f3, _int, _int), **_OPTIONS)
+@kernel(f2, f2, f4, i3, int64, f3, int64, int64)
 def shade(means, centres, coefficients, radii, degree, colors, part, parts):
     """Write the colours [C, N, 3] of what is drawn from `coefficients` [1 or C, N, K, 3]."""
     n, k = len(means), (degree + 1) ** 2
@@ -97,7 +94,7 @@ def shade(means, centres, coefficients, radii, degree, colors, part, parts):
             colors[c, i, 0], colors[c, i, 1], colors[c, i, 2] = max(red, 0), max(green, 0), max(blue, 0)
 
 
-@njit(types.void(_f2, _f2, _f4, _RADII, _int, _f3, _f3, _f2, types.float64[:, :, ::1], _f4, _int, _int), **_OPTIONS)
+@kernel(f2, f2, f4, i3, int64, f3, f3, f2, d3, f4, int64, int64)
 def shade_backward(
     means, centres, coefficients, radii, degree, colors, v_colors, v_means, v_centres, v_coefficients, part, parts
 ):

@@ -1,136 +1,179 @@
 """Which gaussians touch which tiles: lists in order of depth, built by counting instead of by sorting pairs."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from nifi_ns.rasterize._compile import f1, f2, i1, i3, inline, int64, kernel, named
 from nifi_ns.rasterize._constants import MIN_ALPHA
-from nifi_ns.rasterize._kernels import TILE
+from nifi_ns.rasterize._project_kernels import PROJECTED
 
+TILE = 16
+"""Side of a tile in pixels."""
+CHANNELS = 4
+"""Colour channels that are blended in one pass: RGB and depth."""
+X, Y, A, B, C, OPACITY, EXTENT_X, EXTENT_Y, COLOR = range(9)
+"""Columns of a gaussian's row: its mean, conic, opacity, half extents, and colours. 48 bytes, all that a tile needs."""
+ROW = COLOR + CHANNELS
 _SLACK = 0.01  # pixels an ellipse is widened by, for rounding
+_DIGIT, _DIGITS = 11, 3  # of the radix sort: 3 * 11 bits hold a float32
 
 
-@njit(inline="always")
+class Tiles(NamedTuple):
+    """The gaussians of each tile, in order of depth. Tiles are numbered by camera, then row by row."""
+
+    offsets: np.ndarray
+    """[tiles + 1] where each tile's list begins."""
+    ids: np.ndarray
+    """[pairs] the listed gaussians, as rows."""
+    slots: np.ndarray
+    """[pairs] the same pairs numbered gaussian by gaussian: where their gradients go, to be added up side by side."""
+    across: int
+    """Tiles in a row of one image."""
+    down: int
+    """Rows of tiles in one image."""
+    width: int
+    """Of the image, in pixels."""
+    height: int
+    """Of the image, in pixels."""
+
+
+TILES = named(Tiles, i1, i1, i1, int64, int64, int64, int64)
+
+
+@kernel(f1, i3, returns=i1)
+def by_depth(depths, radii):
+    """The indices of what is drawn (radii [C, N, 2] not 0), nearest first; equal `depths` [C * N] stay in order."""
+    flat = radii.reshape(-1, 2)
+    drawn = 0
+    for i in range(len(flat)):
+        drawn += flat[i, 0] > 0
+    order, other = np.empty(drawn, np.int32), np.empty(drawn, np.int32)
+    drawn = 0
+    for i in range(len(flat)):
+        if flat[i, 0] > 0:
+            order[drawn] = i
+            drawn += 1
+    bits = depths.view(np.uint32)  # positive floats sort like their bits
+    starts = np.empty(1 << _DIGIT, np.int64)
+    for digit in range(_DIGITS):
+        shift, mask = np.uint32(digit * _DIGIT), np.uint32((1 << _DIGIT) - 1)
+        starts[:] = 0
+        for i in order:
+            starts[(bits[i] >> shift) & mask] += 1
+        start = 0
+        for value in range(len(starts)):
+            start, starts[value] = start + starts[value], start
+        for i in order:
+            value = (bits[i] >> shift) & mask
+            other[starts[value]] = i
+            starts[value] += 1
+        order, other = other, order
+    return order
+
+
+@kernel(i1, PROJECTED, i3, f2, int64, f2, int64, int64)
+def pack(order, projected, radii, colors, channel, rows, part, parts):
+    """Gather the gaussians `order`, with the colours [C * N, D] from `channel` on, into `rows` [len(order), ROW].
+
+    Their extents are those of the ellipse on which alpha is `MIN_ALPHA`, of the conic as rounded, within `radii`.
+    """
+    means2d, conics = projected.means2d.reshape(-1, 2), projected.conics.reshape(-1, 3)
+    opacities, sizes = projected.opacities.reshape(-1), radii.reshape(-1, 2)
+    for r in range(len(order) * part // parts, len(order) * (part + 1) // parts):
+        g, row = order[r], rows[r]
+        a, b, c = np.float64(conics[g, 0]), np.float64(conics[g, 1]), np.float64(conics[g, 2])
+        extent_x, extent_y = np.float64(sizes[g, 0]), np.float64(sizes[g, 1])
+        level, determinant = 2 * math.log(opacities[g] / MIN_ALPHA), a * c - b * b
+        if determinant > 0:
+            extent_x = min(extent_x, math.sqrt(level * c / determinant) + _SLACK)
+            extent_y = min(extent_y, math.sqrt(level * a / determinant) + _SLACK)
+        row[X], row[Y], row[OPACITY] = means2d[g, 0], means2d[g, 1], opacities[g]
+        row[A], row[B], row[C] = a, b, c
+        row[EXTENT_X], row[EXTENT_Y] = extent_x, extent_y
+        for j in range(CHANNELS):
+            row[COLOR + j] = colors[g, channel + j] if channel + j < colors.shape[1] else 0
+
+
+@inline
 def _clip(value, low, high):
     return min(max(value, low), high)
 
 
-@njit(
-    "(int64[::1], float32[:, ::1], float32[:, ::1], float32[::1], float32[:, ::1], int32[:, ::1], float32[:, ::1])",
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-)
-def pack(order, means2d, conics, opacities, colors, radii, rows):
-    """Gather what tiles need of the gaussians `order` into `rows`, as `_kernels` lays them out.
-
-    The extents are those of the ellipse on which alpha is 1 / 255, of the conic as rounded, never beyond `radii`.
-    """
-    for r in range(order.size):
-        g = order[r]
-        a, b, c = np.float64(conics[g, 0]), np.float64(conics[g, 1]), np.float64(conics[g, 2])
-        level, determinant = 2 * math.log(opacities[g] / MIN_ALPHA), a * c - b * b
-        extent_x, extent_y = np.float64(radii[g, 0]), np.float64(radii[g, 1])
-        if determinant > 0:
-            extent_x = min(extent_x, math.sqrt(level * c / determinant) + _SLACK)
-            extent_y = min(extent_y, math.sqrt(level * a / determinant) + _SLACK)
-        row = rows[r]
-        row[0], row[1] = means2d[g, 0], means2d[g, 1]
-        row[2], row[3], row[4] = conics[g, 0], conics[g, 1], conics[g, 2]
-        row[5], row[6], row[7] = opacities[g], extent_x, extent_y
-        row[8], row[9], row[10], row[11] = colors[g, 0], colors[g, 1], colors[g, 2], colors[g, 3]
+@inline
+def _span(centre, low, high, tiles):
+    """The range of tiles whose pixel centres reach into [centre + low, centre + high]."""
+    first = _clip(math.ceil(centre + low - 0.5) // TILE, 0, tiles)
+    return first, _clip(math.floor(centre + high - 0.5) // TILE + 1, first, tiles)
 
 
-@njit(inline="always")
-def _tile_rows(row, tiles_y):
-    """The range of tile rows that a gaussian touches."""
-    first = math.ceil(row[1] - row[7] - 0.5) // TILE
-    last = math.floor(row[1] + row[7] - 0.5) // TILE + 1
-    return _clip(first, 0, tiles_y), _clip(last, 0, tiles_y)
+@inline
+def _columns(row, tile_row, across):
+    """The range of tiles of one tile row that a gaussian touches: its ellipse, not its bounding box."""
+    x, extent_x = np.float64(row[X]), np.float64(row[EXTENT_X])
+    first, last = _span(x, -extent_x, extent_x, across)
+    a, b, c = np.float64(row[A]), np.float64(row[B]), np.float64(row[C])
+    if last - first < 2 or a * c <= b * b:
+        return first, last
+    y, extent_y = np.float64(row[Y]), np.float64(row[EXTENT_Y])
+    top, bottom = max(tile_row * TILE + 0.5 - y, -extent_y), min(tile_row * TILE + TILE - 0.5 - y, extent_y)
+    level = 2 * math.log(row[OPACITY] / MIN_ALPHA)
+    # The ellipse reaches furthest right at dy = turn, and furthest left at -turn. Where that is in another tile row,
+    # it reaches furthest at this row's end nearest to it.
+    turn = -b / c * extent_x
+    low, high = -extent_x, extent_x
+    dy = _clip(turn, top, bottom)
+    if dy != turn:
+        high = min(high, (math.sqrt(max(b * b * dy * dy - a * (c * dy * dy - level), 0.0)) - b * dy) / a + _SLACK)
+    dy = _clip(-turn, top, bottom)
+    if dy != -turn:
+        low = max(low, (-math.sqrt(max(b * b * dy * dy - a * (c * dy * dy - level), 0.0)) - b * dy) / a - _SLACK)
+    return _span(x, low, high, across)
 
 
-@njit(inline="always")
-def _tile_columns(row, tile_row, tiles_x):
-    """The range of tiles of one tile row that a gaussian touches: its ellipse's, not its bounding box's."""
-    x, y, extent_x, extent_y = np.float64(row[0]), np.float64(row[1]), np.float64(row[6]), np.float64(row[7])
-    left, right = -extent_x, extent_x
-    first = math.ceil(x + left - 0.5) // TILE
-    last = math.floor(x + right - 0.5) // TILE + 1
-    a, b, c = np.float64(row[2]), np.float64(row[3]), np.float64(row[4])
-    if last - first > 1 and a * c > b * b:
-        level = 2 * math.log(row[5] / MIN_ALPHA)
-        # where the ellipse is widest, if that is inside this tile row; else its end nearest to that
-        top = max(tile_row * TILE + 0.5 - y, -extent_y)
-        bottom = min(tile_row * TILE + TILE - 0.5 - y, extent_y)
-        widest = -b / c * extent_x
-        for sign in (-1, 1):
-            dy = _clip(sign * widest, top, bottom)
-            if dy != sign * widest:
-                root = math.sqrt(max(b * b * dy * dy - a * (c * dy * dy - level), 0.0))
-                reach = (-b * dy + sign * root) / a + sign * _SLACK
-                if sign < 0:
-                    left = max(left, reach)
-                else:
-                    right = min(right, reach)
-        first = math.ceil(x + left - 0.5) // TILE
-        last = math.floor(x + right - 0.5) // TILE + 1
-    first = _clip(first, 0, tiles_x)
-    return first, max(_clip(last, 0, tiles_x), first)
-
-
-@njit(
-    "(int64[::1], float32[:, ::1], int64, int64, int64, int64[::1], int32[::1])",
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-)
-def count(order, rows, n, tiles_x, tiles_y, pair_ends, tile_sizes):
-    """Count pairs: `tile_sizes[t]` gaussians touch tile t; those of `rows[:r + 1]` touch `pair_ends[r]` tiles."""
+@kernel(i1, f2, int64, int64, int64, i1, i1)
+def count(order, rows, n, across, down, ends, sizes):
+    """Set `ends[r]` to the pairs of the gaussians up to r, and `sizes[t]` to those of tile t."""
     pairs = 0
-    for r in range(order.size):
-        base = order[r] // n * tiles_x * tiles_y
-        first_row, last_row = _tile_rows(rows[r], tiles_y)
+    for r in range(len(order)):
+        row, base = rows[r], order[r] // n * across * down
+        first_row, last_row = _span(row[Y], -row[EXTENT_Y], row[EXTENT_Y], down)
         for tile_row in range(first_row, last_row):
-            first, last = _tile_columns(rows[r], tile_row, tiles_x)
-            for column in range(first, last):
-                tile_sizes[base + tile_row * tiles_x + column] += np.int32(1)
-            pairs += last - first
-        pair_ends[r] = pairs
+            first, last = _columns(row, tile_row, across)
+            for tile in range(base + tile_row * across + first, base + tile_row * across + last):
+                sizes[tile] += 1
+                pairs += 1
+        ends[r] = pairs
 
 
-@njit(
-    "(int64[::1], float32[:, ::1], int64, int64, int64, int32[::1], int32[::1], int32[::1])",
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-)
-def fill(order, rows, n, tiles_x, tiles_y, cursors, ids, slots):
-    """Append each gaussian to the list `ids` of the tiles it touches, in order of depth.
-
-    `cursors[t]` is where the list of tile t begins. `slots` is the number of the pair in order of gaussians, so that
-    all gradient rows of one gaussian lie side by side.
-    """
+@kernel(i1, f2, int64, TILES)
+def fill(order, rows, n, tiles):
+    """Append each gaussian to the lists of the tiles it touches, nearest first."""
+    cursors = tiles.offsets[:-1].copy()
     pair = 0
-    for r in range(order.size):
-        base = order[r] // n * tiles_x * tiles_y
-        first_row, last_row = _tile_rows(rows[r], tiles_y)
+    for r in range(len(order)):
+        row, base = rows[r], order[r] // n * tiles.across * tiles.down
+        first_row, last_row = _span(row[Y], -row[EXTENT_Y], row[EXTENT_Y], tiles.down)
         for tile_row in range(first_row, last_row):
-            first, last = _tile_columns(rows[r], tile_row, tiles_x)
-            for tile in range(base + tile_row * tiles_x + first, base + tile_row * tiles_x + last):
+            first, last = _columns(row, tile_row, tiles.across)
+            for tile in range(base + tile_row * tiles.across + first, base + tile_row * tiles.across + last):
                 at = cursors[tile]
-                ids[at], slots[at] = r, pair
-                cursors[tile] = at + np.int32(1)
+                tiles.ids[at], tiles.slots[at] = r, pair
+                cursors[tile] = at + 1
                 pair += 1
 
 
-@njit("(float32[:, ::1], int64[::1], int64[::1], float32[:, ::1])", nogil=True, cache=True, fastmath={"reassoc"})
-def gather(gradients, pair_ends, order, totals):
-    """Add up the gradient rows of each gaussian's pairs into its row of `totals` [C * N, GRADIENT_ROW]."""
-    begin = 0
-    for r in range(order.size):
-        total = totals[order[r]]
-        for pair in range(begin, pair_ends[r]):
-            for j in range(total.size):
-                total[j] += gradients[pair, j]
-        begin = pair_ends[r]
+def list_tiles(
+    order: np.ndarray, rows: np.ndarray, cameras: int, n: int, width: int, height: int
+) -> tuple[Tiles, np.ndarray]:
+    """The tiles of the images of `cameras`, and how many pairs the gaussians up to each row have: [len(order)]."""
+    across, down = -(-width // TILE), -(-height // TILE)
+    ends, sizes = np.empty(len(order), np.int32), np.zeros(cameras * across * down, np.int32)
+    count(order, rows, n, across, down, ends, sizes)
+    offsets = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    ids, slots = (np.empty(offsets[-1], np.int32) for _ in range(2))
+    tiles = Tiles(offsets, ids, slots, across, down, width, height)
+    fill(order, rows, n, tiles)
+    return tiles, ends
