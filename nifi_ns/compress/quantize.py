@@ -223,7 +223,7 @@ def canonical(splats: Splats) -> Splats:
 _H = math.sqrt(0.5)
 _PERMUTATIONS = torch.tensor(
     # rotations that bring axis order[j] to place j, at index 2 * order[0] + (order[1] > order[2])
-    [[1, 0, 0, 0], [_H, _H, 0, 0], [0.5, 0.5, 0.5, 0.5], [_H, 0, 0, _H], [0.5, -0.5, -0.5, -0.5], [_H, 0, _H, 0]]
+    [[1, 0, 0, 0], [_H, _H, 0, 0], [_H, 0, 0, _H], [0.5, 0.5, 0.5, 0.5], [0.5, -0.5, -0.5, -0.5], [_H, 0, _H, 0]]
 )
 
 

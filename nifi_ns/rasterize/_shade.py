@@ -29,7 +29,7 @@ class _Shade(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         means, centres, coefficients, radii, colors = ctx.saved_tensors
-        v_means, v_coefficients = torch.zeros(means.shape), torch.zeros(coefficients.shape)
+        v_means, v_coefficients = torch.empty(means.shape), torch.empty(coefficients.shape)
         v_centres = torch.zeros(len(ctx.parts), len(centres), 3, dtype=torch.float64)
         inputs, outputs = arrays(means, centres, coefficients), arrays(colors, v_colors)
         gradients = v_means.numpy(), v_centres.numpy(), v_coefficients.numpy()

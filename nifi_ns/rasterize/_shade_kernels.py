@@ -80,7 +80,7 @@ def shade(means, centres, coefficients, radii, degree, colors, part, parts):
     n, k = len(means), (degree + 1) ** 2
     basis = np.zeros(_MAX_BASIS, np.float32)
     for c in range(len(centres)):
-        coefficients_c = coefficients[c % len(coefficients)]
+        coefficients_c = coefficients[c % len(coefficients)]  # shared by all cameras, or one for each
         for i in range(n * part // parts, n * (part + 1) // parts):
             if radii[c, i, 0] == 0:
                 continue
@@ -98,26 +98,27 @@ def shade(means, centres, coefficients, radii, degree, colors, part, parts):
 def shade_backward(
     means, centres, coefficients, radii, degree, colors, v_colors, v_means, v_centres, v_coefficients, part, parts
 ):
-    """Add to `v_means`, `v_centres[part]` and `v_coefficients` the gradients of what `shade` wrote to `colors`."""
+    """Write to `v_means` and `v_coefficients`, and add to `v_centres[part]`, the gradients of `shade`'s `colors`."""
     n, k = len(means), (degree + 1) ** 2
     basis, v_basis = np.zeros(_MAX_BASIS, np.float32), np.zeros(_MAX_BASIS, np.float32)
-    for c in range(len(centres)):
-        coefficients_c, v_coefficients_c = coefficients[c % len(coefficients)], v_coefficients[c % len(coefficients)]
-        for i in range(n * part // parts, n * (part + 1) // parts):
+    zero = np.float32(0)
+    for i in range(n * part // parts, n * (part + 1) // parts):
+        v_means[i] = zero
+        v_coefficients[:, i] = zero
+        for c in range(len(centres)):
             if radii[c, i, 0] == 0:
                 continue
+            mine, v_mine = coefficients[c % len(coefficients), i], v_coefficients[c % len(coefficients), i]
             x, y, z, inverse = _direction(means, i, centres[c])
             _harmonics(degree, x, y, z, basis)
-            red = v_colors[c, i, 0] if colors[c, i, 0] > 0 else np.float32(0)
-            green = v_colors[c, i, 1] if colors[c, i, 1] > 0 else np.float32(0)
-            blue = v_colors[c, i, 2] if colors[c, i, 2] > 0 else np.float32(0)
+            red = v_colors[c, i, 0] if colors[c, i, 0] > 0 else zero
+            green = v_colors[c, i, 1] if colors[c, i, 1] > 0 else zero
+            blue = v_colors[c, i, 2] if colors[c, i, 2] > 0 else zero
             for j in range(k):
-                v_basis[j] = (
-                    red * coefficients_c[i, j, 0] + green * coefficients_c[i, j, 1] + blue * coefficients_c[i, j, 2]
-                )
-                v_coefficients_c[i, j, 0] += basis[j] * red
-                v_coefficients_c[i, j, 1] += basis[j] * green
-                v_coefficients_c[i, j, 2] += basis[j] * blue
+                v_basis[j] = red * mine[j, 0] + green * mine[j, 1] + blue * mine[j, 2]
+                v_mine[j, 0] += basis[j] * red
+                v_mine[j, 1] += basis[j] * green
+                v_mine[j, 2] += basis[j] * blue
             v_x, v_y, v_z = _harmonics_backward(degree, x, y, z, v_basis)
             along = v_x * x + v_y * y + v_z * z
             v_x, v_y, v_z = (v_x - along * x) * inverse, (v_y - along * y) * inverse, (v_z - along * z) * inverse

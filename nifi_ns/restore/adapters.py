@@ -42,7 +42,8 @@ class Adapters:
 
         if name in self.names:
             raise NifiError(f"the backbone already has an adapter {name!r}")
-        config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=self._targets)  # type: ignore[arg-type]  # alpha may be any number
+        scale: Any = alpha  # which peft takes for an int, though any number will do
+        config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=self._targets)
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "Already found a `peft_config`"

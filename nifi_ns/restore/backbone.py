@@ -1,5 +1,6 @@
 """One frozen diffusion backbone with two adapters, phi_minus (the restorer) and phi_plus (the critic)."""
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
@@ -102,7 +104,12 @@ class Backbone:
     @property
     def downsampling(self) -> int:
         """Pixels per latent, along a side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self._patch * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def _patch(self) -> int:
+        """The side of the patches the autoencoder takes as channels: 1 (pixels), but 4 for nifi-tiny."""
+        return math.isqrt(self.vae.config.in_channels // 3)
 
     @property
     def pixel_multiple(self) -> int:
@@ -138,17 +145,17 @@ class Backbone:
     def encode(self, images: Tensor, adapter: AdapterName | None = None) -> Tensor:
         """Latents [B, C, h, w] of images [B, 3, H, W]: the posterior's mode, scaled; `adapter` is the encoder's."""
         with self._adapter(self._vae_adapters, adapter):
-            posterior = self.vae.encode(images.to(self.device, self.dtype) * 2 - 1).latent_dist
+            pixels = F.pixel_unshuffle(images.to(self.device, self.dtype) * 2 - 1, self._patch)
+            posterior = self.vae.encode(pixels).latent_dist
         # SD3's shift_factor is left out on purpose: the paper's inference code (github.com/ceteke/nifi) scales only.
         return posterior.mode().float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W] of latents [B, C, h, w]: about [0, 1], not clamped."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         with self._lock:
-            images = self.vae.decode(
-                (latents / self.vae.config.scaling_factor).to(self.device, self.dtype), return_dict=False
-            )[0]
-        return images.float() / 2 + 0.5
+            pixels = self.vae.decode(scaled, return_dict=False)[0]
+        return F.pixel_shuffle(pixels, self._patch).float() / 2 + 0.5
 
     def predict(
         self, x_t: Tensor, t: float | Tensor, adapter: AdapterName | None, guidance_scale: float = 1.0
