@@ -44,10 +44,8 @@ class Adapters:
             raise NifiError(f"the backbone already has an adapter {name!r}")
         scale: Any = alpha  # which peft takes for an int, though any number will do
         config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=self._targets)
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Already found a `peft_config`"
-            )  # peft doubts that two adapters are meant
+        with warnings.catch_warnings():  # peft doubts that two adapters on one model are meant
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
             self._module.add_adapter(config, name)
         self.names.append(name)
         self._layers = [layer for layer in self._module.modules() if isinstance(layer, BaseTunerLayer)]
@@ -62,10 +60,8 @@ class Adapters:
     def _switch(self, name: str | None) -> None:
         if name == self._active:
             return
-            return
-        # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter of
-        # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter of
-        # which one runs just now, and a gradient is dropped if its parameter is frozen once backward reaches it.
+        # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter
+        # of which one runs just now, and a gradient is dropped if its parameter is frozen once backward reaches it.
         trainable = [(p, p.requires_grad) for added in self.names for p in self.parameters(added)]
         for layer in self._layers:
             layer.enable_adapters(name is not None)

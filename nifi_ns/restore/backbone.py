@@ -126,6 +126,10 @@ class Backbone:
         """What is left of the image at `t`: a float, or float32 [B] where `t` is a tensor."""
         return self.schedule.signal(t)
 
+    def signal(self, t: float | Tensor) -> float | Tensor:
+        """What is left of the latents at `t`, a factor in [0, 1]: a float, or float32 [B] where `t` is a tensor."""
+        return self.schedule.signal(t)
+
     def sigma(self, t: float | Tensor) -> float | Tensor:
         """The standard deviation of the noise at `t`: a float, or float32 [B] where `t` is a tensor."""
         return self.schedule.sigma(t)

@@ -1,0 +1,138 @@
+"""The two models of nifi-tiny before training; the autoencoder starts as a principal component analysis of patches."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from torch import Tensor, nn
+
+from nifi_ns.restore.prompt import Embeddings, Prompt
+
+PATCH = 4
+LATENT_CHANNELS = 16
+LATENT_NOISE = 0.05
+"""Standard deviation of the autoencoder's posterior, in units of a latent's."""
+PROMPT_DIM = 32
+_CHANNELS = 64
+_ANCHOR = 100.0
+
+
+def fixed_prompt() -> Prompt:
+    """nifi-tiny has no text encoder: "photo" is one fixed embedding, the null prompt zeros."""
+    photo = Embeddings(torch.eye(PROMPT_DIM)[None, :2], torch.eye(PROMPT_DIM)[:1])
+    return Prompt("photo", photo, Embeddings(torch.zeros(1, 2, PROMPT_DIM), torch.zeros(1, PROMPT_DIM)))
+
+
+def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
+    """SD3's transformer in miniature. Its blocks start as the identity (adaLN-zero, Peebles & Xie 2023)."""
+    model = SD3Transformer2DModel(
+        sample_size=128,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=layers,
+        attention_head_dim=32,
+        num_attention_heads=width // 32,
+        joint_attention_dim=PROMPT_DIM,
+        caption_projection_dim=width,
+        pooled_projection_dim=PROMPT_DIM,
+        pos_embed_max_size=64,
+    )
+    for block in model.transformer_blocks:
+        gated: Any = block
+        for norm in (gated.norm1, gated.norm1_context):
+            nn.init.zeros_(norm.linear.weight)
+            nn.init.zeros_(norm.linear.bias)
+    nn.init.zeros_(model.proj_out.weight)
+    return model
+
+
+def build_autoencoder(photos: list[Tensor]) -> AutoencoderKL:
+    """An AutoencoderKL of 4x4 patches (48 channels) that is, to begin with, the best linear one to 16 channels.
+
+    There is no down- or upsampling inside, so all its work is at a quarter of the image's sides. Three things keep an
+    AutoencoderKL from being linear, and each has its way round: residual branches (their last convolution starts at 0),
+    SiLU (`silu(x) - silu(-x) = x`: channels come in pairs of opposite sign), and GroupNorm (two constant channels at
+    +-_ANCHOR make up nearly all of the variance, so that it divides by a constant). The last stays true in training:
+    what a patch becomes does not depend on what else is in the image, and tiles fit together.
+
+    Args:
+        photos: [3, H, W] each, in [0, 1].
+    """
+    dim = 3 * PATCH**2
+    patches = [F.pixel_unshuffle(p[:, : p.shape[1] // 4 * 4, : p.shape[2] // 4 * 4] * 2 - 1, PATCH) for p in photos]
+    samples = torch.cat([p.flatten(1) for p in patches], 1).double()  # [48, N]
+    mean = samples.mean(1)
+    variances, basis = torch.linalg.eigh(torch.cov(samples))
+    variances, basis = variances.flip(0), basis.flip(1)
+    # Of all scalings to a mean variance of 1 this loses least of the picture to noise in the latents: in component k it
+    # costs 1/scale^2, and the sum of these is least where scale^2 goes as 1/sqrt(variance).
+    scales = variances[:LATENT_CHANNELS] ** -0.25
+    scales = scales / (scales.square() * variances[:LATENT_CHANNELS]).mean().sqrt()
+    analysis = scales[:, None] * basis[:, :LATENT_CHANNELS].T  # [16, 48]
+    synthesis = basis[:, :LATENT_CHANNELS] / scales  # [48, 16]
+    spare = slice(LATENT_CHANNELS, _CHANNELS - LATENT_CHANNELS - 2)
+    detail = (variances[spare] ** -0.5)[:, None] * basis[:, spare].T  # [30, 48]
+
+    model: Any = AutoencoderKL(
+        in_channels=dim,
+        out_channels=dim,
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(_CHANNELS,),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=1,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=False,
+        scaling_factor=1.0,
+    )
+    pairs, rest = slice(0, 2 * LATENT_CHANNELS), slice(2 * LATENT_CHANNELS + 2, None)
+    with torch.no_grad():
+        for part in (model.encoder, model.decoder):
+            for module in part.modules():
+                if isinstance(module, ResnetBlock2D):
+                    conv1, conv2, norm1, norm2 = (getattr(module, k) for k in ("conv1", "conv2", "norm1", "norm2"))
+                    conv1.weight[_anchors()] = 0
+                    conv1.bias[_anchors()] = torch.tensor([_ANCHOR, -_ANCHOR])
+                    nn.init.zeros_(conv2.weight)
+                    nn.init.zeros_(conv2.bias)
+                    _linearize(norm1)
+                    _linearize(norm2)
+            _linearize(part.conv_norm_out)
+            for conv in (part.conv_in, part.conv_out):
+                conv.weight[:, pairs] = 0 if conv is part.conv_out else conv.weight[:, pairs]
+                nn.init.zeros_(conv.bias)
+            part.conv_in.weight[: rest.start] = 0
+            part.conv_in.bias[_anchors()] = torch.tensor([_ANCHOR, -_ANCHOR])
+            nn.init.zeros_(part.conv_out.weight)
+        centre = model.encoder.conv_in.weight[:, :, 1, 1]  # views of the middle taps
+        centre[:LATENT_CHANNELS], centre[LATENT_CHANNELS : rest.start - 2] = analysis, -analysis
+        model.encoder.conv_in.weight[rest.start : rest.start + len(detail)] = 0
+        centre[rest.start : rest.start + len(detail)] = detail
+        model.encoder.conv_in.bias[:LATENT_CHANNELS] = -analysis @ mean
+        model.encoder.conv_in.bias[LATENT_CHANNELS : rest.start - 2] = analysis @ mean
+        model.encoder.conv_in.bias[rest.start : rest.start + len(detail)] = -detail @ mean
+        eye = torch.eye(LATENT_CHANNELS)
+        model.encoder.conv_out.weight[:LATENT_CHANNELS, pairs, 1, 1] = torch.cat([eye, -eye], 1)
+        model.encoder.conv_out.bias[LATENT_CHANNELS:] = 2 * torch.log(torch.tensor(LATENT_NOISE))
+        model.decoder.conv_in.weight[pairs, :, 1, 1] = torch.cat([eye, -eye])
+        model.decoder.conv_out.weight[:, pairs, 1, 1] = torch.cat([synthesis, -synthesis], 1).float()
+        model.decoder.conv_out.bias[:] = mean
+    return model
+
+
+def _anchors() -> slice:
+    return slice(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS + 2)
+
+
+def _linearize(norm: nn.GroupNorm) -> None:
+    """Undo the division by the standard deviation that the two anchors give the group; the anchors become +-1."""
+    gain = _ANCHOR * (2 / norm.num_channels) ** 0.5
+    nn.init.constant_(norm.weight, gain)
+    norm.weight[_anchors()] = gain / _ANCHOR

@@ -1,0 +1,249 @@
+"""Train the backbone nifi-tiny from nothing: first its autoencoder, then its flow-matching transformer.
+
+    python scripts/pretrain_tiny.py --data PHOTOS --output nifi_ns/weights/nifi-tiny
+
+PHOTOS are folders of images; every fifth, in the order of their names, is held out and measured. Procedural textures
+are added to the rest. Every step draws from its own generator, seeded by (seed, stage, step), and progress is kept on
+disk: a run that was interrupted goes on when the command is repeated, and ends with what it would have ended with.
+--output is written anew, and usable, at every measurement.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from _photos import Photos
+from _tiny_models import LATENT_NOISE, PATCH, build_autoencoder, build_transformer, fixed_prompt
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nifi_ns.commands._cli import run
+from nifi_ns.files import atomic_path, write_text
+from nifi_ns.restore.backbone import Backbone
+from nifi_ns.restore.families import StableDiffusion3
+from nifi_ns.restore.prompt import PROMPT_FILE
+from nifi_ns.restore.schedules import FlowMatching
+
+T0 = 199.0
+SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=3.0)  # SD3's
+# (images, height, width) of successive steps: SD3's position table is cropped about its centre, and only the sizes seen
+# in training are of use later.
+SIZES = [*[(8, 128, 128)] * 6, (2, 256, 256), (1, 272, 480), *[(8, 128, 128)] * 6, (2, 256, 256), (1, 480, 272)]
+SIZES += [*SIZES, *[(8, 128, 128)] * 3, (1, 512, 512)]
+
+
+@dataclass
+class PretrainTiny:
+    """Train the miniature backbone nifi-tiny on photos that are free to redistribute."""
+
+    data: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=["-d"])]
+    """Folders of photos (PNG, JPEG, WebP), searched recursively."""
+    output: Path = Path("nifi_ns/weights/nifi-tiny")
+    """The diffusers folder to write."""
+    progress: Path = Path("outputs/pretrain_tiny")
+    """Where the state of the run is kept."""
+    autoencoder_steps: int = 1500
+    """Steps of the first stage (16 crops of 64 pixels each)."""
+    steps: int = 4000
+    """Steps of the second stage (8 crops of 128 pixels each, or fewer and larger ones)."""
+    width: int = 128
+    """Width of the transformer."""
+    layers: int = 4
+    """Layers of the transformer."""
+    measure_every: int = 250
+    """Steps between measurements on the held-out photos."""
+    seed: int = 0
+    threads: int = 1
+    """CPU threads; another number may round differently."""
+    device: str = "cpu"
+    smoke: bool = False
+    """A few steps of a smaller model, to see that everything runs."""
+
+    def main(self) -> None:
+        """Train both stages, or go on where a run stopped."""
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(self.seed)
+        if self.smoke:
+            self.autoencoder_steps, self.steps, self.width, self.layers, self.measure_every = 4, 4, 64, 1, 4
+        console = Console()
+        photos = Photos(self.data, self.seed)
+        device: Any = self.device
+        vae: Any = build_autoencoder(photos.training).to(device)
+        transformer: Any = build_transformer(self.width, self.layers).to(device)
+        autoencoder = Stage("autoencoder", vae, self.autoencoder_steps, lr=5e-4, options=self)
+        flow = Stage("transformer", transformer, self.steps, lr=1e-3, options=self)
+        started = time.monotonic()
+
+        def report(stage: Stage) -> None:
+            numbers = {key: round(value, 2) for key, value in measure(self._backbone(vae, transformer), photos).items()}
+            console.print(f"{stage.name} {stage.step}/{stage.steps}", numbers, f"{time.monotonic() - started:.0f} s")
+            training = {"photos": photos.names, "held_out": photos.held_out_names, "seed": self.seed, **numbers}
+            training |= {"autoencoder_steps": autoencoder.step, "steps": flow.step}
+            write_backbone(self.output, vae, transformer, training)
+
+        autoencoder.train(lambda stage: autoencoder_loss(stage, photos, self.device), report)
+        with torch.no_grad():  # the factor that brings latents to unit variance, from every training photo
+            modes = [vae.encode(_patches(_whole(photo), self.device)).latent_dist.mode() for photo in photos.training]
+            vae.register_to_config(scaling_factor=round(1 / torch.cat([m.flatten() for m in modes]).std().item(), 4))
+        backbone = self._backbone(vae, transformer)
+        transformer.requires_grad_(True)
+        flow.train(lambda stage: flow_matching_loss(stage, photos, backbone), report)
+        report(flow)
+
+    def _backbone(self, vae: nn.Module, transformer: nn.Module) -> Backbone:
+        trains = [(p, p.requires_grad) for m in (vae, transformer) for p in m.parameters()]
+        family = StableDiffusion3(transformer, FlowMatching.from_config(dict(SCHEDULER.config)))
+        device = torch.device(self.device)
+        backbone = Backbone("nifi-tiny", family, vae, fixed_prompt(), device=device, dtype=torch.float32)
+        for parameter, flag in trains:  # a Backbone freezes what it is given
+            parameter.requires_grad_(flag)
+        return backbone
+
+
+class Stage:
+    """A model in training: AdamW with a cosine schedule, a moving average of its weights, and its progress on disk."""
+
+    def __init__(self, name: str, model: nn.Module, steps: int, lr: float, options: PretrainTiny) -> None:
+        self.name, self.model, self.steps, self.step = name, model, steps, 0
+        self._file = options.progress / f"{name}.safetensors"
+        self._lr, self._options = lr, options
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+        self._average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    def train(self, loss: Any, report: Any) -> None:
+        """Minimize `loss(self)` from where the run stopped, with `report(self)` now and then; end with the average."""
+        if self._file.is_file():
+            self._load()
+        while self.step < self.steps:
+            self._update(loss(self))
+            if self.step % self._options.measure_every == 0 or self.step == self.steps:
+                self._save()
+                weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+                self.model.load_state_dict(self._average)
+                report(self)
+                self.model.load_state_dict(weights)
+        self.model.load_state_dict(self._average)
+
+    def generator(self) -> torch.Generator:
+        """The random numbers of this step."""
+        stage = sum(self.name.encode())
+        return torch.Generator().manual_seed((self._options.seed * 1_000_003 + stage) * 1_000_003 + self.step)
+
+    def _update(self, loss: Tensor) -> None:
+        warm, done = min(1.0, (self.step + 1) / 100), self.step / self.steps
+        self._optimizer.param_groups[0]["lr"] = self._lr * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+        self._optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self.step += 1
+        decay = min(0.995, self.step / (self.step + 10))
+        with torch.no_grad():
+            for key, value in self.model.state_dict().items():
+                self._average[key].lerp_(value, 1 - decay)
+
+    def _save(self) -> None:
+        state = {"step": torch.tensor(self.step)}
+        state |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        state |= {f"average.{k}": v for k, v in self._average.items()}
+        for i, moments in enumerate(self._optimizer.state.values()):
+            state |= {f"{key}.{i}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
+        with atomic_path(self._file) as temporary:
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, temporary)
+
+    def _load(self) -> None:
+        state = load_file(self._file, device=self._options.device)
+        self.step = int(state["step"])
+        self.model.load_state_dict({k[len("model.") :]: v for k, v in state.items() if k.startswith("model.")})
+        self._average = {k[len("average.") :]: v for k, v in state.items() if k.startswith("average.")}
+        for i, parameter in enumerate(self.model.parameters()):
+            moments = {key: state[f"{key}.{i}"] for key in ("exp_avg", "exp_avg_sq")}
+            self._optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+
+
+def autoencoder_loss(stage: Stage, photos: Photos, device: str) -> Tensor:
+    """Reconstruction of crops from latents with a little noise: a VAE of fixed posterior variance."""
+    generator = stage.generator()
+    crops, _ = photos.crops(16, 64, 64, generator)
+    vae: Any = stage.model
+    mode = vae.encode(_patches(crops, device)).latent_dist.mode()
+    noise = torch.randn(mode.shape, generator=generator).to(device)
+    error = F.pixel_shuffle(vae.decode(mode + LATENT_NOISE * noise).sample, PATCH) - (crops.to(device) * 2 - 1)
+    # The absolute error counts faint texture, which squares neglect; the prior keeps latents from outgrowing the noise.
+    return error.square().mean() + 0.02 * error.abs().mean() + 1e-5 * mode.square().mean()
+
+
+def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
+    """The velocity's squared error, over noise levels and sizes."""
+    generator, device = stage.generator(), backbone.device
+    batch, height, width = SIZES[stage.step % len(SIZES)]
+    crops, is_photo = photos.crops(batch, height, width, generator)
+    with torch.no_grad():
+        z = backbone.encode(crops)
+    # Half of the noise levels where the restorer starts, half anywhere, for the critic.
+    near = 0.1 + 0.25 * torch.rand(batch, generator=generator)
+    anywhere = 0.02 + 0.98 * torch.rand(batch, generator=generator)
+    t = 1000 * torch.where(torch.rand(batch, generator=generator) < 0.5, near, anywhere).to(device)
+    noise = torch.randn(z.shape, generator=generator).to(device)
+    # The prompt means a photo; the null prompt anything.
+    photo = (is_photo & (torch.rand(batch, generator=generator) < 0.8)).float().to(device)
+    positive, null = backbone.prompt.positive, backbone.prompt.null
+    assert positive.pooled is not None and null.pooled is not None
+    pooled = null.pooled.lerp(positive.pooled, photo[:, None])
+    prompt = replace(positive, tokens=null.tokens.lerp(positive.tokens, photo[:, None, None]), pooled=pooled)
+    timestep = torch.as_tensor(backbone.schedule.timestep(t))
+    velocity = backbone.family(backbone.add_noise(z, noise, t), timestep, prompt)
+    return F.mse_loss(velocity, noise - z)
+
+
+def _patches(images: Tensor, device: str) -> Tensor:
+    return F.pixel_unshuffle(images.to(device) * 2 - 1, PATCH)
+
+
+def _whole(photo: Tensor, multiple: int = 2 * PATCH) -> Tensor:
+    """[1, 3, H, W]: cropped to whole patches."""
+    return photo[None, :, : photo.shape[1] // multiple * multiple, : photo.shape[2] // multiple * multiple]
+
+
+@torch.no_grad()
+def measure(backbone: Backbone, photos: Photos) -> dict[str, float]:
+    """Mean PSNR over the held-out photos: of the autoencoder, of latents noised to T0, and of one step from there."""
+    scores: dict[str, list[float]] = {"autoencoder_psnr": [], "noisy_psnr": [], "self_denoising_psnr": []}
+    for i, photo in enumerate(photos.held_out):
+        image = _whole(photo).to(backbone.device)
+        scores["autoencoder_psnr"].append(_psnr(backbone.decode(backbone.encode(image)), image))
+        image = image[..., :256, :256]
+        z = backbone.encode(image)
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(i)).to(z)
+        x_t = backbone.add_noise(z, noise, T0)
+        restored = backbone.to_x0(x_t, backbone.predict(x_t, T0, None), T0)
+        scores["noisy_psnr"].append(_psnr(backbone.decode(x_t / backbone.schedule.signal(T0)), image))
+        scores["self_denoising_psnr"].append(_psnr(backbone.decode(restored), image))
+    return {key: sum(values) / len(values) for key, values in scores.items()}
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    return -10 * math.log10(F.mse_loss(a.clamp(0, 1), b).item())
+
+
+def write_backbone(output: Path, vae: Any, transformer: Any, training: dict[str, Any]) -> None:
+    """The diffusers folder, in half precision: fine enough for weights of this size, and half the bytes."""
+    for name, model in (("vae", vae), ("transformer", transformer)):
+        half = type(model).from_config(model.config).half()
+        half.load_state_dict(model.state_dict())
+        half.save_pretrained(output / name, max_shard_size="4MB")
+    SCHEDULER.save_pretrained(output / "scheduler")
+    fixed_prompt().save(output / PROMPT_FILE)
+    write_text(output / "training.json", json.dumps(training, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(PretrainTiny)
