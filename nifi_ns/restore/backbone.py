@@ -123,10 +123,6 @@ class Backbone:
         return None if side is None else side * self.downsampling
 
     def signal(self, t: float | Tensor) -> float | Tensor:
-        """What is left of the image at `t`: a float, or float32 [B] where `t` is a tensor."""
-        return self.schedule.signal(t)
-
-    def signal(self, t: float | Tensor) -> float | Tensor:
         """What is left of the latents at `t`, a factor in [0, 1]: a float, or float32 [B] where `t` is a tensor."""
         return self.schedule.signal(t)
 
