@@ -1,1 +1,6 @@
 """Fix: one-step diffusion restoration of degraded views. Knows images and files, nothing of gaussians."""
+
+from nifi_ns.restore.backbone import Backbone
+from nifi_ns.restore.restorer import Restorer, RestorerSettings
+
+__all__ = ["Backbone", "Restorer", "RestorerSettings"]

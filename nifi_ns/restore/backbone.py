@@ -72,6 +72,7 @@ class Backbone:
         half = device.type == "cuda" and str(name) != NIFI_TINY  # the miniature is as fast in float32, and sharper
         dtype = dtype or (torch.bfloat16 if half else torch.float32)
         source = resolve(str(name))
+        name = str(Path(name).resolve()) if Path(name).is_dir() else str(name)  # found again from another folder
         with reading(str(name)):
             family_class = next((f for f in FAMILIES if source.has(f"{f.component}/config.json")), None)
             if family_class is None:

@@ -1,0 +1,254 @@
+"""The restorer: one step of a diffusion backbone with its trained adapter, from a degraded image to a restored one."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import write_text
+from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
+from nifi_ns.restore.images import to_batch
+from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
+from nifi_ns.restore.tiles import feathered, windows
+
+VERSION = 1
+RESTORER_FILE = "restorer.json"
+Decode = Literal["change", "full"]
+Input = Literal["degraded", "referenced"]
+Image = TypeVar("Image")
+
+
+@dataclass(frozen=True)
+class RestorerSettings:
+    """What a restorer was trained for, and how it is shown; kept in restorer.json."""
+
+    t0: float = 199
+    """Timestep, of 1000, that the one step starts from."""
+    noise_scale: float = 1.0
+    """Scale of the noise added at t0: 1 is the paper's, 0 restores without noise."""
+    strength: float = 1.0
+    """Share of the change that is shown: 0 is the input exactly, 1 the restoration."""
+    decode: Decode = "change"
+    """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
+    input: Input = "degraded"
+    """What it was trained on: plain renders, or views already restored by reference photos."""
+    seed: int = 0
+    """Of the noise, which is the same for every image of a size, so that frames do not flicker."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
+            if getattr(self, name) not in allowed:
+                raise NifiError(f"{name} is {getattr(self, name)!r}: expected {' or '.join(allowed)}")
+        if not (0 <= self.t0 <= 1000 and self.noise_scale >= 0 and 0 <= self.strength <= 1):
+            values = f"t0 {self.t0}, noise_scale {self.noise_scale}, strength {self.strength}"
+            raise NifiError(f"{values}: expected t0 in [0, 1000], noise_scale of 0 or more and strength in [0, 1]")
+
+
+class Restorer:
+    """Restores images with a backbone's adapter phi_minus: any size, from any thread.
+
+    ```python
+    restorer = Restorer.from_pretrained("restorer")
+    restored = restorer(PIL.Image.open("degraded.png"))
+    ```
+    """
+
+    tile_size: int = 1024
+    """Largest side, in pixels, that is restored at once; larger images go in overlapping, feathered tiles."""
+    overlap: int = 64
+    """Of tiles, in pixels."""
+
+    def __init__(
+        self,
+        backbone: Backbone | Callable[[], Backbone],
+        settings: RestorerSettings | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            backbone: with the adapter phi_minus (without one it restores as the frozen backbone would), or a function
+                that loads it, called with the first image.
+            settings: default: the paper's.
+            training: a summary for restorer.json; anything that JSON can hold.
+        """
+        self.settings = settings or RestorerSettings()
+        self.training = training or {}
+        self._source = backbone
+        self._lock = threading.RLock()
+        self._noise: tuple[tuple[int, ...], Tensor] | None = None
+
+    @staticmethod
+    def from_pretrained(
+        directory: Path | str,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        backbone: str | Path | None = None,
+    ) -> "Restorer":
+        """A restorer from the folder `save_pretrained` wrote. Its backbone is loaded with the first image.
+
+        Args:
+            directory: the folder.
+            device: default: CUDA if there is a GPU, else the CPU.
+            dtype: of the frozen weights; see `Backbone.from_pretrained`.
+            backbone: where to find the backbone, if not where it was in training.
+
+        Raises:
+            NifiError: if the folder is missing, incomplete, damaged (CorruptFileError) or of another version.
+        """
+        directory = Path(directory)
+        about = _Description.read(directory)
+
+        def load() -> Backbone:
+            prompt = Prompt.load(directory / PROMPT_FILE)
+            loaded = Backbone.from_pretrained(backbone or about.backbone, device, dtype, prompt)
+            if loaded.family.name != about.family:
+                raise NifiError(
+                    f"{directory} is for {about.backbone} ({about.family}), not {loaded.name} ({loaded.family.name})"
+                )
+            loaded.load_adapter(directory, "phi_minus")
+            return loaded
+
+        return Restorer(load, about.settings, about.training)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, loaded when first asked for.
+
+        Raises:
+            NifiError: if it cannot be loaded, or the adapter is for another.
+        """
+        with self._lock:
+            if not isinstance(self._source, Backbone):
+                self._source = self._source()
+            return self._source
+
+    @property
+    def input(self) -> Input:
+        """What it was trained on: plain renders ("degraded") or views restored by reference photos ("referenced")."""
+        return self.settings.input
+
+    def __call__(self, image: Image, strength: float | None = None) -> Image:
+        """The restored image, of the type, shape and value range of `image`.
+
+        Args:
+            image: PIL; or numpy or torch, [H, W, 3] or [3, H, W] or a batch of such, uint8 or floats in [0, 1].
+            strength: share of the change: 0 is the input exactly, 1 the restoration; default: the settings'.
+
+        Raises:
+            NifiError: if it is no image, or the backbone cannot be loaded.
+        """
+        batch, back = to_batch(image)
+        strength = self.settings.strength if strength is None else strength
+        if strength == 0:
+            return image
+        with self._lock, torch.inference_mode():
+            restored = self._restore(batch.to(self.backbone.device)).to(batch.device)
+        return back(batch + strength * (restored - batch))
+
+    def _restore(self, batch: Tensor) -> Tensor:
+        """Restored [B, 3, H, W] in [0, 1] of such a batch, on the backbone's device."""
+        height, width = batch.shape[-2:]
+        multiple = self.backbone.pixel_multiple
+        padded = _pad(batch, -height % multiple, -width % multiple)
+        limit = min(self.tile_size, self.backbone.max_side or self.tile_size) // multiple * multiple
+        spans = (windows(side, limit, self.overlap, multiple) for side in padded.shape[-2:])
+        noise = self._noise_like(padded)
+        return feathered(padded, lambda tile, y, x: self._restore_tile(tile, noise, y, x), *spans)[
+            ..., :height, :width
+        ].clamp(0, 1)
+
+    def _restore_tile(self, tile: Tensor, noise: Tensor, top: int, left: int) -> Tensor:
+        backbone, settings = self.backbone, self.settings
+        z = backbone.encode(tile, "phi_minus")
+        y, x = top // backbone.downsampling, left // backbone.downsampling
+        noise = settings.noise_scale * noise[..., y : y + z.shape[-2], x : x + z.shape[-1]]
+        z_t0 = backbone.add_noise(z, noise, settings.t0)
+        z_hat = backbone.to_x0(z_t0, backbone.predict(z_t0, settings.t0, "phi_minus"), settings.t0)
+        if settings.decode == "full":
+            return backbone.decode(z_hat)
+        after, before = backbone.decode(torch.cat([z_hat, backbone.encode(tile)])).chunk(2)
+        return tile + after - before
+
+    def _noise_like(self, padded: Tensor) -> Tensor:
+        """Standard normal noise [1, C, h, w] for the latents of `padded`, the same every time."""
+        backbone = self.backbone
+        shape = (1, backbone.latent_channels, *(side // backbone.downsampling for side in padded.shape[-2:]))
+        if self._noise is None or self._noise[0] != shape:
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            self._noise = shape, torch.randn(shape, generator=generator).to(backbone.device)
+        return self._noise[1]
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write the adapter, the prompt and restorer.json; other files in `directory` are left alone.
+
+        Each file is replaced as a whole, restorer.json last and with the others' checksums, so that a folder whose
+        writing was cut short is recognized.
+        """
+        directory = Path(directory)
+        self.backbone.save_adapter(directory, "phi_minus")
+        self.backbone.prompt.save(directory / PROMPT_FILE)
+        files = [n for n in (NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, PROMPT_FILE) if (directory / n).is_file()]
+        about = _Description(
+            version=VERSION,
+            backbone=self.backbone.name,
+            family=self.backbone.family.name,
+            prompt=self.backbone.prompt.text,
+            settings=self.settings,
+            training=self.training,
+            files={name: _checksum(directory / name) for name in files},
+        )
+        write_text(directory / RESTORER_FILE, json.dumps(asdict(about), indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class _Description:
+    """restorer.json: the settings, and what goes with them."""
+
+    version: int
+    backbone: str
+    family: str
+    prompt: str
+    settings: RestorerSettings
+    training: dict[str, Any]
+    files: dict[str, str]
+
+    @staticmethod
+    def read(directory: Path) -> "_Description":
+        """Read restorer.json, and check that the files it names are there and whole."""
+        path = directory / RESTORER_FILE
+        if not path.is_file():
+            raise NifiError(f"no restorer in {directory}: expected a {RESTORER_FILE}, as ns-nifi-train writes it")
+        try:
+            values = json.loads(path.read_text())
+            if values["version"] != VERSION:
+                raise NifiError(f"{path} has version {values['version']}, this program reads {VERSION}: train again")
+            values["settings"] = RestorerSettings(**values["settings"])
+            about = _Description(**values)
+            for name, checksum in about.files.items():
+                if not (directory / name).is_file():
+                    raise NifiError(f"{directory} is incomplete: {name} is missing")
+                if _checksum(directory / name) != checksum:
+                    raise CorruptFileError(
+                        f"{directory / name} is damaged, or of another training than {RESTORER_FILE}"
+                    )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is damaged: {error}") from error
+        return about
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _pad(batch: Tensor, bottom: int, right: int) -> Tensor:
+    """[B, 3, H, W] reflected at the lower and right edge; by repetition where the image is too small to reflect."""
+    mode = "reflect" if bottom < batch.shape[-2] and right < batch.shape[-1] else "replicate"
+    return F.pad(batch, (0, right, 0, bottom), mode=mode)
