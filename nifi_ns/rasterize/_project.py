@@ -54,8 +54,8 @@ class _Project(torch.autograd.Function):
         parts = _threads.parts(len(means))
         projected = Projected(*arrays(*outputs))
         _threads.run(project_kernel, parts, gaussians, cameras, settings, projected, radii.numpy())
-        ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks, *outputs, radii)
-        ctx.cameras, ctx.settings, ctx.parts = (width, height), settings, parts
+        ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks, radii)
+        ctx.size, ctx.settings, ctx.parts = (width, height), settings, parts
         ctx.mark_non_differentiable(radii)
         return *outputs, radii
 
@@ -63,16 +63,12 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         *inputs, radii = ctx.saved_tensors
-        gaussians, cameras = Gaussians(*arrays(*inputs[:4])), Cameras(*arrays(*inputs[4:6]), *ctx.cameras)
-        projected, v_projected = Projected(*arrays(*inputs[6:])), Projected(*arrays(*gradients[:4]))
+        gaussians, cameras = Gaussians(*arrays(*inputs[:4])), Cameras(*arrays(*inputs[4:]), *ctx.size)
         v_inputs = [torch.zeros(tensor.shape) for tensor in inputs[:4]]
         v_viewmats = torch.zeros(len(ctx.parts), len(inputs[4]), 4, 4, dtype=torch.float64)
-        _threads.run(
-            project_backward,
-            ctx.parts,
-            *(gaussians, cameras, ctx.settings, projected, radii.numpy(), v_projected),
-            *(Gaussians(*arrays(*v_inputs)), v_viewmats.numpy()),
-        )
+        v_projected, v_gaussians = Projected(*arrays(*gradients[:4])), Gaussians(*arrays(*v_inputs))
+        settings = gaussians, cameras, ctx.settings, radii.numpy()
+        _threads.run(project_backward, ctx.parts, *settings, v_projected, v_gaussians, v_viewmats.numpy())
         return *v_inputs, v_viewmats.sum(0).float(), None, None, None, None
 
 

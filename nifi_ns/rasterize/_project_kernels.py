@@ -1,7 +1,7 @@
 """Numba kernels of EWA projection (Zwicker et al. 2001) and its gradient, one gaussian at a time, as gsplat does it.
 
 Vectors are tuples, which stay in registers; matrices are tuples of rows. A kernel does part `part` of `parts` of the
-gaussians.
+gaussians. Arithmetic is float64, which costs little here and keeps thin gaussians thin.
 """
 
 import math
@@ -64,7 +64,6 @@ _GAUSSIANS = named(Gaussians, f2, f2, f2, f1)
 _CAMERAS = named(Cameras, f3, f3, int64, int64)
 _SETTINGS = named(Settings, real, real, real, real, boolean)
 PROJECTED = named(Projected, f3, f2, f3, f2)
-_ONE, _TWO = np.float32(1), np.float32(2)
 
 
 @inline
@@ -95,7 +94,7 @@ def _transpose(m):
 
 @inline
 def _row(m, i):
-    return m[i, 0], m[i, 1], m[i, 2]
+    return np.float64(m[i, 0]), np.float64(m[i, 1]), np.float64(m[i, 2])
 
 
 @inline
@@ -103,9 +102,9 @@ def _rotation(q):
     """The rotation matrix of a unit quaternion, wxyz."""
     w, x, y, z = q
     return (
-        (_ONE - _TWO * (y * y + z * z), _TWO * (x * y - w * z), _TWO * (x * z + w * y)),
-        (_TWO * (x * y + w * z), _ONE - _TWO * (x * x + z * z), _TWO * (y * z - w * x)),
-        (_TWO * (x * z - w * y), _TWO * (y * z + w * x), _ONE - _TWO * (x * x + y * y)),
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     )
 
 
@@ -116,18 +115,18 @@ def _rotation_backward(q, v):
     a, b, c = v[1][0] + v[0][1], v[0][2] + v[2][0], v[2][1] + v[1][2]
     k, l, m = v[1][0] - v[0][1], v[0][2] - v[2][0], v[2][1] - v[1][2]
     return (
-        _TWO * (z * k + y * l + x * m),
-        _TWO * (y * a + z * b + w * m - _TWO * x * (v[1][1] + v[2][2])),
-        _TWO * (x * a + z * c + w * l - _TWO * y * (v[0][0] + v[2][2])),
-        _TWO * (x * b + y * c + w * k - _TWO * z * (v[0][0] + v[1][1])),
+        2 * (z * k + y * l + x * m),
+        2 * (y * a + z * b + w * m - 2 * x * (v[1][1] + v[2][2])),
+        2 * (x * a + z * c + w * l - 2 * y * (v[0][0] + v[2][2])),
+        2 * (x * b + y * c + w * k - 2 * z * (v[0][0] + v[1][1])),
     )
 
 
 @inline
 def _unit(quats, i):
     """The direction of quaternion i, and one over its length."""
-    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
-    k = _ONE / max(math.sqrt(w * w + x * x + y * y + z * z), np.float32(1e-12))
+    w, x, y, z = np.float64(quats[i, 0]), np.float64(quats[i, 1]), np.float64(quats[i, 2]), np.float64(quats[i, 3])
+    k = 1 / max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
     return (w * k, x * k, y * k, z * k), k
 
 
@@ -138,7 +137,7 @@ def _limits(K, width, height):
     margin_x, margin_y = FRUSTUM_MARGIN * 0.5 * width / fx, FRUSTUM_MARGIN * 0.5 * height / fy
     low_x, high_x = -cx / fx - margin_x, (width - cx) / fx + margin_x
     low_y, high_y = -cy / fy - margin_y, (height - cy) / fy + margin_y
-    return np.float32(low_x), np.float32(high_x), np.float32(low_y), np.float32(high_y)
+    return low_x, high_x, low_y, high_y
 
 
 @inline
@@ -166,7 +165,7 @@ def _area(p, q):
 def project(gaussians, cameras, settings, out, radii, part, parts):
     """Project into `out` and `radii` [C, N, 2], which hold zeros before and stay zero where nothing is drawn."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)
-    eps2d = np.float32(settings.eps2d)
+    eps2d = settings.eps2d
     for c in range(len(cameras.viewmats)):
         view, t, K = cameras.viewmats[c], cameras.viewmats[c, :, 3], cameras.Ks[c]
         rotation, fx, fy = (_row(view, 0), _row(view, 1), _row(view, 2)), K[0, 0], K[1, 1]
@@ -186,7 +185,7 @@ def project(gaussians, cameras, settings, out, radii, part, parts):
             xx, yy = xx + eps2d, yy + eps2d
             opacity = gaussians.opacities[i]
             if settings.antialiased:
-                opacity *= np.float32(math.sqrt(area / determinant))
+                opacity *= math.sqrt(area / determinant)
             if not (opacity >= MIN_ALPHA and 0 < determinant < np.inf):
                 continue
             extent = min(MAX_EXTENT, math.sqrt(2 * math.log(opacity / MIN_ALPHA)))
@@ -205,11 +204,11 @@ def project(gaussians, cameras, settings, out, radii, part, parts):
             radii[c, i, 0], radii[c, i, 1] = min(max(radius_x, 1), 2**30), min(max(radius_y, 1), 2**30)
 
 
-@kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, PROJECTED, i3, PROJECTED, _GAUSSIANS, d4, int64, int64)
-def project_backward(gaussians, cameras, settings, out, radii, v_out, v_gaussians, v_viewmats, part, parts):
-    """Add to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4], the gradients of what `project` wrote to `out`."""
+@kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, i3, PROJECTED, _GAUSSIANS, d4, int64, int64)
+def project_backward(gaussians, cameras, settings, radii, v_out, v_gaussians, v_viewmats, part, parts):
+    """Add to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4], the gradients of what `project` wrote."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)
-    eps2d = np.float32(settings.eps2d)
+    eps2d = settings.eps2d
     for camera in range(len(cameras.viewmats)):
         view, t, K = cameras.viewmats[camera], cameras.viewmats[camera, :, 3], cameras.Ks[camera]
         rotation, fx, fy = (_row(view, 0), _row(view, 1), _row(view, 2)), K[0, 0], K[1, 1]
@@ -220,7 +219,7 @@ def project_backward(gaussians, cameras, settings, out, radii, v_out, v_gaussian
             if radii[camera, i, 0] == 0:
                 continue
             mean, scale = _row(gaussians.means, i), _row(gaussians.scales, i)
-            z = out.depths[camera, i]
+            z = _dot(rotation[2], mean) + t[2]
             u_mean, v_mean = (_dot(rotation[0], mean) + t[0]) / z, (_dot(rotation[1], mean) + t[1]) / z
             u, v = min(max(u_mean, low_x), high_x), min(max(v_mean, low_y), high_y)
             fx_z, fy_z = fx / z, fy / z
@@ -229,28 +228,28 @@ def project_backward(gaussians, cameras, settings, out, radii, v_out, v_gaussian
             scaled, axes, p, q = _shape(r, scale, rotation, u, v, fx_z, fy_z)
 
             # conic = inverse of the covariance, so its differential is -conic @ d_covariance @ conic
-            a, b, c = out.conics[camera, i, 0], out.conics[camera, i, 1], out.conics[camera, i, 2]
+            xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
+            determinant = area + eps2d * (xx + yy) + eps2d * eps2d
+            a, b, c = (yy + eps2d) / determinant, -xy / determinant, (xx + eps2d) / determinant
             v_a, v_b, v_c = v_out.conics[camera, i, 0], v_out.conics[camera, i, 1], v_out.conics[camera, i, 2]
             v_xx = -(v_a * a * a + v_b * a * b + v_c * b * b)
-            v_xy = -(_TWO * v_a * a * b + v_b * (a * c + b * b) + _TWO * v_c * b * c)
+            v_xy = -(2 * v_a * a * b + v_b * (a * c + b * b) + 2 * v_c * b * c)
             v_yy = -(v_a * b * b + v_b * b * c + v_c * c * c)
             v_opacity = v_out.opacities[camera, i]
             if settings.antialiased:
                 # opacity * sqrt(ratio), ratio = area / determinant; the 1e-6 is gsplat's guard
-                xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
-                determinant = area + eps2d * (xx + yy) + eps2d * eps2d
                 ratio = area / determinant
-                root = np.float32(math.sqrt(ratio))
-                v_ratio = v_opacity * gaussians.opacities[i] / (_TWO * (root + np.float32(1e-6)) * determinant)
-                v_xx += v_ratio * (yy * (_ONE - ratio) - ratio * eps2d)
-                v_yy += v_ratio * (xx * (_ONE - ratio) - ratio * eps2d)
-                v_xy -= v_ratio * _TWO * xy * (_ONE - ratio)
+                root = math.sqrt(ratio)
+                v_ratio = v_opacity * gaussians.opacities[i] / (2 * (root + 1e-6) * determinant)
+                v_xx += v_ratio * (yy * (1 - ratio) - ratio * eps2d)
+                v_yy += v_ratio * (xx * (1 - ratio) - ratio * eps2d)
+                v_xy -= v_ratio * 2 * xy * (1 - ratio)
                 v_opacity *= root
             v_gaussians.opacities[i] += v_opacity
 
             # the two rows p, q of the projected axes
-            v_p = _add(_times(p, _TWO * v_xx), _times(q, v_xy))
-            v_q = _add(_times(q, _TWO * v_yy), _times(p, v_xy))
+            v_p = _add(_times(p, 2 * v_xx), _times(q, v_xy))
+            v_q = _add(_times(q, 2 * v_yy), _times(p, v_xy))
             v_axes = (_times(v_p, fx_z), _times(v_q, fy_z), _add(_times(v_p, -fx_z * u), _times(v_q, -fy_z * v)))
             v_mx, v_my = v_out.means2d[camera, i, 0], v_out.means2d[camera, i, 1]
             v_u, v_v = fx * v_mx, fy * v_my
