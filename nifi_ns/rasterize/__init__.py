@@ -1,7 +1,7 @@
 """Draw gaussians: gsplat's kernels on CUDA, our own on a CPU, with one signature and one meaning.
 
-`rasterization` stands in for `gsplat.rasterization`, `render` draws `Splats` from a `View`, and `contributions` says how
-much each gaussian matters to a set of views.
+`rasterization` stands in for `gsplat.rasterization`, `render` draws `Splats` from a `View`, and `contributions` says
+how much each gaussian matters to a set of views.
 """
 
 from collections.abc import Iterable

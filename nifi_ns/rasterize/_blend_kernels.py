@@ -106,6 +106,35 @@ def _place(tile, tiles):
     return tile // (tiles.across * tiles.down), in_camera % tiles.across * TILE, in_camera // tiles.across * TILE
 
 
+@inline
+def _load_gradients(state, camera, left, top, channel, images, v_images):
+    """Set the planes of the image's gradient, and of all that the tile's pixels add to the loss."""
+    for i in range(_REST, _3 + np.uint64(_PIXELS)):
+        state[i] = 0
+    _, height, width, channels = images.color.shape
+    for y in range(top, min(top + TILE, height)):
+        for x in range(left, min(left + TILE, width)):
+            i = np.uint64((y - top) * TILE + x - left)
+            rest = images.transmittance[camera, y, x] * v_images.transmittance[camera, y, x]
+            for j in range(min(channels - channel, CHANNELS)):
+                v_color = v_images.color[camera, y, x, channel + j]
+                state[_0 + np.uint64(j * _PIXELS) + i] = v_color
+                rest += v_color * images.color[camera, y, x, channel + j]
+            state[_REST + i] = rest
+
+
+@inline
+def _store(state, camera, left, top, channel, images):
+    """Write the finished tile to the images."""
+    _, height, width, channels = images.color.shape
+    for y in range(top, min(top + TILE, height)):
+        for x in range(left, min(left + TILE, width)):
+            i = np.uint64((y - top) * TILE + x - left)
+            images.transmittance[camera, y, x] = abs(state[_T + i])
+            for j in range(min(channels - channel, CHANNELS)):
+                images.color[camera, y, x, channel + j] = state[_0 + np.uint64(j * _PIXELS) + i]
+
+
 @kernel(f2, TILES, int64, _IMAGES, i1, int64, int64, fastmath=FAST)
 def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
     """Blend the tiles [first_tile, last_tile) of `rows` [V, ROW] into `images`, from colour channel `channel` on.
@@ -115,7 +144,6 @@ def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
     state = np.empty(_STATE, np.float32)
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
     one, half, zero = np.float32(1), np.float32(0.5), np.float32(0)
-    channels = min(images.color.shape[3] - channel, CHANNELS)
     for tile in range(first_tile, last_tile):
         camera, left, top = _place(tile, tiles)
         _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
@@ -145,12 +173,7 @@ def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
                 state[_2 + i] += w * c2
                 state[_3 + i] += w * c3
         drawn[tile] = end - start
-        for v in range(min(TILE, tiles.height - top)):
-            for u in range(min(TILE, tiles.width - left)):
-                i = np.uint64(v * TILE + u)
-                images.transmittance[camera, top + v, left + u] = abs(state[_T + i])
-                for j in range(channels):
-                    images.color[camera, top + v, left + u, channel + j] = state[_0 + np.uint64(j * _PIXELS) + i]
+        _store(state, camera, left, top, channel, images)
 
 
 @kernel(f2, TILES, int64, _IMAGES, _IMAGES, i1, f2, int64, int64, fastmath=FAST)
@@ -163,21 +186,10 @@ def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, firs
     state = np.empty(_STATE, np.float32)
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
     one, half, zero = np.float32(1), np.float32(0.5), np.float32(0)
-    channels = min(images.color.shape[3] - channel, CHANNELS)
     for tile in range(first_tile, last_tile):
         camera, left, top = _place(tile, tiles)
         _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
-        for i in range(_REST, _3 + np.uint64(_PIXELS)):
-            state[i] = zero
-        for v in range(min(TILE, tiles.height - top)):
-            for u in range(min(TILE, tiles.width - left)):
-                i = np.uint64(v * TILE + u)
-                at = camera, top + v, left + u
-                state[_REST + i] = images.transmittance[at] * v_images.transmittance[at]
-                for j in range(channels):
-                    v_color = v_images.color[camera, top + v, left + u, channel + j]
-                    state[_0 + np.uint64(j * _PIXELS) + i] = v_color
-                    state[_REST + i] += v_color * images.color[camera, top + v, left + u, channel + j]
+        _load_gradients(state, camera, left, top, channel, images, v_images)
         start, end = tiles.offsets[tile], tiles.offsets[tile] + drawn[tile]
         for k in range(end, tiles.offsets[tile + 1]):
             gradients[tiles.slots[k]] = zero

@@ -1,7 +1,7 @@
 """How kernels are compiled: once per machine, in nopython mode, without the GIL, into Numba's cache.
 
-A kernel has exactly one signature. Numba's cache may mix up two signatures of one function when two processes fill it at
-the same time; with one, whatever they write is the same.
+A kernel has exactly one signature. Numba's cache may mix up two signatures of one function when two processes fill it
+at the same time; with one, whatever they write is the same.
 """
 
 from collections.abc import Callable

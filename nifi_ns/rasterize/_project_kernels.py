@@ -204,11 +204,33 @@ def project(gaussians, cameras, settings, out, radii, part, parts):
             radii[c, i, 0], radii[c, i, 1] = min(max(radius_x, 1), 2**30), min(max(radius_y, 1), 2**30)
 
 
+@inline
+def _conic_backward(p, q, eps2d, v_conic, v_share):
+    """The gradient of the covariance in the image from that of its inverse, and from `v_share`, that of `share`.
+
+    `share` is what antialiasing multiplies an opacity by: sqrt(area / determinant), also returned.
+    """
+    xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
+    determinant = area + eps2d * (xx + yy) + eps2d * eps2d
+    # d conic = -conic @ d covariance @ conic
+    a, b, c = (yy + eps2d) / determinant, -xy / determinant, (xx + eps2d) / determinant
+    v_a, v_b, v_c = v_conic
+    v_xx = -(v_a * a * a + v_b * a * b + v_c * b * b)
+    v_xy = -(2 * v_a * a * b + v_b * (a * c + b * b) + 2 * v_c * b * c)
+    v_yy = -(v_a * b * b + v_b * b * c + v_c * c * c)
+    ratio = area / determinant
+    share = math.sqrt(ratio)
+    v_ratio = v_share / (2 * (share + 1e-6) * determinant)  # the 1e-6 is gsplat's
+    v_xx += v_ratio * (yy * (1 - ratio) - ratio * eps2d)
+    v_yy += v_ratio * (xx * (1 - ratio) - ratio * eps2d)
+    v_xy -= v_ratio * 2 * xy * (1 - ratio)
+    return v_xx, v_xy, v_yy, share
+
+
 @kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, i3, PROJECTED, _GAUSSIANS, d4, int64, int64)
 def project_backward(gaussians, cameras, settings, radii, v_out, v_gaussians, v_viewmats, part, parts):
     """Add to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4], the gradients of what `project` wrote."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)
-    eps2d = settings.eps2d
     for camera in range(len(cameras.viewmats)):
         view, t, K = cameras.viewmats[camera], cameras.viewmats[camera, :, 3], cameras.Ks[camera]
         rotation, fx, fy = (_row(view, 0), _row(view, 1), _row(view, 2)), K[0, 0], K[1, 1]
@@ -227,25 +249,10 @@ def project_backward(gaussians, cameras, settings, radii, v_out, v_gaussians, v_
             r = _rotation(quat)
             scaled, axes, p, q = _shape(r, scale, rotation, u, v, fx_z, fy_z)
 
-            # conic = inverse of the covariance, so its differential is -conic @ d_covariance @ conic
-            xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
-            determinant = area + eps2d * (xx + yy) + eps2d * eps2d
-            a, b, c = (yy + eps2d) / determinant, -xy / determinant, (xx + eps2d) / determinant
-            v_a, v_b, v_c = v_out.conics[camera, i, 0], v_out.conics[camera, i, 1], v_out.conics[camera, i, 2]
-            v_xx = -(v_a * a * a + v_b * a * b + v_c * b * b)
-            v_xy = -(2 * v_a * a * b + v_b * (a * c + b * b) + 2 * v_c * b * c)
-            v_yy = -(v_a * b * b + v_b * b * c + v_c * c * c)
             v_opacity = v_out.opacities[camera, i]
-            if settings.antialiased:
-                # opacity * sqrt(ratio), ratio = area / determinant; the 1e-6 is gsplat's guard
-                ratio = area / determinant
-                root = math.sqrt(ratio)
-                v_ratio = v_opacity * gaussians.opacities[i] / (2 * (root + 1e-6) * determinant)
-                v_xx += v_ratio * (yy * (1 - ratio) - ratio * eps2d)
-                v_yy += v_ratio * (xx * (1 - ratio) - ratio * eps2d)
-                v_xy -= v_ratio * 2 * xy * (1 - ratio)
-                v_opacity *= root
-            v_gaussians.opacities[i] += v_opacity
+            v_share = v_opacity * gaussians.opacities[i] if settings.antialiased else 0.0
+            v_xx, v_xy, v_yy, share = _conic_backward(p, q, settings.eps2d, _row(v_out.conics[camera], i), v_share)
+            v_gaussians.opacities[i] += v_opacity * share if settings.antialiased else v_opacity
 
             # the two rows p, q of the projected axes
             v_p = _add(_times(p, 2 * v_xx), _times(q, v_xy))

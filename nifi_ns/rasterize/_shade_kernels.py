@@ -1,7 +1,7 @@
 """Numba kernels of colours from real spherical harmonics up to degree 3, in gsplat's order and signs.
 
-The basis is that of Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013. A kernel does part `part` of `parts` of
-the gaussians.
+The basis is that of Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013. A kernel does part `part` of `parts`
+of the gaussians.
 """
 
 import math

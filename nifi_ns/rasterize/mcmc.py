@@ -36,8 +36,8 @@ def compute_relocation(
 ) -> tuple[Tensor, Tensor]:
     """Opacities and scales of gaussians that are each split into `ratios` equal ones (equation 9 of the paper).
 
-    As `gsplat.relocation.compute_relocation`, with its sum over binomial coefficients C(0, k) ... C(n - 1, k) written as
-    C(n, k + 1), and in float64: the sum alternates.
+    As `gsplat.relocation.compute_relocation`, with its sum over the binomial coefficients C(0, k) ... C(n - 1, k)
+    written as C(n, k + 1), and in float64: the sum alternates.
     """
     n = ratios.clamp(1, len(binoms)).long()
     old, k = opacities.flatten().double(), torch.arange(len(binoms), device=binoms.device)

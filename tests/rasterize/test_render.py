@@ -1,0 +1,79 @@
+"""Splats seen from views: `render`, and what `contributions` counts."""
+
+import pytest
+import torch
+from raster_scenes import Scene, random_scene
+
+from nifi_ns.rasterize import contributions, rasterization, reference, render
+from nifi_ns.splats import Splats
+from nifi_ns.views import View
+
+
+def _splats(scene: Scene) -> Splats:
+    return Splats(scene.means, scene.scales.log(), scene.quats, torch.logit(scene.opacities), scene.colors)
+
+
+def _views(scene: Scene) -> list[View]:
+    size = scene.width, scene.height
+    return [View(f"{i}", v, K, *size) for i, (v, K) in enumerate(zip(scene.viewmats, scene.Ks, strict=True))]
+
+
+def test_render_is_what_rasterization_draws() -> None:
+    scene = random_scene(60)
+    arguments = scene.means, scene.quats, scene.scales, scene.opacities, scene.colors, scene.viewmats, scene.Ks
+    image, alpha, _ = rasterization(*arguments, scene.width, scene.height, sh_degree=3, render_mode="RGB+ED")
+    drawn = render(_splats(scene), _views(scene)[0], depth=True)
+    assert torch.allclose(drawn.rgb, image[0, ..., :3], atol=1e-5)
+    assert torch.allclose(drawn.alpha, alpha[0], atol=1e-5)
+    assert drawn.depth is not None
+    assert torch.allclose(drawn.depth, image[0, ..., 3:], atol=1e-3)
+    assert render(_splats(scene), _views(scene)[0]).depth is None
+
+
+def test_render_reaches_all_of_the_splats() -> None:
+    splats = _splats(random_scene(60))
+    tensors = [splats.means, splats.scales, splats.quats, splats.opacities, splats.sh]
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    render(Splats(*leaves), _views(random_scene(1))[0], background=torch.ones(3)).rgb.square().sum().backward()
+    assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)
+
+
+def test_render_with_fewer_harmonics() -> None:
+    splats, (view,) = _splats(random_scene(60)), _views(random_scene(1))
+    assert torch.equal(render(splats, view, sh_degree=1).rgb, render(splats.with_sh_degree(1), view).rgb)
+    assert not torch.allclose(render(splats, view, sh_degree=1).rgb, render(splats, view).rgb, atol=1e-2)
+
+
+def test_render_on_a_background() -> None:
+    splats, (view,), white = _splats(random_scene(60)), _views(random_scene(1)), torch.ones(3)
+    black, on_white = render(splats, view), render(splats, view, background=white)
+    assert torch.allclose(on_white.rgb, black.rgb + 1 - black.alpha, atol=1e-6)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_contributions_are_the_summed_blending_weights(antialiased: bool) -> None:
+    scene = random_scene(40, views=3)
+    mode = "antialiased" if antialiased else "classic"
+    one_channel_each = torch.eye(40, dtype=torch.float64)
+    weights, _ = reference.rasterization(
+        *(t.double() for t in (scene.means, scene.quats, scene.scales, scene.opacities)),
+        one_channel_each,
+        *(scene.viewmats.double(), scene.Ks.double(), scene.width, scene.height),
+        rasterize_mode=mode,
+    )
+    found = contributions(_splats(scene), _views(scene), antialiased=antialiased)
+    assert torch.allclose(found.double(), weights.sum((0, 1, 2)), rtol=1e-3, atol=1e-4)
+
+
+def test_contributions_work_without_gradients_and_leave_none() -> None:
+    splats, views = _splats(random_scene(40)), _views(random_scene(1))
+    splats.means.requires_grad_()
+    with torch.no_grad():
+        found = contributions(splats, views)
+    assert not found.requires_grad
+    assert splats.means.grad is None
+    assert found.sum() > 0
+
+
+def test_contributions_of_no_views_are_zero() -> None:
+    assert torch.equal(contributions(_splats(random_scene(3)), []), torch.zeros(3))
