@@ -5,6 +5,7 @@ step follow from the seed and the step, so that no generator's state needs keepi
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ VERSION = 1
 
 
 def save_checkpoint(
-    path: Path | str, adapters: dict[str, dict[str, Tensor]], optimizers: dict[str, Optimizer], state: dict[str, Any]
+    path: Path | str, adapters: dict[str, dict[str, Tensor]], optimizers: Mapping[str, Optimizer], state: dict[str, Any]
 ) -> None:
     """Write adapters and optimizers by name, and `state` (JSON), atomically."""
     tensors = {f"adapter/{name}/{key}": value for name, values in adapters.items() for key, value in values.items()}
@@ -66,7 +67,7 @@ def read_adapters(path: Path | str) -> dict[str, dict[str, Tensor]]:
         return adapters
 
 
-def load_optimizers(path: Path | str, optimizers: dict[str, Optimizer]) -> None:
+def load_optimizers(path: Path | str, optimizers: Mapping[str, Optimizer]) -> None:
     """Put the saved moments into optimizers of the same names over the same parameters. Raises as `read_state`."""
     read_state(path)
     with safe_open(path, framework="pt") as file:

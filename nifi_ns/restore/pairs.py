@@ -195,7 +195,7 @@ def read_image(path: Path | str) -> np.ndarray:
     """[H, W, 3] uint8 of an image file, or a CorruptFileError."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
         raise CorruptFileError(f"{path} is not a readable image: {error}") from error
 

@@ -1,0 +1,150 @@
+"""The best of a training: which step, at which strength; chosen on validation views, reported on test views."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nifi_ns import metrics, results
+from nifi_ns.errors import NifiError
+from nifi_ns.files import write_text
+from nifi_ns.restore.evaluation import (
+    STRENGTHS,
+    Choice,
+    ViewScores,
+    by_folder,
+    choose_strength,
+    mean_change,
+    score_views,
+    spread_views,
+)
+from nifi_ns.restore.logs import TrainingLog, comparison_grid
+from nifi_ns.restore.pairs import PairFolder
+from nifi_ns.restore.restorer import Restorer
+
+_GRID_VIEWS = 4
+
+
+class Selection:
+    """Evaluates a restorer in training, and keeps it in `output` whenever it is better than before.
+
+    Better means: a lower `Choice.error_change` on the validation views, at the strength that is best there. Where there
+    are no validation views (scenes of less than four training views), the last step is kept at full strength.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        folders: Sequence[PairFolder],
+        validation: Mapping[str, Sequence[str]],
+        output: Path,
+        *,
+        choose_by: Sequence[str],
+        limit: int,
+    ):
+        """`validation` names views by scene; each evaluation looks at about `limit` of them and of the test views.
+
+        Raises:
+            NifiError: if a metric of `choose_by` is unknown.
+        """
+        if unknown := [name for name in choose_by if name not in metrics.METRICS]:
+            raise NifiError(f"choose_by: no metric is called {unknown[0]!r}; there are {', '.join(metrics.METRICS)}")
+        self.best: Choice | None = None
+        """What the restorer in `output` was chosen for; None before the first evaluation."""
+        self.step = 0
+        """The step it is of."""
+        self.adapter: dict[str, Tensor] = {}
+        """Its phi-, on the CPU."""
+        self._restorer, self._folders, self._output, self._names = restorer, folders, output, tuple(choose_by)
+        self._history: list[dict[str, Any]] = []
+        self._validation = [
+            (folder, "train", name)
+            for folder, name in spread_views(folders, lambda folder: validation[folder.scene], limit)
+        ]
+        self._test = [
+            (folder, "test", name) for folder, name in spread_views(folders, lambda f: f.splits["test"], limit)
+        ]
+
+    def evaluate(self, step: int, log: TrainingLog) -> None:
+        """Measure the adapter as it is, log that with an image, and keep it if it is the best so far."""
+        scored = self._score(self._validation, STRENGTHS)
+        choice = choose_strength(scored) if scored else Choice(1.0, 0.0)
+        tested = self._score(self._test, (1.0,))
+        record = {"step": step, "strength": choice.strength, "error_change": choice.error_change}
+        record |= {"validation": _changes(scored), "test": _changes(tested)}
+        self._history.append(record)
+        write_text(self._output / "logs" / "evaluation.json", json.dumps(self._history, indent=1) + "\n")
+        for split in ("validation", "test"):
+            scalars = {f"{label}/{name}": v for label, values in record[split].items() for name, v in values.items()}
+            log.add_scalars(step, scalars, f"error change, {split}")
+        log.add_scalars(step, {"strength": choice.strength, "error_change": choice.error_change}, "choice")
+        if shown := (tested or scored):
+            rows = [score.images for score in shown[:: max(1, len(shown) // _GRID_VIEWS)][:_GRID_VIEWS]]
+            log.add_image(step, comparison_grid(rows), self._output / "images" / f"step_{step:06d}.png")
+        if self.best is None or not scored or choice.error_change < self.best.error_change:
+            self.best, self.step = choice, step
+            state = self._restorer.backbone.adapter_state_dict("phi_minus")
+            self.adapter = {key: value.detach().cpu().clone() for key, value in state.items()}
+            self._save(self._output, record)
+
+    def finish(self) -> list[results.Row]:
+        """Keep the last step as `checkpoints/last`, and measure the best on every test view into `metrics.json`."""
+        assert self.best is not None
+        backbone = self._restorer.backbone
+        self._save(self._output / "checkpoints" / "last", self._history[-1])
+        last = {key: value.detach().clone() for key, value in backbone.adapter_state_dict("phi_minus").items()}
+        backbone.load_adapter_state_dict("phi_minus", self.adapter)
+        views = [(folder, "test", name) for folder in self._folders for name in folder.splits["test"]]
+        rows = []
+        for scores in by_folder(self._score(views, (self.best.strength,), metrics.METRICS)):
+            folder = scores[0].folder
+            size, count = folder.bytes, folder.gaussians
+            before = metrics.mean([score.before for score in scores])
+            after = metrics.mean([score.after[self.best.strength] for score in scores])
+            given = "compressed" if self._restorer.input == "degraded" else "referenced"
+            rows.append(results.row(folder.scene, given, bytes=size, gaussians=count, metrics=before))
+            rows.append(results.row(folder.scene, "restored", bytes=size, gaussians=count, metrics=after))
+        backbone.load_adapter_state_dict("phi_minus", last)
+        results.save(self._output / "metrics.json", rows, step=self.step, strength=self.best.strength)
+        return rows
+
+    def state(self) -> dict[str, Any]:
+        """All but the adapter, as JSON."""
+        best = None if self.best is None else asdict(self.best)
+        return {"best": best, "step": self.step, "history": self._history}
+
+    def load_state(self, state: dict[str, Any], adapter: dict[str, Tensor]) -> None:
+        """The inverse of `state` and `adapter`."""
+        self.best = None if state["best"] is None else Choice(**state["best"])
+        self.step, self._history, self.adapter = state["step"], state["history"], adapter
+
+    def _score(
+        self,
+        views: Sequence[tuple[PairFolder, str, str]],
+        strengths: Sequence[float],
+        names: Sequence[str] = (),
+    ) -> list[ViewScores]:
+        """Scores of views; strengths are blended, so the restorer runs once a view."""
+        restorer = self._restorer
+        return score_views(
+            views,
+            lambda image: restorer(image, strength=1.0),
+            strengths=strengths,
+            inputs=restorer.input,
+            names=names or self._names,
+        )
+
+    def _save(self, directory: Path, record: Mapping[str, Any]) -> None:
+        """The adapter as it is, as a restorer at the strength that its evaluation, `record`, found best."""
+        criterion = f"least mean log error of {', '.join(self._names)} on validation views, none worse than before"
+        about = {**self._restorer.training, "evaluation": dict(record), "chosen_by": criterion}
+        settings = replace(self._restorer.settings, strength=record["strength"])
+        Restorer(self._restorer.backbone, settings, about).save_pretrained(directory)
+
+
+def _changes(scores: Sequence[ViewScores]) -> dict[str, dict[str, float]]:
+    """Mean change of log error at full strength, by folder and metric."""
+    return {group[0].folder.label: mean_change(group, 1.0) for group in by_folder(scores)}

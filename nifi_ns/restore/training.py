@@ -1,0 +1,302 @@
+"""Training a restorer: phi- and its critic phi+ in turn, on pairs of degraded views and photos.
+
+Every random number follows from the seed and the step, and every crop from the seed and its number, so that a run which
+was interrupted and resumed ends bit for bit (on a CPU) with what it would have ended with.
+
+A part of the training views is held out to choose with: the best step, and the strength at which it is shown. The test
+views are measured and never chosen by. Splats were fitted to the validation views, as to all training views, so their
+renders are somewhat better than those of test views: see `pairs`.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from nifi_ns.errors import NifiError
+from nifi_ns.restore.backbone import AdapterName, Backbone
+from nifi_ns.restore.checkpoints import load_optimizers, read_adapters, read_state, save_checkpoint
+from nifi_ns.restore.crops import PairCrops, split_validation
+from nifi_ns.restore.logs import TrainingLog
+from nifi_ns.restore.objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore.pairs import Inputs, PairFolder
+from nifi_ns.restore.perceptual import perceptual_loss
+from nifi_ns.restore.restorer import Decode, Restorer, RestorerSettings
+from nifi_ns.restore.selection import Selection
+
+ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. The defaults are for nifi-tiny; the paper's for SD3 are in `configs/sd3.yaml`."""
+
+    steps: int = 1000
+    """Steps, each an update of phi- and one of phi+."""
+    batch_size: int = 4
+    """Crops per step."""
+    crop: int = 96
+    """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
+    lr: float = 3e-4
+    """Learning rate of phi-."""
+    critic_lr: float = 1e-4
+    """Learning rate of phi+."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rates after the warm-up: as they are, or falling to a twentieth along a cosine."""
+    warmup_steps: int = 20
+    """Steps over which the learning rates rise from zero."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    grad_clip: float = 1.0
+    """Largest gradient norm of each adapter."""
+    rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: float = 16.0
+    """Scale of the adapters, over their rank."""
+    vae_encoder: bool = True
+    """Whether phi- also adapts the autoencoder's encoder."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast of the networks; adapters, losses and moments stay float32."""
+    seed: int = 0
+    """Seed of the adapters, the crops and the noise."""
+    rate_weights: dict[str, float] = field(default_factory=dict)
+    """How often a rate is drawn, relative to 1 for those not named: {"25KB": 2.0}."""
+    log_every: int = 10
+    """Steps between rows of the loss tables."""
+    eval_every: int = 200
+    """Steps between evaluations, each with an image."""
+    eval_views: int = 12
+    """Views per evaluation, of the validation views and of the test views; the last one measures all test views."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; evaluations write one too."""
+    max_bad_steps: int = 25
+    """Updates in a row that may be skipped because a loss or gradient is not finite."""
+    choose_by: tuple[str, ...] = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
+    """Metrics by which the best step and the strength are chosen, on validation views."""
+    decode: Decode = "change"
+    """How restored views are made of restored latents; see `RestorerSettings`."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """The losses."""
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "crop", "rank", "log_every", "eval_every", "eval_views", "checkpoint_every")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+class Learner:
+    """One adapter under AdamW; refuses updates that are not finite."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, config: TrainingConfig, device: torch.device):
+        self._parameters = list(parameters)
+        self._lr = lr
+        self._clip = config.grad_clip
+        self.optimizer = torch.optim.AdamW(self._parameters, lr=lr, weight_decay=config.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+
+    def step(self, loss: Tensor, rate: float) -> bool:
+        """Descend `loss` at `rate` times the learning rate; False, and nothing changed, unless all is finite."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.param_groups[0]["lr"] = self._lr * rate
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return finite
+
+
+class Trainer:
+    """Trains phi- and phi+ of a backbone on pair folders, and leaves a restorer in `output`.
+
+    `output` becomes a folder that `Restorer.from_pretrained` reads (the best step), with `checkpoints/last.safetensors`
+    (to resume from), `checkpoints/last/` (the last step as a restorer), `logs/` (losses as CSV, JSON and TensorBoard
+    events; evaluations as JSON), `images/` (degraded | restored | photo) and `metrics.json` (all test views).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        folders: Sequence[PairFolder],
+        output: Path | str,
+        config: TrainingConfig | None = None,
+        *,
+        inputs: Inputs = "degraded",
+        resume: bool = False,
+    ):
+        """Check everything that can be checked before long work; with `resume`, continue what `output` holds.
+
+        Raises:
+            NifiError: if pairs, configuration and backbone do not fit, weights of a loss cannot be had, or `output`
+                already holds a training (or, with `resume`, none or one of other settings).
+        """
+        self.backbone, self.output, self.config = backbone, Path(output), config or TrainingConfig()
+        self._checkpoint = self.output / "checkpoints" / "last.safetensors"
+        config, objective = self.config, self.config.objective
+        if config.crop % backbone.pixel_multiple:
+            raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
+        if self._checkpoint.exists() and not resume:
+            raise NifiError(f"{self.output} already holds a training: give --resume, or another --output-dir")
+        self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs}
+        self._settings["pairs"] = {folder.label: folder.fingerprint for folder in folders}
+        state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
+        metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"
+        self._perceptual = perceptual_loss(metric, backbone.device)
+        train, validation = split_validation(folders)
+        self._crops = PairCrops(
+            folders,
+            size=config.crop,
+            seed=config.seed,
+            length=config.steps * config.batch_size,
+            inputs=inputs,
+            names=train,
+            rate_weights=config.rate_weights,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            backbone.add_adapters(config.rank, config.lora_alpha, vae_encoder=config.vae_encoder)
+        rates = dict(zip(ADAPTERS, (config.lr, config.critic_lr), strict=True))
+        trained = ADAPTERS if objective.needs_critic else ADAPTERS[:1]
+        self._learners = {
+            name: Learner(backbone.adapter_parameters(name), rates[name], config, backbone.device) for name in trained
+        }
+        self._step, self._skipped = int(state["step"]), int(state["skipped"])
+        self._skipped_in_a_row = 0
+        self._recent: dict[str, list[float]] = state["recent"]  # losses since the last row of the tables
+        settings = RestorerSettings(objective.t0, objective.noise_scale, decode=config.decode, input=inputs)
+        self._selection = Selection(
+            Restorer(backbone, settings, {"settings": self._settings}),
+            folders,
+            validation,
+            self.output,
+            choose_by=config.choose_by,
+            limit=config.eval_views,
+        )
+        self._log = TrainingLog(self.output / "logs", self._step)
+        if resume:
+            self._load(state)
+
+    def train(self) -> Selection:
+        """Train to the end, evaluate, return what was chosen. Interrupted, it leaves a checkpoint to resume from."""
+        config = self.config
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        first = self._step * config.batch_size
+        batches = DataLoader(Subset(self._crops, range(first, len(self._crops))), batch_size=config.batch_size)
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+            task = progress.add_task("training", total=config.steps, completed=self._step)
+            try:
+                for batch in batches:
+                    for name, value in self._update(batch).items():
+                        self._recent.setdefault(name, []).append(value)
+                    self._step += 1
+                    if self._step % config.log_every == 0:
+                        means = {name: sum(values) / len(values) for name, values in self._recent.items()}
+                        self._log.add(self._step, {**means, "skipped": self._skipped})
+                        progress.update(task, description=f"training, loss {means.get('loss', math.nan):.4f}")
+                        self._recent.clear()
+                    evaluated = self._step % config.eval_every == 0 or self._step == config.steps
+                    if evaluated:
+                        progress.update(task, description="evaluating")
+                        self._selection.evaluate(self._step, self._log)
+                    if evaluated or self._step % config.checkpoint_every == 0:
+                        self._save()
+                    progress.update(task, completed=self._step)
+            except KeyboardInterrupt:
+                self._save()
+                raise
+            finally:
+                self._log.close()
+        self._selection.finish()
+        return self._selection
+
+    def _update(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One update of each adapter; the losses that were finite."""
+        config, device = self.config, self.backbone.device
+        clean, degraded = (batch[key].to(device) for key in ("clean", "degraded"))
+        generator = torch.Generator().manual_seed(_seed(config.seed, self._step))
+        rate = _learning_rate(self._step, config)
+        autocast = torch.autocast(device.type, _PRECISIONS[config.precision], enabled=config.precision != "fp32")
+        with autocast:
+            loss = restorer_loss(self.backbone, degraded, clean, generator, config.objective, self._perceptual)
+        if not self._descend("phi_minus", loss.total, rate):
+            return {}
+        losses = {"loss": loss.total.detach(), **loss.terms}
+        if config.objective.needs_critic:
+            draws = Draws.of(loss.restored.shape, config.objective, generator, device)
+            with autocast:
+                critic = critic_loss(self.backbone, loss.restored, draws.timestep, draws.noise)
+            if self._descend("phi_plus", critic, rate):
+                losses["critic"] = critic.detach()
+        return {name: float(value) for name, value in losses.items()}
+
+    def _descend(self, name: AdapterName, loss: Tensor, rate: float) -> bool:
+        if self._learners[name].step(loss, rate):
+            self._skipped_in_a_row = 0
+            return True
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.config.max_bad_steps:
+            raise NifiError(
+                f"step {self._step}: {self._skipped_in_a_row} losses in a row were not finite: "
+                "train anew with lower learning rates, or in fp32"
+            )
+        return False
+
+    def _save(self) -> None:
+        adapters = {name: self.backbone.adapter_state_dict(name) for name in ADAPTERS}
+        adapters["best"] = self._selection.adapter
+        state = {"step": self._step, "skipped": self._skipped, "recent": self._recent, "settings": self._settings}
+        state |= {"selection": self._selection.state(), "scalers": self._scaler_states()}
+        optimizers = {name: learner.optimizer for name, learner in self._learners.items()}
+        save_checkpoint(self._checkpoint, adapters, optimizers, state)
+        self._log.flush()
+
+    def _scaler_states(self) -> dict[str, Any]:
+        return {name: learner.scaler.state_dict() for name, learner in self._learners.items()}
+
+    def _read_state(self) -> dict[str, Any]:
+        state = read_state(self._checkpoint)
+        free = ("steps", "log_every", "eval_every", "eval_views", "checkpoint_every", "max_bad_steps")
+        before, now = ({k: v for k, v in s.items() if k not in free} for s in (state["settings"], self._settings))
+        if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+            raise NifiError(f"{self.output} was trained with other settings: resume with its {', '.join(differing)}")
+        return state
+
+    def _load(self, state: dict[str, Any]) -> None:
+        adapters = read_adapters(self._checkpoint)
+        for name in ADAPTERS:
+            self.backbone.load_adapter_state_dict(name, adapters[name])
+        load_optimizers(self._checkpoint, {name: learner.optimizer for name, learner in self._learners.items()})
+        for name, learner in self._learners.items():
+            learner.scaler.load_state_dict(state["scalers"][name])
+        self._selection.load_state(state["selection"], adapters.get("best", {}))
+
+
+def _learning_rate(step: int, config: TrainingConfig) -> float:
+    """Factor of both learning rates at `step`, from 0."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "constant":
+        return warmup
+    return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+
+def _seed(seed: int, step: int) -> int:
+    """A seed for the noise of one step, unlike those of its neighbours and of the crops."""
+    return int(np.random.SeedSequence([seed, step, 0xF1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _json(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as JSON would give it back, to compare with one that was read."""
+    return json.loads(json.dumps(asdict(config)))

@@ -1,0 +1,230 @@
+"""The training loop on a miniature SD3 of random weights: what it leaves, resumes, refuses and survives."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pair_folders import write_scene
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nifi_ns import results
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.restore import Backbone, Restorer
+from nifi_ns.restore.objective import ObjectiveConfig
+from nifi_ns.restore.pairs import PairFolder
+from nifi_ns.restore.training import Trainer, TrainingConfig
+
+OBJECTIVE = ObjectiveConfig(guidance_scale=1.0)
+CONFIG = TrainingConfig(
+    steps=6,
+    batch_size=2,
+    crop=32,
+    rank=2,
+    log_every=2,
+    eval_every=4,
+    eval_views=2,
+    checkpoint_every=3,
+    objective=OBJECTIVE,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[PairFolder]:
+    root = tmp_path_factory.mktemp("pairs")
+    return [write_scene(root, rate=rate) for rate in ("10KB", "25KB")]
+
+
+@pytest.fixture
+def load(backbone_folders: dict[str, Path]):
+    """Load a fresh miniature SD3."""
+    return lambda family="sd3": Backbone.from_pretrained(backbone_folders[family], device="cpu")
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while step `step` is computed."""
+    update = Trainer._update
+
+    def interrupted(trainer: Trainer, batch):
+        if trainer._step == step:
+            raise KeyboardInterrupt
+        return update(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "_update", interrupted)
+
+
+def test_a_training_leaves_a_restorer_and_all_that_was_promised(load, folders, tmp_path):
+    backbone = load()
+    Trainer(backbone, folders, tmp_path, CONFIG).train()
+    image = torch.rand(40, 56, 3)
+    for directory in (tmp_path, tmp_path / "checkpoints" / "last"):
+        restorer = Restorer.from_pretrained(directory, device="cpu")
+        assert restorer(image).shape == image.shape
+        assert restorer.training["settings"]["pairs"] == {"toy/10KB": "10KB", "toy/25KB": "25KB"}
+    rows = results.load(tmp_path / "metrics.json")
+    assert [(r["scene"], r["variant"], r["bytes"]) for r in rows] == [
+        ("toy", v, 25_003) for v in ("compressed", "restored")
+    ] * 2
+    with open(tmp_path / "logs" / "losses.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["step"] for row in table] == ["2", "4", "6"]
+    assert all(float(row[name]) > 0 for row in table for name in ("loss", "match", "latent", "perceptual", "critic"))
+    assert json.loads((tmp_path / "logs" / "losses.json").read_text())[-1]["step"] == 6
+    assert [entry["step"] for entry in json.loads((tmp_path / "logs" / "evaluation.json").read_text())] == [4, 6]
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"step_000004.png", "step_000006.png"}
+    with Image.open(tmp_path / "images" / "step_000006.png") as grid:
+        assert grid.size == (3 * (56 + 4), 2 * (40 + 4))
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
+
+
+def test_both_adapters_learn_and_the_backbone_stays_frozen(load, folders, tmp_path):
+    backbone = load()
+    trainer = Trainer(backbone, folders, tmp_path, replace(CONFIG, lr=0.01, critic_lr=0.01, warmup_steps=1))
+    names = ("phi_minus", "phi_plus")
+    before = {name: [p.detach().clone() for p in backbone.adapter_parameters(name)] for name in names}
+    modules = (backbone.family.network, backbone.vae)
+    adapted = {id(p) for name in names for p in backbone.adapter_parameters(name)}
+    frozen = [(p, p.detach().clone()) for module in modules for p in module.parameters() if id(p) not in adapted]
+    trainer.train()
+    for name in names:
+        changed = [not torch.equal(a, b) for a, b in zip(before[name], backbone.adapter_parameters(name), strict=True)]
+        assert sum(changed) > 0.9 * len(changed)
+    assert all(torch.equal(p, value) for p, value in frozen)
+
+
+def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_path, monkeypatch):
+    config = replace(CONFIG, lr=0.01, critic_lr=0.01)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    Trainer(load(), folders, straight, config).train()
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)  # between two rows of the loss tables, after an evaluation
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(load(), folders, resumed, config).train()
+    Trainer(load(), folders, resumed, config, resume=True).train()
+    a, b = (load_file(folder / "checkpoints" / "last.safetensors") for folder in (straight, resumed))
+    assert a.keys() == b.keys() and len(a) > 100
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    for name in ("logs/losses.csv", "logs/evaluation.json", "metrics.json"):
+        assert (straight / name).read_text() == (resumed / name).read_text()
+    for directory in ("", "checkpoints/last"):
+        assert description(straight / directory) == description(resumed / directory)
+
+
+def description(restorer: Path) -> dict:
+    """restorer.json but for checksums: safetensors writes its header's keys in any order."""
+    return {k: v for k, v in json.loads((restorer / "restorer.json").read_text()).items() if k != "files"}
+
+
+def test_a_seed_decides_everything(load, folders, tmp_path):
+    def trained(name: str, seed: int) -> dict[str, torch.Tensor]:
+        Trainer(load(), folders, tmp_path / name, replace(CONFIG, steps=1, seed=seed)).train()
+        return load_file(tmp_path / name / "checkpoints" / "last.safetensors")
+
+    torch.rand(3)
+    first = trained("a", 0)
+    torch.rand(5)
+    again, other = trained("b", 0), trained("c", 1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_without_distribution_matching_no_critic_is_trained(load, folders, tmp_path):
+    config = replace(CONFIG, steps=1, objective=replace(OBJECTIVE, alpha=0.0))
+    Trainer(load(), folders, tmp_path, config).train()
+    keys = load_file(tmp_path / "checkpoints" / "last.safetensors")
+    assert not any(key.startswith("optimizer/phi_plus") for key in keys)
+    assert any(key.startswith("optimizer/phi_minus") for key in keys)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_trains_float32_adapters(load, folders, tmp_path, precision):
+    backbone = load()
+    trainer = Trainer(backbone, folders, tmp_path, replace(CONFIG, steps=6, eval_views=1, precision=precision, lr=0.01))
+    before = [p.detach().clone() for p in backbone.adapter_parameters("phi_minus")]
+    trainer.train()
+    after = backbone.adapter_parameters("phi_minus")
+    assert all(p.dtype == torch.float32 for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_every_family_trains(load, folders, tmp_path, family):
+    selection = Trainer(load(family), folders, tmp_path, replace(CONFIG, steps=1)).train()
+    assert selection.best is not None
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted(load, folders, tmp_path, monkeypatch):
+    poison_decoder(monkeypatch, steps={1})
+    backbone = load()
+    trainer = Trainer(backbone, folders, tmp_path, replace(CONFIG, steps=3, log_every=1))
+    trainer.train()
+    rows = json.loads((tmp_path / "logs" / "losses.json").read_text())
+    assert [row["skipped"] for row in rows] == [0, 1, 1]
+    assert "loss" not in rows[1] and rows[2]["loss"] > 0
+    assert all(torch.isfinite(p).all() for p in backbone.adapter_parameters("phi_minus"))
+
+
+def test_many_in_a_row_end_the_training_with_one_line(load, folders, tmp_path, monkeypatch):
+    poison_decoder(monkeypatch, steps=set(range(10)))
+    with pytest.raises(NifiError, match="3 losses in a row were not finite"):
+        Trainer(load(), folders, tmp_path, replace(CONFIG, max_bad_steps=3)).train()
+
+
+def poison_decoder(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """The perceptual loss of these steps is NaN."""
+    calls = iter(range(100))
+    monkeypatch.setattr(
+        "nifi_ns.restore.training.perceptual_loss",
+        lambda metric, device: lambda a, b: (a - b).abs().mean() * (torch.nan if next(calls) in steps else 1),
+    )
+
+
+def test_referenced_inputs_are_what_the_restorer_says_it_wants(load, folders, tmp_path):
+    Trainer(load(), folders, tmp_path, replace(CONFIG, steps=1), inputs="referenced").train()
+    assert Restorer.from_pretrained(tmp_path).input == "referenced"
+    assert {row["variant"] for row in results.load(tmp_path / "metrics.json")} == {"referenced", "restored"}
+
+
+# -- refused before long work --------------------------------------------------------------------------------------
+
+
+def test_a_training_is_not_overwritten_and_not_resumed_with_other_settings(load, folders, tmp_path):
+    config = replace(CONFIG, steps=1)
+    with pytest.raises(NifiError, match="nothing to resume"):
+        Trainer(load(), folders, tmp_path, config, resume=True)
+    Trainer(load(), folders, tmp_path, config).train()
+    with pytest.raises(NifiError, match="already holds a training"):
+        Trainer(load(), folders, tmp_path, config)
+    with pytest.raises(NifiError, match="with its lr, objective"):
+        other = replace(config, lr=1.0, objective=replace(OBJECTIVE, alpha=0.1))
+        Trainer(load(), folders, tmp_path, other, resume=True)
+    with pytest.raises(NifiError, match="with its pairs"):
+        Trainer(load(), folders[:1], tmp_path, config, resume=True)
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CorruptFileError, match="not a readable checkpoint"):
+        Trainer(load(), folders, tmp_path, config, resume=True)
+
+
+def test_a_crop_that_does_not_fit_is_refused(load, folders, tmp_path):
+    with pytest.raises(NifiError, match="needs a multiple of 4"):
+        Trainer(load(), folders, tmp_path, replace(CONFIG, crop=33))
+    with pytest.raises(NifiError, match="smaller than a crop of 44"):
+        Trainer(load(), folders, tmp_path, replace(CONFIG, crop=44))
+
+
+def test_missing_weights_of_a_loss_are_said_at_the_start(load, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("nifi_ns.metrics.lpips_network", lambda: None)
+    config = replace(CONFIG, objective=replace(OBJECTIVE, perceptual_metric="lpips"))
+    with pytest.raises(NifiError, match="weights of LPIPS"):
+        Trainer(load(), folders, tmp_path, config)
+
+
+def test_an_unknown_metric_to_choose_by_is_refused(load, folders, tmp_path):
+    with pytest.raises(NifiError, match="no metric is called 'beauty'"):
+        Trainer(load(), folders, tmp_path, replace(CONFIG, choose_by=("beauty",)))
