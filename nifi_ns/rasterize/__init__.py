@@ -195,14 +195,20 @@ def contributions(splats: Splats, views: Iterable[View], *, antialiased: bool = 
     """
     total = torch.zeros(len(splats), device=splats.device)
     with torch.no_grad():
-        geometry = splats.means, splats.quats, splats.scales.exp(), splats.opacities.sigmoid()
-    geometry = tuple(tensor.detach() for tensor in geometry)
-    mode = "antialiased" if antialiased else "classic"
+        shared: dict[str, Any] = {
+            "means": splats.means.detach(),
+            "quats": splats.quats.detach(),
+            "scales": splats.scales.exp(),
+            "opacities": splats.opacities.sigmoid(),
+            "rasterize_mode": "antialiased" if antialiased else "classic",
+        }
     for view in views:
+        viewmats, Ks = view.viewmat[None].to(splats.means), view.K[None].to(splats.means)
         with torch.enable_grad():
             weight = torch.ones(len(splats), 1, device=splats.device, requires_grad=True)
-            camera = view.viewmat[None].to(splats.means), view.K[None].to(splats.means), view.width, view.height
-            image, _, _ = rasterization(*geometry, weight, *camera, rasterize_mode=mode)
+            image, _, _ = rasterization(
+                colors=weight, viewmats=viewmats, Ks=Ks, width=view.width, height=view.height, **shared
+            )
             (gradient,) = torch.autograd.grad(image.sum(), weight)
         total += gradient[:, 0]
     return total

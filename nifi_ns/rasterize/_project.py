@@ -50,7 +50,7 @@ class _Project(torch.autograd.Function):
         outputs = [torch.zeros(*shape, 2), torch.zeros(shape), torch.zeros(*shape, 3), torch.zeros(shape)]
         radii = torch.zeros(*shape, 2, dtype=torch.int32)
         gaussians = Gaussians(*arrays(means, quats, scales, opacities))
-        cameras = Cameras(*arrays(viewmats, Ks), width, height)
+        cameras = Cameras(*arrays(viewmats, Ks), width=width, height=height)
         parts = _threads.parts(len(means))
         projected = Projected(*arrays(*outputs))
         _threads.run(project_kernel, parts, gaussians, cameras, settings, projected, radii.numpy())
@@ -63,9 +63,10 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         *inputs, radii = ctx.saved_tensors
-        gaussians, cameras = Gaussians(*arrays(*inputs[:4])), Cameras(*arrays(*inputs[4:]), *ctx.size)
+        *gaussians, viewmats, Ks = arrays(*inputs)
+        gaussians, cameras = Gaussians(*gaussians), Cameras(viewmats, Ks, *ctx.size)
         v_inputs = [torch.zeros(tensor.shape) for tensor in inputs[:4]]
-        v_viewmats = torch.zeros(len(ctx.parts), len(inputs[4]), 4, 4, dtype=torch.float64)
+        v_viewmats = torch.zeros(len(ctx.parts), *viewmats.shape, dtype=torch.float64)
         v_projected, v_gaussians = Projected(*arrays(*gradients[:4])), Gaussians(*arrays(*v_inputs))
         settings = gaussians, cameras, ctx.settings, radii.numpy()
         _threads.run(project_backward, ctx.parts, *settings, v_projected, v_gaussians, v_viewmats.numpy())

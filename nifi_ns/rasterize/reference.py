@@ -44,10 +44,18 @@ def rasterization(
         drawn = ((depths >= near_plane) & (depths <= far_plane)).nonzero()[:, 0]
         drawn = drawn[depths[drawn].argsort(stable=True)]
         covariances, _ = _quat_scale_to_covar_preci(quats[drawn], scales[drawn], compute_preci=False)
-        antialiased = rasterize_mode == "antialiased"
+        assert covariances is not None
         _, means2d, depths, conics, compensations = _fully_fused_projection(
-            *(means[drawn], covariances, viewmat[None], K[None], width, height),
-            **{"eps2d": eps2d, "near_plane": near_plane, "far_plane": far_plane, "calc_compensations": antialiased},
+            means[drawn],
+            covariances,
+            viewmat[None],
+            K[None],
+            width,
+            height,
+            eps2d=eps2d,
+            near_plane=near_plane,
+            far_plane=far_plane,
+            calc_compensations=rasterize_mode == "antialiased",
         )
         weights = opacities[drawn] * compensations[0] if compensations is not None else opacities[drawn]
         features = (colors[c] if per_camera else colors)[drawn]

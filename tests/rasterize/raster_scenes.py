@@ -28,6 +28,11 @@ class Scene:
     def but(self, **changes: Any) -> "Scene":
         return replace(self, **changes)
 
+    def arguments(self, dtype: torch.dtype = torch.float32, **changes: Any) -> dict[str, Any]:
+        """For `rasterization`, with some of them changed."""
+        given = {name: getattr(self, name) for name in (*NAMES, "Ks", "width", "height")} | self.options | changes
+        return {name: value.to(dtype) if torch.is_tensor(value) else value for name, value in given.items()}
+
     def __len__(self) -> int:
         return len(self.means)
 
@@ -61,9 +66,7 @@ def random_scene(n: int = 200, *, channels: int | None = None, views: int = 1, s
 def draw(rasterization: Callable[..., Any], scene: Scene, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Draw `scene` and the gradients of a random linear functional of image and alpha."""
     tensors = {name: getattr(scene, name).to(dtype, copy=True).requires_grad_() for name in NAMES}
-    image, alpha, *_ = rasterization(
-        **tensors, Ks=scene.Ks.to(dtype), width=scene.width, height=scene.height, **scene.options
-    )
+    image, alpha, *_ = rasterization(**scene.arguments(dtype, **tensors))
     generator = torch.Generator().manual_seed(3)
     loss = sum((out * torch.randn(out.shape, generator=generator).to(dtype)).sum() for out in (image, alpha))
     gradients = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,8 @@ import nifi_ns.rasterize
 from nifi_ns.rasterize import rasterization, reference
 
 
-def _rasterize(scene: Scene, **options: object):
-    tensors = scene.means, scene.quats, scene.scales, scene.opacities, scene.colors, scene.viewmats, scene.Ks
-    return rasterization(*tensors, scene.width, scene.height, **(scene.options | options))
+def _rasterize(scene: Scene, **options: Any) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    return rasterization(**scene.arguments(**options))
 
 
 def test_absgrad_is_the_sum_of_absolute_values() -> None:
@@ -77,8 +77,7 @@ def test_radii_say_what_is_drawn() -> None:
 
 def test_zero_gaussians() -> None:
     scene = random_scene(0, views=2, render_mode="RGB+ED")
-    tensors = [scene.means.clone().requires_grad_(), scene.quats, scene.scales, scene.opacities, scene.colors]
-    image, alpha, info = rasterization(*tensors, scene.viewmats, scene.Ks, 40, 30, **scene.options)
+    image, alpha, info = _rasterize(scene.but(width=40, height=30, means=scene.means.requires_grad_()))
     image.sum().backward()
     assert image.shape == (2, 30, 40, 4)
     assert not image.any()
@@ -184,7 +183,8 @@ def test_reference_draws_gradients_of_a_finite_difference() -> None:
     weights = torch.randn(1, 38, 53, 3, generator=torch.Generator().manual_seed(1)).double()
 
     def loss(*inputs: torch.Tensor) -> torch.Tensor:
-        image, alpha = reference.rasterization(*inputs, scene.Ks.double(), 53, 38)
+        changed = dict(zip(names, inputs, strict=True))
+        image, alpha = reference.rasterization(**scene.arguments(torch.float64, **changed))
         return (image * weights).sum() + (alpha * weights[..., :1]).sum()
 
     inputs = [tensor.requires_grad_() for tensor in tensors]

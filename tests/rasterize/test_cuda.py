@@ -1,5 +1,7 @@
 """Our kernels against gsplat's own, and `rasterization` on a GPU (where gsplat first compiles its kernels)."""
 
+from typing import Any
+
 import pytest
 import torch
 from raster_scenes import Scene, draw, random_scene, relative_errors
@@ -11,9 +13,13 @@ from nifi_ns.views import View
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 
 
+def _to_gpu(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.cuda() if torch.is_tensor(value) else value for name, value in arguments.items()}
+
+
 def _on_gpu(scene: Scene) -> dict[str, torch.Tensor]:
-    def rasterize(**arguments: torch.Tensor):
-        image, alpha, _ = rasterization(**{k: v.cuda() if torch.is_tensor(v) else v for k, v in arguments.items()})
+    def rasterize(**arguments: Any):
+        image, alpha, _ = rasterization(**_to_gpu(arguments))
         return image.cpu(), alpha.cpu()
 
     return draw(rasterize, scene)
@@ -45,9 +51,7 @@ def test_contributions_are_the_same_on_both() -> None:
 
 def test_densification_info_on_a_gpu() -> None:
     scene = random_scene(30)
-    tensors = [getattr(scene, k).cuda() for k in ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")]
-    tensors[0].requires_grad_()
-    image, _, info = rasterization(*tensors, scene.width, scene.height, absgrad=True, **scene.options)
+    image, _, info = rasterization(**_to_gpu(scene.arguments(means=scene.means.requires_grad_(), absgrad=True)))
     info["means2d"].retain_grad()
     image.square().sum().backward()
     assert (info["means2d"].absgrad >= info["means2d"].grad.abs() - 1e-5).all()

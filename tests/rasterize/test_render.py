@@ -20,8 +20,7 @@ def _views(scene: Scene) -> list[View]:
 
 def test_render_is_what_rasterization_draws() -> None:
     scene = random_scene(60)
-    arguments = scene.means, scene.quats, scene.scales, scene.opacities, scene.colors, scene.viewmats, scene.Ks
-    image, alpha, _ = rasterization(*arguments, scene.width, scene.height, sh_degree=3, render_mode="RGB+ED")
+    image, alpha, _ = rasterization(**scene.arguments(render_mode="RGB+ED"))
     drawn = render(_splats(scene), _views(scene)[0], depth=True)
     assert torch.allclose(drawn.rgb, image[0, ..., :3], atol=1e-5)
     assert torch.allclose(drawn.alpha, alpha[0], atol=1e-5)
@@ -54,13 +53,8 @@ def test_render_on_a_background() -> None:
 def test_contributions_are_the_summed_blending_weights(antialiased: bool) -> None:
     scene = random_scene(40, views=3)
     mode = "antialiased" if antialiased else "classic"
-    one_channel_each = torch.eye(40, dtype=torch.float64)
-    weights, _ = reference.rasterization(
-        *(t.double() for t in (scene.means, scene.quats, scene.scales, scene.opacities)),
-        one_channel_each,
-        *(scene.viewmats.double(), scene.Ks.double(), scene.width, scene.height),
-        rasterize_mode=mode,
-    )
+    one_channel_each = scene.arguments(torch.float64, colors=torch.eye(40), sh_degree=None, rasterize_mode=mode)
+    weights, _ = reference.rasterization(**one_channel_each)
     found = contributions(_splats(scene), _views(scene), antialiased=antialiased)
     assert torch.allclose(found.double(), weights.sum((0, 1, 2)), rtol=1e-3, atol=1e-4)
 
