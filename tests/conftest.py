@@ -22,3 +22,12 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set NIFI_DATA to a folder of captures to run this test")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a generated capture of 10 photos of 64x48, two of them held out."""
+    from nifi_ns.capture import CaptureSettings, make_capture
+
+    folder = tmp_path_factory.mktemp("capture")
+    return make_capture(folder, CaptureSettings(views=10, width=64, height=48, samples=1, points=400))

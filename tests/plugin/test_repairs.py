@@ -98,10 +98,9 @@ def test_the_view_matrix_needs_no_compiler() -> None:
 def test_training_goes_on_from_a_checkpoint(
     trained: Trainer, tiny_capture: Path, tmp_path: Path, more_gaussians: bool
 ) -> None:
-    config = training_config(tiny_capture, tmp_path)
+    config = training_config(tiny_capture, tmp_path, compress=False)
     config.load_dir = trained.checkpoint_dir
     config.max_num_iterations = 5
-    config.pipeline.model.compression.enabled = False  # type: ignore[attr-defined]
     if more_gaussians:  # densify at once: the strategy and the optimizers must agree on the number
         config.pipeline.model.stop_split_at = 1000  # type: ignore[attr-defined]
     before = trained.pipeline.model.gauss_params["features_dc"].detach().clone()

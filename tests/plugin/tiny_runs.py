@@ -7,8 +7,10 @@ import torch
 from nerfstudio.configs.method_configs import method_configs  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
+from nifi_ns.plugin.compression import CompressionStageConfig
 
-def training_config(data: Path, output: Path, **model: object) -> TrainerConfig:
+
+def training_config(data: Path, output: Path, *, compress: bool = True, **model: object) -> TrainerConfig:
     """`nifi-splat-lite` in miniature: 40 steps of training, then 20 of compression to 4 KB, without a viewer."""
     config = deepcopy(method_configs["nifi-splat-lite"])
     config.machine.device_type = "cpu"
@@ -21,8 +23,9 @@ def training_config(data: Path, output: Path, **model: object) -> TrainerConfig:
     settings = config.pipeline.model
     settings.warmup_length, settings.refine_every, settings.stop_split_at = 10, 10, 30  # type: ignore[attr-defined]
     settings.max_gaussians = 600  # type: ignore[attr-defined]
-    compression = settings.compression  # type: ignore[attr-defined]
-    compression.start_step, compression.steps, compression.target_size = 40, 20, "4KB"
+    settings.compression = CompressionStageConfig(  # type: ignore[attr-defined]
+        enabled=compress, start_step=40, steps=20, target_size="4KB", stages=2, importance_views=4
+    )
     for name, value in model.items():
         setattr(settings, name, value)
     return config
