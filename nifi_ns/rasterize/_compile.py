@@ -12,7 +12,7 @@ from numba import njit, types
 boolean, int32, int64, real = types.boolean, types.int32, types.int64, types.float64
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
 i1, i3 = types.Array(int32, 1, "C"), types.Array(int32, 3, "C")
-d3, d4 = types.Array(real, 3, "C"), types.Array(real, 4, "C")
+d1, d3, d4 = (types.Array(real, dimensions, "C") for dimensions in (1, 3, 4))
 
 inline = njit(inline="always")
 """For what kernels call: becomes part of them."""

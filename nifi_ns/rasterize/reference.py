@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nifi_ns.rasterize._constants import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
+_TILE = 16
+
 
 def rasterization(
     means: Tensor,  # [N, 3]
@@ -29,11 +31,12 @@ def rasterization(
     sh_degree: int | None = None,
     render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB",
     rasterize_mode: Literal["classic", "antialiased"] = "classic",
-    band: int = 16,
+    tiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`nifi_ns.rasterize.rasterization` without its info: image [C, H, W, D] and alpha [C, H, W, 1].
 
-    Takes time in N x pixels, and memory in N x the pixels of `band` rows (each band is recomputed backward).
+    Takes time in N x pixels. With `tiled`, a gaussian is blended only into the tiles that its bounding box touches:
+    plain PyTorch at its best, what the kernels' speed is measured against.
     """
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
 
@@ -66,13 +69,8 @@ def rasterization(
             features = features[:, :0]
         if render_mode != "RGB":
             features = torch.cat([features, depths[0, :, None]], dim=-1)
-        bands = [
-            checkpoint(
-                _band, means2d[0], conics[0], features, weights, width, y, min(y + band, height), use_reentrant=False
-            )
-            for y in range(0, height, band)
-        ]
-        image, alpha = torch.cat([b[0] for b in bands]), torch.cat([b[1] for b in bands])
+        blending = _tiled if tiled else _dense
+        image, alpha = blending(means2d[0], conics[0], features, weights, width, height)
         if render_mode in ("ED", "RGB+ED"):
             image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
         images.append(image)
@@ -80,11 +78,55 @@ def rasterization(
     return torch.stack(images), torch.stack(alphas)
 
 
-def _band(
-    means2d: Tensor, conics: Tensor, features: Tensor, opacities: Tensor, width: int, top: int, bottom: int
+def _dense(
+    means2d: Tensor, conics: Tensor, features: Tensor, opacities: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
-    """Blend all gaussians, in order of depth, into the rows [top, bottom) of the image."""
-    y, x = torch.meshgrid(torch.arange(top, bottom) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    """Blend all gaussians, nearest first, into all pixels, in bands that are computed again backward."""
+    bands = []
+    for top in range(0, height, _TILE):
+        area = 0, top, width, min(top + _TILE, height)
+        bands.append(checkpoint(_blend, means2d, conics, features, opacities, area, use_reentrant=False))
+    return torch.cat([image for image, _ in bands]), torch.cat([alpha for _, alpha in bands])
+
+
+def _tiled(
+    means2d: Tensor, conics: Tensor, features: Tensor, opacities: Tensor, width: int, height: int
+) -> tuple[Tensor, Tensor]:
+    """Blend into each tile the gaussians whose bounding box touches it."""
+    across, down = -(-width // _TILE), -(-height // _TILE)
+    with torch.no_grad():
+        a, b, c = conics.unbind(-1)
+        level = 2 * (opacities / MIN_ALPHA).clamp_min(1).log() / (a * c - b * b)
+        extents = torch.stack([level * c, level * a], dim=-1).sqrt()
+        limits = torch.tensor([across, down])
+        first = ((means2d - extents) / _TILE).floor().long().clamp_min(0).minimum(limits)
+        last = ((means2d + extents) / _TILE).floor().long().add(1).clamp_min(0).minimum(limits)
+        size = (last - first).clamp_min(0)
+        counts = size.prod(-1) * (opacities >= MIN_ALPHA)
+        ids = torch.repeat_interleave(torch.arange(len(means2d)), counts)
+        within = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[ids]
+        x, y = first[ids, 0] + within % size[ids, 0], first[ids, 1] + within // size[ids, 0]
+        tiles, order = (y * across + x).sort(stable=True)
+        sizes = torch.bincount(tiles, minlength=across * down).tolist()
+    channels = features.shape[-1]
+    pairs = torch.cat([means2d, conics, opacities[:, None], features], dim=-1)[ids[order]]
+    rows = []
+    for tile, part in enumerate(pairs.split(sizes)):
+        left, top = tile % across * _TILE, tile // across * _TILE
+        mean, conic, opacity, feature = part.split([2, 3, 1, channels], dim=-1)
+        area = left, top, min(left + _TILE, width), min(top + _TILE, height)
+        blended = torch.cat(_blend(mean, conic, feature, opacity[:, 0], area), dim=-1)
+        rows.append(blended) if left == 0 else rows.append(torch.cat([rows.pop(), blended], dim=1))
+    image = torch.cat(rows)
+    return image[..., :channels], image[..., channels:]
+
+
+def _blend(
+    means2d: Tensor, conics: Tensor, features: Tensor, opacities: Tensor, area: tuple[int, int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """Blend gaussians, nearest first, into all pixels of the area (left, top, right, bottom)."""
+    left, top, right, bottom = area
+    y, x = torch.meshgrid(torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5, indexing="ij")
     dx, dy = x.flatten()[:, None] - means2d[:, 0], y.flatten()[:, None] - means2d[:, 1]  # [pixels, N]
     a, b, c = conics.unbind(-1)
     s = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
@@ -93,5 +135,5 @@ def _band(
     after = torch.cumprod(1 - alpha, dim=-1)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=-1)
     weights = torch.where(after > MIN_TRANSMITTANCE, alpha * before, 0.0)
-    image = (weights @ features).unflatten(0, (bottom - top, width))
-    return image, weights.sum(-1).unflatten(0, (bottom - top, width, 1))
+    shape = bottom - top, right - left
+    return (weights @ features).unflatten(0, shape), weights.sum(-1, keepdim=True).unflatten(0, shape)

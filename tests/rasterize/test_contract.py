@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from raster_scenes import Scene, draw, random_scene
+from raster_scenes import Scene, draw, random_scene, relative_errors
 
 import nifi_ns.rasterize
 from nifi_ns.rasterize import rasterization, reference
@@ -193,3 +194,10 @@ def test_reference_draws_gradients_of_a_finite_difference() -> None:
         step = 1e-6 * torch.randn(inputs[k].shape, generator=torch.Generator().manual_seed(k)).double()
         moved = [loss(*(t + sign * step if j == k else t for j, t in enumerate(inputs))) for sign in (1, -1)]
         assert torch.isclose((gradients[k] * step).sum(), (moved[0] - moved[1]) / 2, rtol=1e-3), name
+
+
+@pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
+def test_tiled_reference_is_the_dense_one(rasterize_mode: str) -> None:
+    scene = random_scene(views=2, render_mode="RGB+ED", rasterize_mode=rasterize_mode)
+    tiled = draw(partial(reference.rasterization, tiled=True), scene, torch.float64)
+    assert max(relative_errors(tiled, draw(reference.rasterization, scene, torch.float64)).values()) < 1e-12
