@@ -1,6 +1,7 @@
 """How every command starts and fails: arguments by tyro, a `NifiError` on one line, an interrupt without a trace."""
 
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -12,14 +13,17 @@ class Command(Protocol):
         ...
 
 
-def run(command: type[Command]) -> None:
-    """Parse the command line into `command` and run it; what the user can mend becomes one line and exit status 1."""
+def run(command: type[Command], default: Callable[[], Command] | None = None) -> None:
+    """Parse the command line into `command` and run it; what the user can mend becomes one line and exit status 1.
+
+    `default` makes the command whose values are the options' defaults, where they are not the class's own.
+    """
     import tyro
 
     from nifi_ns.errors import NifiError
 
-    arguments = tyro.cli(command)
     try:
+        arguments = tyro.cli(command) if default is None else tyro.cli(command, default=default())
         arguments.main()
     except NifiError as error:
         sys.exit(f"error: {error}")

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from nifi_ns.errors import NifiError
 from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
 
 Adapter = Literal["phi_minus", "phi_plus"]
@@ -98,9 +99,9 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         low, high = self.timesteps
         if not 0 < low <= high < 1000:
-            raise ValueError(f"timesteps: expected 0 < low <= high < 1000, got {self.timesteps}")
+            raise NifiError(f"timesteps: expected 0 < low <= high < 1000, got {self.timesteps}")
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha: expected a share in [0, 1], got {self.alpha}")
+            raise NifiError(f"alpha: expected a share in [0, 1], got {self.alpha}")
 
     @property
     def needs_critic(self) -> bool:

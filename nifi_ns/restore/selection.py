@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,20 @@ from nifi_ns.restore.pairs import PairFolder
 from nifi_ns.restore.restorer import Restorer
 
 _GRID_VIEWS = 4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to."""
+
+    output: Path
+    """The restorer."""
+    step: int
+    """The step it is of."""
+    choice: Choice
+    """Its strength, and what that does to the errors of validation views."""
+    rows: list[results.Row]
+    """Metrics of all test views before and after, a mean for each scene at each rate."""
 
 
 class Selection:
@@ -90,7 +104,7 @@ class Selection:
             self.adapter = {key: value.detach().cpu().clone() for key, value in state.items()}
             self._save(self._output, record)
 
-    def finish(self) -> list[results.Row]:
+    def finish(self) -> Trained:
         """Keep the last step as `checkpoints/last`, and measure the best on every test view into `metrics.json`."""
         assert self.best is not None
         backbone = self._restorer.backbone
@@ -104,12 +118,14 @@ class Selection:
             size, count = folder.bytes, folder.gaussians
             before = metrics.mean([score.before for score in scores])
             after = metrics.mean([score.after[self.best.strength] for score in scores])
-            given = "compressed" if self._restorer.input == "degraded" else "referenced"
-            rows.append(results.row(folder.scene, given, bytes=size, gaussians=count, metrics=before))
-            rows.append(results.row(folder.scene, "restored", bytes=size, gaussians=count, metrics=after))
+            given: results.Variant = "compressed" if self._restorer.input == "degraded" else "referenced"
+            kept: dict[results.Variant, dict[str, float | None]] = {given: before, "restored": after}
+            for variant, values in kept.items():
+                rate = folder.rate
+                rows.append(results.row(folder.scene, variant, bytes=size, gaussians=count, metrics=values, rate=rate))
         backbone.load_adapter_state_dict("phi_minus", last)
         results.save(self._output / "metrics.json", rows, step=self.step, strength=self.best.strength)
-        return rows
+        return Trained(self._output, self.step, self.best, rows)
 
     def state(self) -> dict[str, Any]:
         """All but the adapter, as JSON."""

@@ -30,7 +30,7 @@ from nifi_ns.restore.objective import Draws, ObjectiveConfig, critic_loss, resto
 from nifi_ns.restore.pairs import Inputs, PairFolder
 from nifi_ns.restore.perceptual import perceptual_loss
 from nifi_ns.restore.restorer import Decode, Restorer, RestorerSettings
-from nifi_ns.restore.selection import Selection
+from nifi_ns.restore.selection import Selection, Trained
 
 ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,7 +69,7 @@ class TrainingConfig:
     seed: int = 0
     """Seed of the adapters, the crops and the noise."""
     rate_weights: dict[str, float] = field(default_factory=dict)
-    """How often a rate is drawn, relative to 1 for those not named: {"25KB": 2.0}."""
+    """How often a rate is drawn, relative to 1 for those not named: `25KB 2.0`."""
     log_every: int = 10
     """Steps between rows of the loss tables."""
     eval_every: int = 200
@@ -91,7 +91,21 @@ class TrainingConfig:
         positive = ("steps", "batch_size", "crop", "rank", "log_every", "eval_every", "eval_views", "checkpoint_every")
         for name in positive:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise NifiError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+def checkpoint_to_write(output: Path, resume: bool) -> Path:
+    """Where a training in `output` keeps its checkpoint.
+
+    Raises:
+        NifiError: if there is one already, or, with `resume`, none.
+    """
+    path = output / "checkpoints" / "last.safetensors"
+    if path.exists() and not resume:
+        raise NifiError(f"{output} already holds a training: give --resume, or another --output-dir")
+    if resume and not path.exists():
+        raise NifiError(f"nothing to resume in {output}: expected {path}")
+    return path
 
 
 class Learner:
@@ -143,12 +157,10 @@ class Trainer:
                 already holds a training (or, with `resume`, none or one of other settings).
         """
         self.backbone, self.output, self.config = backbone, Path(output), config or TrainingConfig()
-        self._checkpoint = self.output / "checkpoints" / "last.safetensors"
+        self._checkpoint = checkpoint_to_write(self.output, resume)
         config, objective = self.config, self.config.objective
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
-        if self._checkpoint.exists() and not resume:
-            raise NifiError(f"{self.output} already holds a training: give --resume, or another --output-dir")
         self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs}
         self._settings["pairs"] = {folder.label: folder.fingerprint for folder in folders}
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
@@ -188,7 +200,7 @@ class Trainer:
         if resume:
             self._load(state)
 
-    def train(self) -> Selection:
+    def train(self) -> Trained:
         """Train to the end, evaluate, return what was chosen. Interrupted, it leaves a checkpoint to resume from."""
         config = self.config
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -218,8 +230,7 @@ class Trainer:
                 raise
             finally:
                 self._log.close()
-        self._selection.finish()
-        return self._selection
+        return self._selection.finish()
 
     def _update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One update of each adapter; the losses that were finite."""

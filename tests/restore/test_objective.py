@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nifi_ns.errors import NifiError
 from nifi_ns.restore.objective import (
     Denoiser,
     Draws,
@@ -224,7 +225,7 @@ def test_draws_depend_on_the_seed_alone_and_stay_in_range():
 
 @pytest.mark.parametrize("wrong", [{"timesteps": (900, 100)}, {"timesteps": (0, 900)}, {"alpha": 1.5}])
 def test_senseless_configurations_are_refused(wrong: dict):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(NifiError, match=next(iter(wrong))):
         replace(PAPER, **wrong)
 
 

@@ -1,0 +1,110 @@
+"""`ns-nifi-train`: a restorer, trained on what scene files render to beside the photos."""
+
+import argparse
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nifi_ns.commands._cli import run
+from nifi_ns.commands._presets import load_preset
+from nifi_ns.errors import NifiError
+from nifi_ns.restore.pairs import Inputs, PairFolder
+from nifi_ns.restore.training import TrainingConfig
+
+PRESET_FIELDS = ("backbone", "inputs", "training")
+"""What a preset may decide; data and folders are the command line's."""
+
+
+@dataclass
+class Train:
+    """Train a restorer on pairs of compressed renders and photos.
+
+    The restorer that serves best on validation views (a part of the training views) is kept, at the strength that
+    serves best there; test views are only measured.
+    """
+
+    pairs: tuple[Path, ...] = ()
+    """Folders of pairs, as ns-nifi-pairs writes them: of one rate, one scene or many."""
+    load_config: tuple[Path, ...] = ()
+    """Make the pairs first, of these config.yml of scene files (kept and reused until a scene file changes)."""
+    output_dir: Path | None = None
+    """The restorer's folder. By default that of the first run of --load-config, where the viewer finds it."""
+    backbone: str = "nifi-tiny"
+    """The frozen diffusion model: nifi-tiny, a diffusers folder, or a hub id of an SD3, SD2, SD1.5 or SD-Turbo."""
+    inputs: Inputs = "degraded"
+    """What to restore: plain renders, or renders that reference photos have already restored."""
+    device: str | None = None
+    """By default the GPU if there is one, else the CPU."""
+    resume: bool = False
+    """Continue the training in --output-dir where it stopped; its settings must be the same, but for --steps."""
+    smoke: bool = False
+    """A very short training, to see that everything works."""
+    preset: Path | None = None
+    """A YAML file of options, such as configs/sd3.yaml; options given here override it."""
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
+    """How to train."""
+
+    def main(self) -> None:
+        """Check what was given, make pairs if need be, train, and print what came of it."""
+        from rich.console import Console
+
+        from nifi_ns import results
+        from nifi_ns.restore import Backbone
+        from nifi_ns.restore.pairs import find_pair_folders
+        from nifi_ns.restore.training import Trainer, checkpoint_to_write
+
+        if not self.pairs and not self.load_config:
+            raise NifiError("nothing to train on: give --pairs DIR... or --load-config CONFIG...")
+        if absent := [path for path in self.load_config if not path.is_file()]:
+            raise NifiError(f"no such config: {absent[0]}")
+        output = self._output()
+        folders = find_pair_folders(self.pairs, self.inputs)
+        checkpoint_to_write(output, self.resume)
+        backbone = Backbone.from_pretrained(self.backbone, self.device)
+        folders += self._make_pairs()
+        config = _smoke(self.training) if self.smoke else self.training
+        trained = Trainer(backbone, folders, output, config, inputs=self.inputs, resume=self.resume).train()
+        console = Console()
+        console.print(results.table(trained.rows, title="test views, mean"))
+        less = 100 * (1 - math.exp(trained.choice.error_change))
+        found = f"step {trained.step}, strength {trained.choice.strength:g}"
+        found += f": {less:.1f} % less error on validation views" if trained.choice.strength else " (it helped nowhere)"
+        console.print(f"restorer in {trained.output}: {found}")
+
+    def _output(self) -> Path:
+        if self.output_dir is not None:
+            return self.output_dir
+        if not self.load_config:
+            raise NifiError("give --output-dir: the folder the restorer is written to")
+        beside = self.load_config[0].parent
+        scenes = beside.parent if (beside / "scene.nifi").is_file() else beside / "nifi"
+        return scenes / "restorer"
+
+    def _make_pairs(self) -> list[PairFolder]:
+        """The pairs of `load_config`, which are made unless they are there and current."""
+        if not self.load_config:
+            return []
+        from nifi_ns.plugin.pairs import write_pairs
+
+        return [write_pairs(config, referenced=self.inputs == "referenced") for config in self.load_config]
+
+
+def _smoke(config: TrainingConfig) -> TrainingConfig:
+    """Under a minute on one core with nifi-tiny."""
+    return replace(config, steps=10, batch_size=2, log_every=2, eval_every=10, eval_views=2, checkpoint_every=5)
+
+
+def _with_preset() -> Train:
+    """The defaults of the options: those of --preset, which is looked for before all others are parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", type=Path)
+    preset = parser.parse_known_args()[0].preset
+    return Train() if preset is None else load_preset(preset, Train(), PRESET_FIELDS)
+
+
+def entrypoint() -> None:
+    """`ns-nifi-train`."""
+    run(Train, _with_preset)

@@ -1,0 +1,120 @@
+"""`ns-nifi-train`: what a user types, and the one line they get when it does not fit."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from nifi_ns.commands import train
+from nifi_ns.commands._presets import load_preset
+from nifi_ns.commands.train import Train
+from nifi_ns.errors import NifiError
+from nifi_ns.restore import Backbone, Restorer
+from nifi_ns.restore.pairs import PairFolder, PairWriter
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> PairFolder:
+    writer = PairWriter(
+        tmp_path / "pairs" / "toy" / "rate_9KB", scene="toy", rate="9KB", bytes=9_000, gaussians=99, fingerprint="x"
+    )
+    generator = torch.Generator().manual_seed(0)
+    for i in range(6):
+        photo = torch.rand(96, 104, 3, generator=generator)
+        writer.add("test" if i > 4 else "train", str(i), photo, photo.roll(1, 0))
+    return writer.finish()
+
+
+def typed(*words: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ns-nifi-train", *map(str, words)])
+    train.entrypoint()
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Type a command line; its one-line error."""
+
+    def call(*words: object) -> str:
+        monkeypatch.setattr(Backbone, "from_pretrained", lambda *_: pytest.fail("the backbone was loaded"))
+        with pytest.raises(SystemExit) as exit_:
+            typed(*words, monkeypatch=monkeypatch)
+        assert isinstance(exit_.value.code, str) and "\n" not in exit_.value.code
+        return exit_.value.code
+
+    return call
+
+
+def test_a_smoke_training_leaves_a_restorer(pairs, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "restorer"
+    words = ("--pairs", tmp_path / "pairs", "--output-dir", output, "--device", "cpu", "--smoke", "--crop", 48)
+    typed(*words, monkeypatch=monkeypatch)
+    image = torch.rand(50, 70, 3)
+    assert Restorer.from_pretrained(output, device="cpu")(image).shape == image.shape
+    printed = capsys.readouterr().out
+    assert "test views, mean" in printed and "step 10, strength" in printed
+
+
+def test_mistakes_are_one_line_before_anything_is_loaded(pairs, tmp_path, refused):
+    assert "give --pairs" in refused()
+    assert "give --output-dir" in refused("--pairs", pairs.root)
+    assert "no such folder" in refused("--pairs", tmp_path / "absent", "--output-dir", tmp_path)
+    assert "missing" in refused("--pairs", pairs.root, "--inputs", "referenced", "--output-dir", tmp_path)
+    assert "nothing to resume" in refused("--pairs", pairs.root, "--output-dir", tmp_path, "--resume")
+    assert "steps: expected at least 1" in refused("--pairs", pairs.root, "--steps", 0)
+    assert "no such preset" in refused("--preset", tmp_path / "absent.yaml")
+    assert "no such config" in refused("--load-config", tmp_path / "config.yml")
+
+
+def test_the_default_output_is_where_the_viewer_looks(tmp_path):
+    run = tmp_path / "run"
+    scene = run / "nifi" / "9KB"
+    scene.mkdir(parents=True)
+    (scene / "scene.nifi").touch()
+    for config in (run / "config.yml", scene / "config.yml"):
+        assert Train(load_config=(config,))._output() == run / "nifi" / "restorer"
+
+
+# -- presets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_preset_that_ships_loads(path):
+    preset = load_preset(path, Train(), train.PRESET_FIELDS)
+    assert preset.backbone == yaml.safe_load(path.read_text())["backbone"]
+    assert preset.training != Train().training
+
+
+def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypatch):
+    (tmp_path / "p.yaml").write_text(
+        "backbone: mine\ntraining: {steps: 7, lr: 5e-6, objective: {alpha: 0.5, t0: 99}}\n"
+    )
+    seen: list[Train] = []
+    monkeypatch.setattr(Train, "main", lambda self: seen.append(self))
+    typed("--preset", tmp_path / "p.yaml", "--steps", 8, "--objective.t0", 50, monkeypatch=monkeypatch)
+    (command,) = seen
+    assert command.backbone == "mine" and command.training.steps == 8 and command.training.lr == 5e-6
+    assert command.training.objective.alpha == 0.5 and command.training.objective.t0 == 50
+    assert command.training.batch_size == Train().training.batch_size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("3", "expected names and values"),
+        ("stesp: 3", "there is no option 'stesp'"),
+        ("training: {objective: {aplha: 3}}", "training: objective: there is no option 'aplha'"),
+        ("training: {steps: many}", "training: steps is 'many', expected something like"),
+        ("training: {lr: fast}", "training: lr is 'fast'"),
+        ("training: {objective: {alpha: 2}}", "alpha: expected a share"),
+        ("pairs: [x]", "there is no option 'pairs'"),
+    ],
+)
+def test_a_preset_that_does_not_fit_is_one_line(tmp_path, text, message):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(NifiError, match=message):
+        load_preset(tmp_path / "p.yaml", Train(), train.PRESET_FIELDS)
