@@ -1,6 +1,46 @@
-"""Nix: splats to a few kilobytes and back."""
+"""Nix: splats to a few kilobytes and back.
 
-from nifi_ns.compress.codec import SceneInfo, decode, encode, info
-from nifi_ns.compress.quantize import PRESETS, Bits, Grid, fake_quantize
+What is listed here is imported when it is first used: nerfstudio imports the settings at every start of a command, and
+the codec's compiler is not needed for that.
+"""
 
-__all__ = ["PRESETS", "Bits", "Grid", "SceneInfo", "decode", "encode", "fake_quantize", "info"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nifi_ns.compress.codec import SceneInfo, decode, encode, info
+    from nifi_ns.compress.compressor import Compressed, Compressor
+    from nifi_ns.compress.finetune import compress
+    from nifi_ns.compress.quantize import PRESETS, Bits, Grid, fake_quantize
+    from nifi_ns.compress.settings import CompressionSettings
+
+__all__ = [
+    "PRESETS",
+    "Bits",
+    "Compressed",
+    "CompressionSettings",
+    "Compressor",
+    "Grid",
+    "SceneInfo",
+    "compress",
+    "decode",
+    "encode",
+    "fake_quantize",
+    "info",
+]
+
+_MODULES = {
+    "codec": ("SceneInfo", "decode", "encode", "info"),
+    "compressor": ("Compressed", "Compressor"),
+    "finetune": ("compress",),
+    "quantize": ("PRESETS", "Bits", "Grid", "fake_quantize"),
+    "settings": ("CompressionSettings",),
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

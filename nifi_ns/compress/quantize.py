@@ -60,9 +60,9 @@ class Bits:
 
 
 PRESETS = {
-    "coarse": Bits(means=10, scales=4, quats=4, opacities=3, luma=5, chroma=4, sh=3),
-    "mid": Bits(means=12, scales=5, quats=5, opacities=4, luma=6, chroma=5, sh=4),
-    "fine": Bits(means=15, scales=7, quats=7, opacities=6, luma=7, chroma=6, sh=6),
+    "coarse": Bits(means=10, scales=4.75, quats=4, opacities=3.25, luma=4.25, chroma=4, sh=3),
+    "mid": Bits(means=11.5, scales=5.75, quats=5, opacities=4.25, luma=5.25, chroma=5, sh=4),
+    "fine": Bits(means=14, scales=7.25, quats=6.5, opacities=6, luma=6.75, chroma=6.5, sh=6),
 }
 """Named choices of `Bits`, from smallest to best."""
 

@@ -1,0 +1,57 @@
+"""From a size in bytes to how many gaussians, how finely quantised."""
+
+from dataclasses import fields
+
+from torch import Tensor
+
+from nifi_ns.compress.codec import encode
+from nifi_ns.compress.quantize import PRESETS, Bits, Grid
+from nifi_ns.splats import Splats
+
+
+def affordable(splats: Splats, order: Tensor, bits: Bits, target: int, grid: Grid | None = None) -> tuple[int, bytes]:
+    """How many gaussians fit into `target` bytes, and their file.
+
+    Args:
+        splats: the gaussians.
+        order: [N] their indices, the most important first.
+        bits: see `encode`.
+        target: bytes.
+        grid: see `encode`.
+
+    Returns:
+        The count n, and the file of the gaussians `order[:n]`; 0 and no bytes if not even one fits.
+    """
+    fits, fails, best = 0, len(order) + 1, b""
+    guess = len(order)
+    while fails - fits > 1 and len(best) < 0.998 * target:
+        data = encode(splats[order[:guess]], bits, grid)
+        if len(data) <= target:
+            fits, best = guess, data
+        else:
+            fails = guess
+        # bytes are almost proportional to gaussians: aim just below the target
+        guess = min(max(int(guess * 0.999 * target / len(data)), fits + 1), fails - 1)
+    return fits, best
+
+
+def bits_for(splats: Splats, target: int) -> Bits:
+    """As many bits as all gaussians can have within `target` bytes, between the presets coarse and fine.
+
+    Coarse is where, measured on trained scenes, gaussians and bits are worth the same; so beyond it bits are only spent
+    when there are no more gaussians to spend bytes on.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(6):
+        middle = (low + high) / 2
+        if len(encode(splats, between(PRESETS["coarse"], PRESETS["fine"], middle))) <= target:
+            low = middle
+        else:
+            high = middle
+    return between(PRESETS["coarse"], PRESETS["fine"], low)
+
+
+def between(coarse: Bits, fine: Bits, part: float) -> Bits:
+    """Bits on the way from `coarse` (0) to `fine` (1)."""
+    mixed = {f.name: (1 - part) * getattr(coarse, f.name) + part * getattr(fine, f.name) for f in fields(Bits)}
+    return Bits(**mixed)

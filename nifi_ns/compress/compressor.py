@@ -1,0 +1,107 @@
+"""A compression, step by step, for any training loop: what to prune when, from when on to quantise, and the end.
+
+    compressor = Compressor(settings)
+    for step in range(settings.steps):
+        keep = compressor.prune_mask(step, splats, importance)
+        ...  # where it is not None, remove the other gaussians and their optimiser state
+        image = render(compressor.as_decoded(step, splats), view)
+        ...  # loss, backward, optimiser step
+    compressed = compressor.finish(splats, importance)
+
+`importance` is a function of splats that returns [N] numbers, such as `importance.fading_energy` in some views.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nifi_ns.compress.budget import affordable, bits_for
+from nifi_ns.compress.codec import decode
+from nifi_ns.compress.quantize import PRESETS, Bits, Grid, fake_quantize
+from nifi_ns.compress.settings import CompressionSettings
+from nifi_ns.errors import NifiError
+from nifi_ns.files import parse_size
+from nifi_ns.splats import Splats
+
+Importance = Callable[[Splats], Tensor]
+"""[N] how much each gaussian matters."""
+
+_SLACK = 1.03
+"""Prunings leave room for gaussians getting cheaper while they are fine-tuned; the rest goes at the end."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A scene file and what it decodes to."""
+
+    data: bytes
+    """The file."""
+    splats: Splats
+    """`decode(data)`."""
+    bits: Bits
+    """How finely it is quantised."""
+
+
+class Compressor:
+    """The schedule of one compression; the gaussians and their optimiser stay with the caller."""
+
+    def __init__(self, settings: CompressionSettings) -> None:
+        self.settings = settings
+        self.target = parse_size(settings.target_size)
+        spacing = settings.prune_until * settings.steps / settings.stages
+        self._prunings = sorted({round(i * spacing) for i in range(settings.stages)})
+        self._bits: Bits | None = None
+        self._grid: Grid | None = None
+
+    def prune_mask(self, step: int, splats: Splats, importance: Importance) -> Tensor | None:
+        """Which gaussians to keep at this step: [N] booleans, or None where it is no time for pruning.
+
+        Raises:
+            NifiError: if the target size has no room for any.
+        """
+        if step not in self._prunings:
+            return None
+        order = importance(splats).argsort(descending=True)
+        target = round(_SLACK * self.target)
+        count, _ = self._affordable(splats, order, target)
+        left = len(self._prunings) - self._prunings.index(step)
+        count = round(len(splats) * (count / len(splats)) ** (1 / left))  # by equal factors
+        keep = torch.zeros(len(splats), dtype=torch.bool, device=splats.device)
+        keep[order[:count]] = True
+        return keep
+
+    def as_decoded(self, step: int, splats: Splats) -> Splats:
+        """What to draw at this step: the splats, or what the file would decode to, with gradients to the splats."""
+        if step < self.settings.quantize_from * self.settings.steps:
+            return splats
+        if self._grid is None:
+            self._grid = Grid.fit(splats, self._chosen_bits(splats))
+        return fake_quantize(splats, self._chosen_bits(splats), self._grid)
+
+    def finish(self, splats: Splats, importance: Importance) -> Compressed:
+        """The scene file of the most important gaussians that fit.
+
+        Raises:
+            NifiError: if the target size has no room for any.
+        """
+        splats = splats.detach()
+        order = importance(splats).argsort(descending=True)
+        _, data = self._affordable(splats, order, self.target)
+        return Compressed(data, decode(data).to(splats.device), self._chosen_bits(splats))
+
+    def _affordable(self, splats: Splats, order: Tensor, target: int) -> tuple[int, bytes]:
+        count, data = affordable(splats, order, self._chosen_bits(splats), target, self._grid)
+        if count == 0:
+            raise NifiError(
+                f"not a single gaussian fits into {self.settings.target_size}: choose a larger --target-size"
+            )
+        return count, data
+
+    def _chosen_bits(self, splats: Splats) -> Bits:
+        # chosen once, of all gaussians
+        if self._bits is None:
+            named = self.settings.bits
+            self._bits = bits_for(splats, round(_SLACK * self.target)) if named == "auto" else PRESETS[named]
+        return self._bits

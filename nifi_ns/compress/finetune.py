@@ -1,0 +1,119 @@
+"""Compression with fine-tuning: our own loop, for splats that no trainer holds any more."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from nifi_ns.compress.cameras import cameras_around
+from nifi_ns.compress.compressor import Compressed, Compressor
+from nifi_ns.compress.importance import importance, spread
+from nifi_ns.compress.settings import CompressionSettings
+from nifi_ns.errors import NifiError
+from nifi_ns.rasterize import render
+from nifi_ns.splats import Splats
+from nifi_ns.views import View
+
+_LEARNING_RATES = {"means": 5e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
+"""At the first step; that of means for cameras that extend over one unit. They are splatfacto's, but for means, which
+have to move further to close the gaps that pruning leaves."""
+_DECAY = 0.1
+"""What is left of the learning rates at the last step."""
+
+
+def compress(
+    splats: Splats,
+    views: Sequence[View],
+    settings: CompressionSettings,
+    *,
+    background: Tensor | None = None,
+    antialiased: bool = False,
+    progress: bool = True,
+) -> Compressed:
+    """Prune, fine-tune and quantise splats until their scene file has the target size.
+
+    Args:
+        splats: what to compress; not changed. Everything runs on their device.
+        views: cameras to fine-tune in, with photos. Without photos, the splats' own renders are what to come close to;
+            without views, cameras around and inside the scene are made up.
+        settings: the size, and how to get there.
+        background: [3] the colour behind everything; black if None.
+        antialiased: whether the splats are drawn antialiased.
+        progress: show a progress bar.
+
+    Raises:
+        NifiError: if there are no gaussians, or not one fits into the target size.
+    """
+    from gsplat.strategy.ops import remove
+
+    if len(splats) == 0:
+        raise NifiError("the scene is empty: there are no gaussians to compress")
+    views = views or cameras_around(splats)
+    drawn = {"background": background, "antialiased": antialiased}
+    if views[0].image is None:
+        with torch.no_grad():
+            views = [replace(view, image=render(splats, view, **drawn).rgb.clamp(0, 1)) for view in views]
+    watched = spread(views, settings.importance_views)
+
+    def matters(splats: Splats) -> Tensor:
+        return importance(splats, watched, **drawn, seed=settings.seed)
+
+    parameters = _parameters(splats.with_sh_degree(min(settings.sh_degree, splats.sh_degree)))
+    rates = {name: settings.learning_rate * rate for name, rate in _LEARNING_RATES.items()}
+    rates["means"] *= extent(views)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        name: torch.optim.Adam([p], lr=rates[name], eps=1e-15) for name, p in parameters.items()
+    }
+    compressor, shuffle = Compressor(settings), random.Random(settings.seed)
+    queue: list[int] = []
+    with Progress(disable=not progress, transient=True) as bar:
+        task = bar.add_task(f"compressing to {settings.target_size}", total=settings.steps)
+        for step in range(settings.steps):
+            keep = compressor.prune_mask(step, _splats(parameters), matters)
+            if keep is not None:
+                remove(parameters, optimizers, {}, ~keep)
+            queue = queue or shuffle.sample(range(len(views)), len(views))
+            view = views[queue.pop()]
+            loss = photo_loss(
+                render(compressor.as_decoded(step, _splats(parameters)), view, **drawn).rgb, view, settings
+            )
+            loss.backward()
+            for name, optimizer in optimizers.items():
+                optimizer.param_groups[0]["lr"] = rates[name] * _DECAY ** (step / settings.steps)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            bar.advance(task)
+    return compressor.finish(_splats(parameters), matters)
+
+
+def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tensor:
+    """L1 + 1 - SSIM between a render [H, W, 3] and the view's photo, weighted as the settings say."""
+    from pytorch_msssim import ssim
+
+    assert view.image is not None, f"the view {view.name} has no photo"
+    photo = view.image.to(image)
+    similarity = ssim(image.permute(2, 0, 1)[None], photo.permute(2, 0, 1)[None], data_range=1.0)
+    weight = settings.ssim_weight
+    return (1 - weight) * (image - photo).abs().mean() + weight * (1 - similarity)
+
+
+def extent(views: Sequence[View]) -> float:
+    """Largest distance of a camera from the middle of all, as a learning rate of positions is relative to."""
+    centres = torch.stack([view.centre for view in views])
+    return max(float((centres - centres.mean(dim=0)).norm(dim=1).max()), 1e-3)
+
+
+def _parameters(splats: Splats) -> torch.nn.ParameterDict:
+    # under gsplat's names, on which its `remove` works
+    values = {"means": splats.means, "scales": splats.scales, "quats": splats.quats, "opacities": splats.opacities}
+    values |= {"sh0": splats.sh[:, :1], "shN": splats.sh[:, 1:]}
+    return torch.nn.ParameterDict({k: torch.nn.Parameter(v.detach().float().clone()) for k, v in values.items()})
+
+
+def _splats(parameters: torch.nn.ParameterDict) -> Splats:
+    sh = torch.cat([parameters["sh0"], parameters["shN"]], dim=1)
+    means, scales, quats, opacities = (parameters[name] for name in ("means", "scales", "quats", "opacities"))
+    return Splats(means, scales, quats, opacities, sh)

@@ -1,0 +1,50 @@
+"""What a user says about a compression."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nifi_ns.errors import NifiError
+from nifi_ns.files import parse_size
+
+
+@dataclass(frozen=True)
+class CompressionSettings:
+    """How splats become a scene file of a given size."""
+
+    target_size: str = "60KB"
+    """Size of the scene file, every byte counted: 60KB, 0.36MB, ... Met from below, within 2 % where the scene has as
+    much in it."""
+    sh_degree: int = 0
+    """Highest degree of the spherical harmonics to keep. At small sizes more gaussians beat view-dependent colour."""
+    bits: Literal["auto", "coarse", "mid", "fine"] = "auto"
+    """How finely attributes are quantised; auto trades it against the number of gaussians."""
+    steps: int = 1500
+    """Fine-tuning steps, pruning included; 0 only prunes and quantises."""
+    stages: int = 8
+    """Number of prunings on the way from all gaussians to as many as the size has room for."""
+    prune_until: float = 0.5
+    """Part of the steps after which the last pruning is done."""
+    quantize_from: float = 0.6
+    """Part of the steps after which the pictures optimised are those of what the file will decode to."""
+    learning_rate: float = 1.0
+    """Multiplies all learning rates."""
+    ssim_weight: float = 0.2
+    """Weight of 1 - SSIM in the loss, against the L1 distance."""
+    importance_views: int = 32
+    """Most views that are looked at to tell which gaussians matter."""
+    seed: int = 0
+    """For the order of the views."""
+
+    def __post_init__(self) -> None:
+        parse_size(self.target_size)
+        checks = {
+            "sh_degree": (self.sh_degree in range(4), "0, 1, 2 or 3"),
+            "steps": (self.steps >= 0, "0 or more"),
+            "stages": (self.stages >= 1, "1 or more"),
+            "prune_until": (0 <= self.prune_until < 1, "at least 0 and less than 1"),
+            "quantize_from": (self.prune_until <= self.quantize_from <= 1, "between prune_until and 1"),
+            "importance_views": (self.importance_views >= 1, "1 or more"),
+        }
+        for name, (right, wanted) in checks.items():
+            if not right:
+                raise NifiError(f"compression: {name} is {getattr(self, name)}, expected {wanted}")
