@@ -27,8 +27,18 @@ def fixed_prompt() -> Prompt:
 
 
 def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
-    """SD3's transformer in miniature. Its blocks start as the identity (adaLN-zero, Peebles & Xie 2023)."""
-    model = SD3Transformer2DModel(
+    """SD3's transformer in miniature, which is to begin with a linear map of each patch.
+
+    Its blocks start as the identity (adaLN-zero, Peebles & Xie 2023). The residual stream carries the patch's 64 values
+    in the dimensions where the position table hardly varies, and two constants at +-_ANCHOR that keep LayerNorm from
+    forgetting how bright a patch is. What a layer norm makes small for that reason its modulation makes large again,
+    so that blocks, and adapters on them, see inputs of unit size.
+
+    Args:
+        width: a multiple of 32, at least 128.
+        layers: number of blocks.
+    """
+    model: Any = SD3Transformer2DModel(
         sample_size=128,
         patch_size=2,
         in_channels=LATENT_CHANNELS,
@@ -41,12 +51,31 @@ def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
         pooled_projection_dim=PROMPT_DIM,
         pos_embed_max_size=64,
     )
-    for block in model.transformer_blocks:
-        gated: Any = block
-        for norm in (gated.norm1, gated.norm1_context):
-            nn.init.zeros_(norm.linear.weight)
-            nn.init.zeros_(norm.linear.bias)
-    nn.init.zeros_(model.proj_out.weight)
+    quarter = width // 4  # the table is four runs of sines and cosines, each from the fastest to the slowest
+    patch = torch.cat([torch.arange(q * quarter - 16, q * quarter) for q in range(1, 5)])
+    anchors = [quarter - 17, 2 * quarter - 17]
+    gain = _ANCHOR * (2 / width) ** 0.5
+    modulation = torch.full((width,), gain - 1)
+    modulation[anchors] = gain / _ANCHOR - 1
+    with torch.no_grad():
+        model.pos_embed.proj.weight.zero_()
+        model.pos_embed.proj.weight[patch] = torch.eye(64).reshape(64, LATENT_CHANNELS, 2, 2)
+        model.pos_embed.proj.bias[:] = -model.pos_embed.pos_embed[0].mean(0)
+        model.pos_embed.proj.bias[anchors] = torch.tensor([_ANCHOR, -_ANCHOR])
+        for block in model.transformer_blocks:
+            for norm in (block.norm1, block.norm1_context):
+                nn.init.zeros_(norm.linear.weight)
+                nn.init.zeros_(norm.linear.bias)
+            _, scale_attention, _, _, scale_feed_forward, _ = block.norm1.linear.bias.chunk(6)
+            scale_attention[:], scale_feed_forward[:] = modulation, modulation
+        nn.init.zeros_(model.norm_out.linear.weight)
+        nn.init.zeros_(model.norm_out.linear.bias)
+        model.norm_out.linear.bias[:width] = -1  # a scale of zero: no velocity yet
+        nn.init.zeros_(model.proj_out.weight)
+        nn.init.zeros_(model.proj_out.bias)
+        # Columns are (channel, row, column) of the patch, rows (row, column, channel), as SD3 unpacks them.
+        unpacked = torch.eye(64).reshape(LATENT_CHANNELS, 2, 2, 64).permute(1, 2, 0, 3).reshape(64, 64)
+        model.proj_out.weight[:, patch] = gain * unpacked
     return model
 
 

@@ -11,6 +11,8 @@ disk: a run that was interrupted goes on when the command is repeated, and ends 
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,10 +36,8 @@ from nifi_ns.restore.schedules import FlowMatching
 
 T0 = 199.0
 SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=3.0)  # SD3's
-# (images, height, width) of successive steps: SD3's position table is cropped about its centre, and only the sizes seen
-# in training are of use later.
-SIZES = [*[(8, 128, 128)] * 6, (2, 256, 256), (1, 272, 480), *[(8, 128, 128)] * 6, (2, 256, 256), (1, 480, 272)]
-SIZES += [*SIZES, *[(8, 128, 128)] * 3, (1, 512, 512)]
+# (images, height, width) of successive steps: mostly small, and now and then as long a sequence as a frame's.
+SIZES = [*[(8, 128, 128)] * 7, (2, 256, 256)] * 3 + [*[(8, 128, 128)] * 7, (1, 272, 480)]
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PretrainTiny:
     """The diffusers folder to write."""
     progress: Path = Path("outputs/pretrain_tiny")
     """Where the state of the run is kept."""
-    autoencoder_steps: int = 1500
+    autoencoder_steps: int = 2500
     """Steps of the first stage (16 crops of 64 pixels each)."""
     steps: int = 4000
     """Steps of the second stage (8 crops of 128 pixels each, or fewer and larger ones)."""
@@ -72,14 +72,14 @@ class PretrainTiny:
         torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
         if self.smoke:
-            self.autoencoder_steps, self.steps, self.width, self.layers, self.measure_every = 4, 4, 64, 1, 4
+            self.autoencoder_steps, self.steps, self.width, self.layers, self.measure_every = 4, 4, 128, 1, 4
         console = Console()
         photos = Photos(self.data, self.seed)
         device: Any = self.device
         vae: Any = build_autoencoder(photos.training).to(device)
         transformer: Any = build_transformer(self.width, self.layers).to(device)
         autoencoder = Stage("autoencoder", vae, self.autoencoder_steps, lr=5e-4, options=self)
-        flow = Stage("transformer", transformer, self.steps, lr=1e-3, options=self)
+        flow = Stage("transformer", transformer, self.steps, lr=2e-3, options=self)
         started = time.monotonic()
 
         def report(stage: Stage) -> None:
@@ -170,15 +170,20 @@ class Stage:
 
 
 def autoencoder_loss(stage: Stage, photos: Photos, device: str) -> Tensor:
-    """Reconstruction of crops from latents with a little noise: a VAE of fixed posterior variance."""
+    """Reconstruction of crops, one half from clean latents and one from about as noisy ones as restoration starts at.
+
+    The noise teaches the encoder to spend the latents' power where noise would cost most of the picture.
+    """
     generator = stage.generator()
     crops, _ = photos.crops(16, 64, 64, generator)
     vae: Any = stage.model
     mode = vae.encode(_patches(crops, device)).latent_dist.mode()
-    noise = torch.randn(mode.shape, generator=generator).to(device)
-    error = F.pixel_shuffle(vae.decode(mode + LATENT_NOISE * noise).sample, PATCH) - (crops.to(device) * 2 - 1)
-    # The absolute error counts faint texture, which squares neglect; the prior keeps latents from outgrowing the noise.
-    return error.square().mean() + 0.02 * error.abs().mean() + 1e-5 * mode.square().mean()
+    sigma = torch.cat([torch.full((8,), LATENT_NOISE), 0.1 + 0.25 * torch.rand(8, generator=generator)])
+    noise = sigma[:, None, None, None].to(device) * torch.randn(mode.shape, generator=generator).to(device)
+    error = F.pixel_shuffle(vae.decode(mode + mode.std() * noise).sample, PATCH) - (crops.to(device) * 2 - 1)
+    clean, noisy = error.square().mean((1, 2, 3)).split(8)
+    # The clean half's error is a tenth of the other's. The last term only keeps the latents' scale where it is.
+    return 10 * clean.mean() + noisy.mean() + 0.02 * error[:8].abs().mean() + 1e-5 * mode.square().mean()
 
 
 def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
@@ -200,8 +205,22 @@ def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tens
     pooled = null.pooled.lerp(positive.pooled, photo[:, None])
     prompt = replace(positive, tokens=null.tokens.lerp(positive.tokens, photo[:, None, None]), pooled=pooled)
     timestep = torch.as_tensor(backbone.schedule.timestep(t))
-    velocity = backbone.family(backbone.add_noise(z, noise, t), timestep, prompt)
+    with _position_table_moved(backbone.family.network.pos_embed, height // 8, width // 8, generator):
+        velocity = backbone.family(backbone.add_noise(z, noise, t), timestep, prompt)
     return F.mse_loss(velocity, noise - z)
+
+
+@contextmanager
+def _position_table_moved(pos_embed: Any, rows: int, columns: int, generator: torch.Generator) -> Iterator[None]:
+    """Let small crops see all of the position table: SD3 takes its centre, which alone would then be trained."""
+    table, side = pos_embed.pos_embed, pos_embed.pos_embed_max_size
+    limits = [(side - length) // 2 for length in (rows, columns)]
+    moves = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
+    pos_embed.pos_embed = table.reshape(side, side, -1).roll(moves, (0, 1)).reshape(table.shape)
+    try:
+        yield
+    finally:
+        pos_embed.pos_embed = table
 
 
 def _patches(images: Tensor, device: str) -> Tensor:

@@ -213,6 +213,8 @@ class Backbone:
         self._network_adapters.save(Path(directory) / NETWORK_ADAPTER_FILE, name)
         if name in self._vae_adapters.names:
             self._vae_adapters.save(Path(directory) / VAE_ADAPTER_FILE, name)
+        else:
+            (Path(directory) / VAE_ADAPTER_FILE).unlink(missing_ok=True)  # of an adapter saved here before
 
     def load_adapter(self, directory: Path | str, name: AdapterName) -> None:
         """Add what `save_adapter` wrote as adapter `name`, with its rank and alpha.

@@ -159,7 +159,8 @@ class Restorer:
         multiple = self.backbone.pixel_multiple
         padded = _pad(batch, -height % multiple, -width % multiple)
         limit = min(self.tile_size, self.backbone.max_side or self.tile_size) // multiple * multiple
-        spans = (windows(side, limit, self.overlap, multiple) for side in padded.shape[-2:])
+        overlap = min(self.overlap, limit // 4)
+        spans = (windows(side, limit, overlap, multiple) for side in padded.shape[-2:])
         noise = self._noise_like(padded)
         return feathered(padded, lambda tile, y, x: self._restore_tile(tile, noise, y, x), *spans)[
             ..., :height, :width

@@ -1,0 +1,95 @@
+"""The forward process and the meaning of the network's output, for each family, against known answers and diffusers."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from nifi_ns.errors import NifiError
+from nifi_ns.restore import Backbone
+from nifi_ns.restore.schedules import Diffusion, FlowMatching
+
+
+def ddpm(backbone: Backbone) -> Any:
+    return DDPMScheduler.from_pretrained(backbone.name, subfolder="scheduler")
+
+
+class Oracle(nn.Module):
+    """A network that knows the image and the noise, and says them in its family's terms."""
+
+    def __init__(self, kind: str, x0: Tensor, noise: Tensor, abar: Tensor) -> None:
+        super().__init__()
+        self.kind, self.x0, self.noise, self.abar = kind, x0, noise, abar
+
+    def forward(self, sample: Tensor | None = None, timestep: Tensor | None = None, **_: object) -> tuple[Tensor]:
+        if self.kind == "sd3":
+            return (self.noise - self.x0,)
+        if self.kind == "sd-turbo":
+            return (self.noise,)
+        assert timestep is not None
+        abar = self.abar[timestep.long()][:, None, None, None].float()
+        return (abar.sqrt() * self.noise - (1 - abar).sqrt() * self.x0,)
+
+
+@pytest.mark.parametrize("t", [1, 50, 199, 499.6, 950, 999])
+def test_one_step_from_any_timestep_returns_the_image(backbone: Backbone, family: str, t: float) -> None:
+    x0, noise = torch.randn(2, 3, 4, 6, 6)
+    abar = ddpm(backbone).alphas_cumprod if family != "sd3" else torch.zeros(0)
+    backbone.family.network = Oracle(family, x0, noise, abar)
+    for times in (t, torch.full((3,), float(t))):
+        x_t = backbone.add_noise(x0, noise, times)
+        out = backbone.predict(x_t, times, None)
+        torch.testing.assert_close(backbone.to_x0(x_t, out, times), x0, atol=1e-5, rtol=0)
+        torch.testing.assert_close(backbone.to_eps(x_t, out, times), noise, atol=1e-5, rtol=0)
+
+
+def test_sd3_sigma_at_199_is_of_the_shifted_table(sd3: Backbone) -> None:
+    assert sd3.sigma(199) == pytest.approx(0.198, abs=5e-4)
+    assert sd3.schedule.timestep(199) == pytest.approx(1000 * float(sd3.sigma(199)))
+
+
+def test_flow_matching_adds_noise_as_its_scheduler(sd3: Backbone) -> None:
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(sd3.name, subfolder="scheduler")
+    x0, noise = torch.randn(2, 8, 16, 4, 4)
+    timesteps = scheduler.timesteps[torch.randint(1000, (8,))]
+    expected = scheduler.scale_noise(x0, timesteps, noise)
+    torch.testing.assert_close(sd3.add_noise(x0, noise, timesteps), expected)
+
+
+@pytest.mark.parametrize("family", ["sd-turbo", "sd2-v"], indirect=True)
+def test_diffusion_adds_noise_as_its_scheduler(backbone: Backbone) -> None:
+    scheduler = ddpm(backbone)
+    x0, noise = torch.randn(2, 1000, 4, 2, 2)
+    timesteps = torch.arange(1000)
+    torch.testing.assert_close(backbone.add_noise(x0, noise, timesteps), scheduler.add_noise(x0, noise, timesteps))
+
+
+@pytest.mark.parametrize("family", ["sd2-v"], indirect=True)
+def test_v_prediction_is_diffusers_velocity(backbone: Backbone) -> None:
+    scheduler = ddpm(backbone)
+    x0, noise = torch.randn(2, 5, 4, 2, 2)
+    t = torch.tensor([1, 199, 500, 900, 999])
+    velocity = scheduler.get_velocity(x0, noise, t)
+    torch.testing.assert_close(backbone.to_x0(backbone.add_noise(x0, noise, t), velocity, t), x0, atol=1e-5, rtol=0)
+
+
+def test_times_of_a_batch_are_looked_up_one_by_one(backbone: Backbone) -> None:
+    times = torch.tensor([3.0, 199.0, 700.2])
+    sigma = backbone.sigma(times)
+    assert isinstance(sigma, Tensor)
+    assert sigma.tolist() == pytest.approx([backbone.sigma(t) for t in times.tolist()])
+    assert sigma.tolist() == sorted(sigma.tolist())
+
+
+def test_signal_and_sigma_keep_their_family_s_relation(backbone: Backbone, family: str) -> None:
+    signal, sigma = float(backbone.signal(321)), float(backbone.sigma(321))
+    assert (signal + sigma if family == "sd3" else signal**2 + sigma**2) == pytest.approx(1)
+
+
+def test_schedules_that_would_be_misread_are_refused() -> None:
+    with pytest.raises(NifiError, match="use_dynamic_shifting"):
+        FlowMatching.from_config(dict(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config))
+    with pytest.raises(NifiError, match="'sample': expected epsilon or v_prediction"):
+        Diffusion.from_config(dict(DDPMScheduler(prediction_type="sample").config))
