@@ -11,8 +11,8 @@ import tyro
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._presets import load_preset
 from nifi_ns.errors import NifiError
+from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.pairs import Inputs, PairFolder
-from nifi_ns.restore.training import TrainingConfig
 
 PRESET_FIELDS = ("backbone", "inputs", "training")
 """What a preset may decide; data and folders are the command line's."""

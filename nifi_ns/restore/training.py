@@ -11,9 +11,9 @@ renders are somewhat better than those of test views: see `pairs`.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,74 +24,17 @@ from torch.utils.data import DataLoader, Subset
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import load_optimizers, read_adapters, read_state, save_checkpoint
+from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, split_validation
 from nifi_ns.restore.logs import TrainingLog
-from nifi_ns.restore.objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
 from nifi_ns.restore.pairs import Inputs, PairFolder
 from nifi_ns.restore.perceptual import perceptual_loss
-from nifi_ns.restore.restorer import Decode, Restorer, RestorerSettings
+from nifi_ns.restore.restorer import Restorer, RestorerSettings
 from nifi_ns.restore.selection import Selection, Trained
 
 ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train. The defaults are for nifi-tiny; the paper's for SD3 are in `configs/sd3.yaml`."""
-
-    steps: int = 1000
-    """Steps, each an update of phi- and one of phi+."""
-    batch_size: int = 4
-    """Crops per step."""
-    crop: int = 96
-    """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
-    lr: float = 3e-4
-    """Learning rate of phi-."""
-    critic_lr: float = 1e-4
-    """Learning rate of phi+."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rates after the warm-up: as they are, or falling to a twentieth along a cosine."""
-    warmup_steps: int = 20
-    """Steps over which the learning rates rise from zero."""
-    weight_decay: float = 1e-4
-    """Of AdamW."""
-    grad_clip: float = 1.0
-    """Largest gradient norm of each adapter."""
-    rank: int = 16
-    """Rank of the adapters."""
-    lora_alpha: float = 16.0
-    """Scale of the adapters, over their rank."""
-    vae_encoder: bool = True
-    """Whether phi- also adapts the autoencoder's encoder."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast of the networks; adapters, losses and moments stay float32."""
-    seed: int = 0
-    """Seed of the adapters, the crops and the noise."""
-    rate_weights: dict[str, float] = field(default_factory=dict)
-    """How often a rate is drawn, relative to 1 for those not named: `25KB 2.0`."""
-    log_every: int = 10
-    """Steps between rows of the loss tables."""
-    eval_every: int = 200
-    """Steps between evaluations, each with an image."""
-    eval_views: int = 12
-    """Views per evaluation, of the validation views and of the test views; the last one measures all test views."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints; evaluations write one too."""
-    max_bad_steps: int = 25
-    """Updates in a row that may be skipped because a loss or gradient is not finite."""
-    choose_by: tuple[str, ...] = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
-    """Metrics by which the best step and the strength are chosen, on validation views."""
-    decode: Decode = "change"
-    """How restored views are made of restored latents; see `RestorerSettings`."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """The losses."""
-
-    def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "crop", "rank", "log_every", "eval_every", "eval_views", "checkpoint_every")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise NifiError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 def checkpoint_to_write(output: Path, resume: bool) -> Path:
@@ -201,7 +144,7 @@ class Trainer:
             self._load(state)
 
     def train(self) -> Trained:
-        """Train to the end, evaluate, return what was chosen. Interrupted, it leaves a checkpoint to resume from."""
+        """Train to the end, evaluate, and return what was chosen. Interrupted, it resumes from the last checkpoint."""
         config = self.config
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         first = self._step * config.batch_size
@@ -225,9 +168,6 @@ class Trainer:
                     if evaluated or self._step % config.checkpoint_every == 0:
                         self._save()
                     progress.update(task, completed=self._step)
-            except KeyboardInterrupt:
-                self._save()
-                raise
             finally:
                 self._log.close()
         return self._selection.finish()
