@@ -1,10 +1,14 @@
 """Cameras for splats that come without any: a bare `.ply` does not say where it may be looked at from."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
@@ -41,6 +45,12 @@ def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int =
         viewmat = looking_at(centres[best], targets[best]).to(splats.device)
         views.append(View(f"around_{i:03d}", viewmat, K, size, size))
     return views
+
+
+@torch.no_grad()
+def with_renders(splats: Splats, views: Sequence[View], **drawn: Any) -> list[View]:
+    """The same views with the splats' own renders for photos; `drawn` goes to `rasterize.render`."""
+    return [replace(view, image=render(splats, view, **drawn).rgb.clamp(0, 1)) for view in views]
 
 
 def looking_at(centre: Tensor, target: Tensor) -> Tensor:

@@ -2,18 +2,18 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from nifi_ns.compress.cameras import cameras_around
+from nifi_ns.compress.cameras import cameras_around, with_renders
 from nifi_ns.compress.compressor import Compressed, Compressor
 from nifi_ns.compress.importance import importance, spread
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render
+from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
@@ -54,8 +54,7 @@ def compress(
     views = views or cameras_around(splats)
     drawn = {"background": background, "antialiased": antialiased}
     if views[0].image is None:
-        with torch.no_grad():
-            views = [replace(view, image=render(splats, view, **drawn).rgb.clamp(0, 1)) for view in views]
+        views = with_renders(splats, views, **drawn)
     watched = spread(views, settings.importance_views)
 
     def matters(splats: Splats) -> Tensor:
@@ -91,11 +90,9 @@ def compress(
 
 def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tensor:
     """L1 + 1 - SSIM between a render [H, W, 3] and the view's photo, weighted as the settings say."""
-    from pytorch_msssim import ssim
-
     assert view.image is not None, f"the view {view.name} has no photo"
     photo = view.image.to(image)
-    similarity = ssim(image.permute(2, 0, 1)[None], photo.permute(2, 0, 1)[None], data_range=1.0)
+    similarity = SSIM()(photo.permute(2, 0, 1)[None], image.permute(2, 0, 1)[None])
     weight = settings.ssim_weight
     return (1 - weight) * (image - photo).abs().mean() + weight * (1 - similarity)
 

@@ -30,8 +30,8 @@ class CompressionSettings:
     """Multiplies all learning rates."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss, against the L1 distance."""
-    importance_views: int = 32
-    """Most views that are looked at to tell which gaussians matter."""
+    importance_views: int = 96
+    """Most views that are looked at to tell which gaussians matter. What only other views see is lost."""
     seed: int = 0
     """For the order of the views."""
 

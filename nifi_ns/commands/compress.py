@@ -1,0 +1,184 @@
+"""`ns-nifi-compress`: splats to a scene file of a given size, and back."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nifi_ns.commands._cli import run
+from nifi_ns.compress.settings import CompressionSettings
+from nifi_ns.errors import NifiError
+
+if TYPE_CHECKING:
+    from nifi_ns.compress import Compressed, SceneInfo
+    from nifi_ns.splats import Splats
+    from nifi_ns.views import View
+
+
+_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")  # those that need no weights
+
+
+@dataclass
+class Compress:
+    """Compress a trained run or a 3DGS .ply to a scene file, decode one, or tell what is in one.
+
+    Exactly one of --load-config, --ply, --decode and --info says what to do.
+    """
+
+    load_config: Path | None = None
+    """The config.yml of a splatfacto or nifi-splat run: compressed against its photos to
+    <run>/nifi/<size>/scene.nifi, with a config.yml beside it for ns-viewer, ns-render and ns-eval."""
+    ply: Path | None = None
+    """A 3DGS .ply: compressed against its own renders."""
+    decode: Path | None = None
+    """A scene file to turn into a .ply."""
+    info: Path | None = None
+    """A scene file to look into."""
+    output: Path | None = None
+    """The file to write with --ply and --decode; by default beside the input, as .nifi or .ply."""
+    compression: Annotated[CompressionSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=CompressionSettings)
+    """How to compress."""
+
+    def main(self) -> None:
+        """Do what the one chosen option asks for."""
+        modes = {"--load-config": self.load_config, "--ply": self.ply, "--decode": self.decode, "--info": self.info}
+        chosen = [name for name, path in modes.items() if path is not None]
+        if len(chosen) != 1:
+            raise NifiError(f"give exactly one of {', '.join(modes)}; got {' and '.join(chosen) or 'none'}")
+        if self.output is not None and (self.load_config or self.info):
+            raise NifiError(f"--output does not go with {chosen[0]}: use it with --ply or --decode")
+        if self.load_config is not None:
+            self._compress_run(self.load_config)
+        elif self.ply is not None:
+            self._compress_ply(self.ply, self.output or self.ply.with_suffix(".nifi"))
+        elif self.decode is not None:
+            self._decode(self.decode, self.output or self.decode.with_suffix(".ply"))
+        elif self.info is not None:
+            from nifi_ns.compress import info
+
+            _print_scene(self.info.name, info(_read(self.info)))
+
+    def _compress_run(self, config: Path) -> None:
+        from nifi_ns.plugin.runs import load_run
+
+        opened = load_run(config)
+        background, mode = opened.model.background_color, opened.model.config.rasterize_mode
+        drawn = {"background": background, "antialiased": mode == "antialiased"}
+        compressed, seconds = self._compress(opened.uncompressed, opened.train_views, drawn)
+        written = opened.save_scene(compressed.data, self.compression.target_size)
+        _report(opened.uncompressed, compressed, seconds, opened.eval_views, drawn, "the held-out photos")
+        print(f"written to {written.with_name('scene.nifi')}; look at it with --load-config {written}")
+
+    def _compress_ply(self, source: Path, target: Path) -> None:
+        from nifi_ns.compress.cameras import cameras_around, with_renders
+        from nifi_ns.files import write_bytes
+        from nifi_ns.splats import Splats
+
+        _check_target(target, ".nifi")
+        splats = Splats.load_ply(source).to(_device())
+        compressed, seconds = self._compress(splats, [], {})
+        write_bytes(target, compressed.data)
+        unseen = with_renders(splats, cameras_around(splats, count=16, seed=self.compression.seed + 1))
+        _report(splats, compressed, seconds, unseen, {}, "the uncompressed splats' renders")
+        print(f"written to {target}")
+
+    def _compress(self, splats: "Splats", views: "Sequence[View]", drawn: dict[str, Any]) -> tuple["Compressed", float]:
+        from nifi_ns.compress import compress
+
+        started = time.perf_counter()
+        return compress(splats, views, self.compression, **drawn), time.perf_counter() - started
+
+    def _decode(self, source: Path, target: Path) -> None:
+        from nifi_ns.compress import decode
+
+        _check_target(target, ".ply")
+        data = _read(source)
+        splats = decode(data)
+        splats.save_ply(target)
+        print(f"{len(splats):,} gaussians written to {target}, {target.stat().st_size / len(data):.0f}x larger")
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise NifiError(f"no such file: {path}")
+    return path.read_bytes()
+
+
+def _check_target(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise NifiError(f"--output {path} must end in {suffix}")
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _print_scene(name: str, scene: "SceneInfo") -> None:
+    """What is in a scene file, as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nifi_ns.files import format_size
+
+    table = Table(title=f"{name}: {scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}")
+    for heading in ("bytes", "", "bits a gaussian"):
+        table.add_column(heading, justify="left" if heading == "bytes" else "right")
+    for stream, size in (*scene.sizes.items(), ("all", scene.size)):
+        table.add_row(stream, format_size(size), f"{8 * size / scene.count:.1f}")
+    Console().print(table)
+
+
+def _report(
+    splats: "Splats",
+    compressed: "Compressed",
+    seconds: float,
+    views: "Sequence[View]",
+    drawn: dict[str, Any],
+    against: str,
+) -> None:
+    """What a compression kept, what it took, and what it costs in quality."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from nifi_ns import metrics
+    from nifi_ns.compress import decode, encode, info
+    from nifi_ns.rasterize import render
+
+    _print_scene("scene file", info(compressed.data))
+    took = {"fine-tuning": seconds}
+    for name, work in (
+        ("encoding", lambda: encode(compressed.splats, compressed.bits)),
+        ("decoding", lambda: decode(compressed.data)),
+    ):
+        started = time.perf_counter()
+        work()
+        took[name] = time.perf_counter() - started
+    console = Console()
+    kept, ratio = len(compressed.splats), splats.ply_size / len(compressed.data)
+    console.print(f"{kept:,} of {len(splats):,} gaussians kept, {ratio:.0f}x smaller than the plain .ply")
+    console.print(", ".join(f"{name} {value:.2f} s" for name, value in took.items()))
+
+    quality: dict[str, list[dict[str, float | None]]] = {"before": [], "after": []}
+    for view in views:
+        assert view.image is not None
+        for when, shown in (("before", splats), ("after", compressed.splats)):
+            with torch.no_grad():
+                image = render(shown, view, **drawn).rgb
+            quality[when].append(metrics.compute(image, view.image.to(image), names=_METRICS))
+    table = Table(title=f"{len(views)} views against {against}, mean")
+    for heading in ("", *_METRICS):
+        table.add_column(heading)
+    for when, rows in quality.items():
+        table.add_row(when, *("-" if v is None else f"{v:.4g}" for v in metrics.mean(rows).values()))
+    console.print(table)
+
+
+def entrypoint() -> None:
+    """`ns-nifi-compress`."""
+    run(Compress)
