@@ -75,12 +75,12 @@ class Splats:
 
     @classmethod
     def from_gauss_params(cls, params: "dict[str, Tensor] | torch.nn.ParameterDict") -> "Splats":
-        """From splatfacto's `gauss_params`, detached. With `sh_degree` 0 it keeps logits of colours, not harmonics."""
-        dc, rest = params["features_dc"].detach(), params["features_rest"].detach()
+        """From splatfacto's `gauss_params`, in their graph. With `sh_degree` 0 it keeps logits of colours instead of SH."""
+        dc, rest = params["features_dc"], params["features_rest"]
         if rest.shape[1] == 0:
             dc = (torch.sigmoid(dc) - 0.5) / SH_C0
-        means, scales, quats = (params[k].detach() for k in ("means", "scales", "quats"))
-        return cls(means, scales, quats, params["opacities"].detach()[:, 0], torch.cat([dc[:, None], rest], dim=1))
+        sh = torch.cat([dc[:, None], rest], dim=1)
+        return cls(params["means"], params["scales"], params["quats"], params["opacities"][:, 0], sh)
 
     def to_gauss_params(self, sh_degree: int) -> dict[str, Tensor]:
         """As splatfacto's `gauss_params` for a model of `sh_degree`; the inverse of `from_gauss_params`."""

@@ -92,12 +92,18 @@ class CompressionStage:
         compressed = self._compressor.finish(self._splats(), self._importance)
         self._compressor = None
         model.show(compressed.splats)
+        for name, parameter in model.gauss_params.items():
+            # what the file decodes to is in another order: no moments of the optimizers belong to it
+            model.optimizers[name].state.clear()
+            model.optimizers[name].param_groups[0]["params"] = [parameter]
         config_path = save_scene(trainer.config, compressed.data, self.config.target_size)
         # the run's own config shows the file from now on, too
         model.config.scene_file = config_path.with_name("scene.nifi")
         trainer.config.save_config()
         size, ratio = format_size(len(compressed.data)), model.uncompressed_splats.ply_size / len(compressed.data)
-        CONSOLE.log(f"{len(compressed.splats):,} gaussians in {size}, {ratio:.0f}x smaller than the .ply: {config_path}")
+        CONSOLE.log(
+            f"{len(compressed.splats):,} gaussians in {size}, {ratio:.0f}x smaller than the .ply: {config_path}"
+        )
         trainer.stop_training = True  # a resumed run would otherwise train on, on what is already in the file
 
     def _importance(self, splats: Splats) -> Tensor:

@@ -54,7 +54,7 @@ class NifiSplatModelConfig(SplatfactoModelConfig):
     """Folder of a trained restorer; by default `restorer` beside the scene file's folder, as `ns-nifi-train` puts it."""
     restore_rgb: bool = False
     """Whether `rgb` itself is restored, for commands that know no other output name."""
-    num_references: int = 4
+    num_references: int = 6
     """How many of the capture's photos guide `rgb_referenced`."""
 
 
@@ -269,16 +269,18 @@ class NifiSplatModel(SplatfactoModel):
 
         `exclude` names a photo that may not be used: the one of the view itself, when training pairs are made.
         """
-        from nifi_ns.restore.references import ReferenceBank
+        from nifi_ns.restore.references import ReferenceBank, ReferenceSettings
 
         if self.train_views is None:
             raise NifiError("rgb_referenced needs the capture's photos, and this pipeline has none")
         bank = self._bank
         if bank is None or self._bank_step != self.step:
             splats = self.splats
-            bank = self._bank = ReferenceBank(self.train_views, lambda at: self.render_view(at, splats))
+            settings = ReferenceSettings(count=self.config.num_references)
+            bank = ReferenceBank(self.train_views, lambda at: self.render_view(at, splats), settings=settings)
+            self._bank = bank
             self._bank_step = self.step
-        return bank.restore(view, rgb, depth, count=self.config.num_references, exclude=exclude)[0]
+        return bank.restore(view, rgb, depth, exclude=() if exclude is None else (exclude,))[0]
 
     @property
     def restorer_folder(self) -> Path | None:

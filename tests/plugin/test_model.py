@@ -18,7 +18,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.model import NifiSplatModel
 from nifi_ns.plugin.runs import load_run
 from nifi_ns.plugin.views import DatasetViews, view_of
-from nifi_ns.restore import Restorer
+from nifi_ns.restore import Backbone, Restorer
 
 LAZY = ("rgb_uncompressed", "rgb_referenced", "rgb_restored", "restoration_change")
 
@@ -204,7 +204,9 @@ def test_both_strategies_densify_up_to_the_cap(strategy: str, tiny_capture: Path
 def restorer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained restorer on the miniature backbone."""
     folder = tmp_path_factory.mktemp("restorer")
-    Restorer.untrained("nifi-tiny").save_pretrained(folder)
+    backbone = Backbone.from_pretrained("nifi-tiny", "cpu")
+    backbone.add_adapters(rank=2, alpha=2)
+    Restorer(backbone).save_pretrained(folder)
     return folder
 
 

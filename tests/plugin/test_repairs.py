@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nerfstudio.configs.method_configs import method_configs
+from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.render import SpiralRender
@@ -116,4 +116,4 @@ def test_a_spiral_is_rendered(run_config: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_both_methods_are_registered() -> None:
-    assert {"nifi-splat", "nifi-splat-lite"} <= set(method_configs)
+    assert {"nifi-splat", "nifi-splat-lite"} <= set(all_methods)

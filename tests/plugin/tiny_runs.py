@@ -4,7 +4,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from nerfstudio.configs.method_configs import method_configs  # first: importing the plugin first would be circular
+from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from nifi_ns.plugin.compression import CompressionStageConfig
@@ -12,7 +12,7 @@ from nifi_ns.plugin.compression import CompressionStageConfig
 
 def training_config(data: Path, output: Path, *, compress: bool = True, **model: object) -> TrainerConfig:
     """`nifi-splat-lite` in miniature: 40 steps of training, then 20 of compression to 4 KB, without a viewer."""
-    config = deepcopy(method_configs["nifi-splat-lite"])
+    config = deepcopy(all_methods["nifi-splat-lite"])
     config.machine.device_type = "cpu"
     config.output_dir, config.experiment_name, config.timestamp = output, "tiny", "now"
     config.data = config.pipeline.datamanager.data = data
@@ -34,7 +34,6 @@ def training_config(data: Path, output: Path, *, compress: bool = True, **model:
 def train(config: TrainerConfig) -> Trainer:
     """`ns-train`, in this process."""
     torch.manual_seed(config.machine.seed)
-    config.print_to_terminal = lambda: None  # type: ignore[method-assign]
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
