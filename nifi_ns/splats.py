@@ -75,7 +75,7 @@ class Splats:
 
     @classmethod
     def from_gauss_params(cls, params: "dict[str, Tensor] | torch.nn.ParameterDict") -> "Splats":
-        """From splatfacto's `gauss_params`, in their graph. With `sh_degree` 0 it keeps logits of colours instead of SH."""
+        """From splatfacto's `gauss_params`, in their graph. With `sh_degree` 0 they hold logits of colours, no SH."""
         dc, rest = params["features_dc"], params["features_rest"]
         if rest.shape[1] == 0:
             dc = (torch.sigmoid(dc) - 0.5) / SH_C0

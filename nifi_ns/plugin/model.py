@@ -51,7 +51,7 @@ class NifiSplatModelConfig(SplatfactoModelConfig):
     scene_file: Path | None = None
     """The scene file that is shown in place of the checkpoint's splats. Written by training and `ns-nifi-compress`."""
     restorer: Path | None = None
-    """Folder of a trained restorer; by default `restorer` beside the scene file's folder, as `ns-nifi-train` puts it."""
+    """Folder of a trained restorer; by default `restorer` beside the scene file's folder, as `ns-nifi-train` puts it"""
     restore_rgb: bool = False
     """Whether `rgb` itself is restored, for commands that know no other output name."""
     num_references: int = 6

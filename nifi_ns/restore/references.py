@@ -10,7 +10,7 @@ Only pictures, depths and cameras come in, so that anything that renders colour 
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -69,9 +69,12 @@ class ReferenceBank:
         Raises:
             ValueError: if a view has no photo.
         """
-        if missing := [view.name for view in views if view.image is None]:
+        # a sequence may load its photos when it is asked for them: only the cameras are kept
+        cameras = [(replace(view, image=None), view.image is None) for view in views]
+        if missing := [camera.name for camera, without in cameras if without]:
             raise ValueError(f"references need photos; there is none in {', '.join(missing[:3])}")
-        self.views = list(views)
+        self._views = views
+        self._cameras = [camera for camera, _ in cameras]
         self.settings = settings or ReferenceSettings()
         self._render = render
         self._layers: OrderedDict[int, Tensor] = OrderedDict()
@@ -105,7 +108,7 @@ class ReferenceBank:
         chosen = self.choose(view, depth, exclude=exclude)
         if not chosen:
             return rgb.clamp(0, 1), torch.zeros_like(depth)
-        references = [(self.views[i].to(rgb.device), self._reference(i, rgb.device)) for i in chosen]
+        references = [(self._cameras[i].to(rgb.device), self._reference(i, rgb.device)) for i in chosen]
         for reach, window in self.settings.sweep:
             depth = self._sweep(view, rgb, depth, references, reach, window)
         residual, agreement = self._blend(view, rgb, depth, references)
@@ -123,12 +126,12 @@ class ReferenceBank:
         width = max(1, round(height * view.width / view.height))
         coarse = F.interpolate(_chw(depth), (height, width), mode="nearest")[0].movedim(0, -1)
         points = lift(view, coarse)[coarse[..., 0] > 0]
-        scores = visibility(points, view, [reference.to(points.device) for reference in self.views])
-        for i, reference in enumerate(self.views):
+        scores = visibility(points, view, [reference.to(points.device) for reference in self._cameras])
+        for i, reference in enumerate(self._cameras):
             if reference.name in exclude:
                 scores[i] = 0
         total, chosen = torch.zeros_like(scores[0]), []
-        for _ in range(min(self.settings.count, len(self.views))):
+        for _ in range(min(self.settings.count, len(self._cameras))):
             gains = ((total + scores).sqrt() - total.sqrt()).sum(dim=1)
             best = int(gains.argmax())
             if gains[best] <= 0:
@@ -140,7 +143,7 @@ class ReferenceBank:
     def _reference(self, index: int, device: torch.device) -> Tensor:
         """[1, 7, H, W]: photo, what its render lacks, depth; the most recently used ones are kept."""
         if index not in self._layers:
-            view = self.views[index].to(device)
+            view = self._views[index].to(device)
             rgb, depth = self._render(view)
             assert view.image is not None
             rgb = rgb.clamp(0, 1)

@@ -218,7 +218,7 @@ def test_a_restorer_restores_and_shows_its_change(
         outputs = model.get_outputs_for_camera(camera)
         change = (outputs["rgb_restored"] - outputs["rgb"]).abs().mean(-1, keepdim=True)
         torch.testing.assert_close(outputs["restoration_change"], change)
-        assert 0 <= outputs["rgb_restored"].min() and outputs["rgb_restored"].max() <= 1
+        assert outputs["rgb_restored"].min() >= 0 and outputs["rgb_restored"].max() <= 1
     finally:
         model.config.restorer = None
         vars(model).pop("restorer", None)
