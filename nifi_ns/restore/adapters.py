@@ -1,9 +1,9 @@
 """Named LoRA adapters on one frozen module, switched on and off per call."""
 
+import itertools
 import json
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,38 +31,46 @@ class Adapters:
         self._module: Any = module.requires_grad_(False)
         self._targets = targets if isinstance(targets, str) else list(targets)
         self._prefix = prefix
+        self._parameters: dict[str, list[nn.Parameter]] = {}
         self._layers: list[Any] = []
         self._active: str | None = None
-        self.names: list[str] = []
 
     def add(self, name: str, rank: int, alpha: float) -> None:
         """Add an adapter that changes nothing yet (B = 0, A Gaussian); float32, so that small updates are not lost."""
         from peft import LoraConfig
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        if name in self.names:
+        if name in self._parameters:
             raise NifiError(f"the backbone already has an adapter {name!r}")
         scale: Any = alpha  # which peft takes for an int, though any number will do
         config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=self._targets)
         with warnings.catch_warnings():  # peft doubts that two adapters on one model are meant
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
             self._module.add_adapter(config, name)
-        self.names.append(name)
-        self._layers = [layer for layer in self._module.modules() if isinstance(layer, BaseTunerLayer)]
-        for parameter in self.parameters(name):
+        marks = (f".lora_A.{name}.", f".lora_B.{name}.")
+        added = [p for key, p in self._module.named_parameters() if any(mark in key for mark in marks)]
+        for parameter in added:
             parameter.data = parameter.data.float()
-        for added in self.names:  # peft leaves only the newest trainable
-            for parameter in self.parameters(added):
-                parameter.requires_grad_(True)
+        self._parameters[name] = added
+        for parameter in itertools.chain(*self._parameters.values()):
+            parameter.requires_grad_(True)  # peft leaves only the newest trainable
+        self._layers = [layer for layer in self._module.modules() if isinstance(layer, BaseTunerLayer)]
         self._active = name
-        self._switch(None)
+        self.use(None)
 
-    def _switch(self, name: str | None) -> None:
+    @property
+    def names(self) -> list[str]:
+        """The adapters that were added."""
+        return list(self._parameters)
+
+    def use(self, name: str | None) -> None:
+        """From now on, run with adapter `name` on and all others off. Not thread-safe by itself."""
+        name = name if name in self._parameters else None
         if name == self._active:
             return
         # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter
         # of which one runs just now, and a gradient is dropped if its parameter is frozen once backward reaches it.
-        trainable = [(p, p.requires_grad) for added in self.names for p in self.parameters(added)]
+        trainable = [(p, p.requires_grad) for p in itertools.chain(*self._parameters.values())]
         for layer in self._layers:
             layer.enable_adapters(name is not None)
             if name is not None:
@@ -71,27 +79,15 @@ class Adapters:
             parameter.requires_grad_(flag)
         self._active = name
 
-    @contextmanager
-    def active(self, name: str | None) -> Iterator[None]:
-        """Run the block with adapter `name` on and all others off; afterwards, as before. Not thread-safe by itself."""
-        before = self._active
-        self._switch(name if name in self.names else None)
-        try:
-            yield
-        finally:
-            self._switch(before)
-
     def parameters(self, name: str) -> list[nn.Parameter]:
         """The adapter's parameters, in the order of the module's layers; none if it was not added."""
-        return [
-            p for key, p in self._module.named_parameters() if f".lora_A.{name}." in key or f".lora_B.{name}." in key
-        ]
+        return list(self._parameters.get(name, []))
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
         """The adapter's tensors under diffusers' keys, `prefix.layer.lora_A.weight`; empty if it was not added."""
         from peft import get_peft_model_state_dict
 
-        if name not in self.names:
+        if name not in self._parameters:
             return {}
         return {f"{self._prefix}.{k}": v for k, v in get_peft_model_state_dict(self._module, adapter_name=name).items()}
 
@@ -105,9 +101,7 @@ class Adapters:
         given = {k: v for k, v in state.items() if k.startswith(f"{self._prefix}.")}
         for key in sorted(own.keys() ^ given.keys()):
             problem = "lacks" if key in own else "has an unknown"
-            raise NifiError(
-                f"this adapter {problem} {key}: it was trained on another backbone, or with other target layers"
-            )
+            raise NifiError(f"this adapter {problem} {key}: it is for another backbone, or for other target layers")
         with torch.no_grad():
             for key, tensor in own.items():
                 if tensor.shape != given[key].shape:
@@ -117,13 +111,9 @@ class Adapters:
 
     def save(self, path: Path, name: str) -> None:
         """Write the adapter as diffusers' `save_lora_weights` does: prefixed keys, its LoraConfig in the metadata."""
-        config = {
-            k: sorted(v) if isinstance(v, set) else v for k, v in self._module.peft_config[name].to_dict().items()
-        }
-        metadata = {
-            _METADATA_KEY: json.dumps({f"{self._prefix}.{k}": v for k, v in config.items()}, default=str),
-            "format": "pt",
-        }
+        config = self._module.peft_config[name].to_dict()
+        config = {f"{self._prefix}.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        metadata = {_METADATA_KEY: json.dumps(config, default=str), "format": "pt"}
         with atomic_path(path) as temporary:
             save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict(name).items()}, temporary, metadata)
 
@@ -134,7 +124,7 @@ class Adapters:
             NifiError: if the file is missing, damaged (CorruptFileError) or made for another backbone.
         """
         state, config = read_adapter(path, self._prefix)
-        if name not in self.names:
+        if name not in self._parameters:
             self.add(name, config["r"], config["lora_alpha"])
         self.load_state_dict(name, state)
 
@@ -154,9 +144,7 @@ def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, 
     except (SafetensorError, ValueError) as error:
         raise CorruptFileError(f"{path} is damaged ({error}); train or download it again") from error
     config = {k.removeprefix(f"{prefix}."): v for k, v in metadata.items()}
-    if (
-        "r" not in config
-    ):  # files of older trainers: the rank is the shape's, and alpha then equals it, as diffusers assumes
+    if "r" not in config:  # an older trainer's file: rank is the shape's and alpha equals it, as diffusers assumes
         ranks = {v.shape[0] for k, v in state.items() if k.startswith(f"{prefix}.") and ".lora_A." in k}
         if len(ranks) != 1:
             raise NifiError(f"{path} holds no LoRA adapter of one rank for the {prefix}")

@@ -2,8 +2,6 @@
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +83,9 @@ class Backbone:
                     f"{name} is a {model_class}: supported are {', '.join(f.model_class for f in FAMILIES)}"
                 )
             family = family_class.load(source.name, dtype)
-            vae: Any = AutoencoderKL.from_pretrained(source.name, subfolder="vae", torch_dtype=dtype)
+            vae: Any = AutoencoderKL.from_pretrained(
+                source.name, subfolder="vae", torch_dtype=dtype, use_safetensors=True
+            )
             if prompt is None and source.has(PROMPT_FILE):
                 prompt = Prompt.load(source.file(PROMPT_FILE))
             elif not isinstance(prompt, Prompt):
@@ -145,7 +145,8 @@ class Backbone:
 
     def encode(self, images: Tensor, adapter: AdapterName | None = None) -> Tensor:
         """Latents [B, C, h, w] of images [B, 3, H, W]: the posterior's mode, scaled; `adapter` is the encoder's."""
-        with self._adapter(self._vae_adapters, adapter):
+        with self._lock:
+            self._vae_adapters.use(adapter)
             pixels = F.pixel_unshuffle(images.to(self.device, self.dtype) * 2 - 1, self._patch)
             posterior = self.vae.encode(pixels).latent_dist
         # SD3's shift_factor is left out on purpose: the paper's inference code (github.com/ceteke/nifi) scales only.
@@ -168,17 +169,13 @@ class Backbone:
         batch = len(x_t)
         timestep = torch.as_tensor(self.schedule.timestep(t), dtype=torch.float32, device=self.device).expand(batch)
         x_t = x_t.to(self.device, self.dtype)
-        with self._adapter(self._network_adapters, adapter):
+        with self._lock:
+            self._network_adapters.use(adapter)
             out = self.family(x_t, timestep, self.prompt.positive.expand(batch)).float()
             if guidance_scale != 1:
                 null = self.family(x_t, timestep, self.prompt.null.expand(batch)).float()
                 out = null + guidance_scale * (out - null)
         return out
-
-    @contextmanager
-    def _adapter(self, adapters: Adapters, name: AdapterName | None) -> Iterator[None]:
-        with self._lock, adapters.active(name):
-            yield
 
     def add_adapters(self, rank: int, alpha: float, vae_encoder: bool = True) -> None:
         """Add phi_minus and phi_plus to the network, phi_minus to the VAE encoder; no change until trained."""

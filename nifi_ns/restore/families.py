@@ -75,7 +75,9 @@ class StableDiffusion3(Family):
         from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-        network = SD3Transformer2DModel.from_pretrained(source, subfolder="transformer", torch_dtype=dtype)
+        network = SD3Transformer2DModel.from_pretrained(
+            source, subfolder="transformer", torch_dtype=dtype, use_safetensors=True
+        )
         config: Any = FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler")
         return cls(network, FlowMatching.from_config(config))
 
@@ -84,10 +86,12 @@ class StableDiffusion3(Family):
         """Embeddings of `text` and of the null prompt by the text encoders in a diffusers folder or hub id."""
         from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
-        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(source, transformer=None, vae=None)
+        # T5 alone has 4.7 billion parameters.
+        parts: dict[str, Any] = {"transformer": None, "vae": None, "torch_dtype": torch.bfloat16}
+        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(source, **parts)
         with torch.no_grad():
             tokens, null, pooled, null_pooled = pipeline.encode_prompt(text, text, text, negative_prompt="")
-        return Prompt(text, Embeddings(tokens, pooled), Embeddings(null, null_pooled))
+        return Prompt(text, Embeddings(tokens.float(), pooled.float()), Embeddings(null.float(), null_pooled.float()))
 
     def __call__(self, x_t: Tensor, timestep: Tensor, prompt: Embeddings) -> Tensor:
         """The velocity [B, C, h, w] for latents x_t [B, C, h, w] at `timestep` [B]."""
@@ -128,7 +132,9 @@ class StableDiffusion(Family):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        network: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
+        network: Any = UNet2DConditionModel.from_pretrained(
+            source, subfolder="unet", torch_dtype=dtype, use_safetensors=True
+        )
         if network.config.addition_embed_type is not None:
             raise NifiError(
                 f"{source}: SDXL's U-Net (additional embeddings) is not supported; use SD1.5, SD2.x, SD-Turbo or SD3"

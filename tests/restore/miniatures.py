@@ -106,7 +106,7 @@ def save_text_encoder(folder: Path) -> None:
     CLIPTextModel(config).save_pretrained(folder / "text_encoder")
     index = {
         "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
