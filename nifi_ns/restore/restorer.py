@@ -173,10 +173,8 @@ class Restorer:
         noise = settings.noise_scale * noise[..., y : y + z.shape[-2], x : x + z.shape[-1]]
         z_t0 = backbone.add_noise(z, noise, settings.t0)
         z_hat = backbone.to_x0(z_t0, backbone.predict(z_t0, settings.t0, "phi_minus"), settings.t0)
-        if settings.decode == "full":
-            return backbone.decode(z_hat)
-        after, before = backbone.decode(torch.cat([z_hat, backbone.encode(tile)])).chunk(2)
-        return tile + after - before
+        restored = backbone.decode(z_hat)
+        return restored if settings.decode == "full" else tile + restored - backbone.decode(backbone.encode(tile))
 
     def _noise_like(self, padded: Tensor) -> Tensor:
         """Standard normal noise [1, C, h, w] for the latents of `padded`, the same every time."""
