@@ -1,0 +1,304 @@
+"""The ray tracer of the generated capture: where rays hit, and how light gets there."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nifi_ns.capture._surfaces import cut_out, mean_albedo, sky, surface
+from nifi_ns.capture._vectors import (
+    Vector,
+    add,
+    along,
+    dot,
+    hashed,
+    jit,
+    mul,
+    normalize,
+    reflect,
+    scale,
+    sub,
+)
+
+ELLIPSOID, BOX, FRUSTUM, TORUS, GROUND = range(5)
+"""Shapes. Their `size` is the radii, the half extents, (bottom radius, top radius, half height), (major radius, minor
+radius, -) and nothing: the ground is the plane z = 0."""
+
+_FAR = 1e9
+
+
+class Scene(NamedTuple):
+    """A scene as the compiled code reads it: G groups of objects, each group within one sphere."""
+
+    shapes: np.ndarray
+    """[N] shape numbers."""
+    materials: np.ndarray
+    """[N] material numbers."""
+    centres: np.ndarray
+    """[N, 3]"""
+    sizes: np.ndarray
+    """[N, 3]"""
+    frames: np.ndarray
+    """[N, 3, 3] rotations, world to object."""
+    bounds: np.ndarray
+    """[N] radii of the spheres around the objects."""
+    groups: np.ndarray
+    """[G, 2] first object and the one after the last."""
+    spheres: np.ndarray
+    """[G, 4] centre and radius of the sphere around each group."""
+    lattice: np.ndarray
+    """[64, 64, 64] random numbers: all texture comes from here."""
+    sun: np.ndarray
+    """[3] unit vector towards the sun."""
+
+
+@jit
+def _misses(origin: Vector, direction: Vector, x: float, y: float, z: float, radius: float, nearest: float) -> bool:
+    """Whether a ray stays clear of a sphere, or meets it beyond `nearest`."""
+    ox, oy, oz = x - origin[0], y - origin[1], z - origin[2]
+    b = ox * direction[0] + oy * direction[1] + oz * direction[2]
+    c = ox * ox + oy * oy + oz * oz - radius * radius
+    if c <= 0.0:
+        return False
+    h = b * b - c
+    return b <= 0.0 or h < 0.0 or b - math.sqrt(h) > nearest
+
+
+@jit
+def _rotate(m: Any, v: Vector) -> Vector:
+    return (
+        m[0, 0] * v[0] + m[0, 1] * v[1] + m[0, 2] * v[2],
+        m[1, 0] * v[0] + m[1, 1] * v[1] + m[1, 2] * v[2],
+        m[2, 0] * v[0] + m[2, 1] * v[1] + m[2, 2] * v[2],
+    )
+
+
+@jit
+def _rotate_back(m: Any, v: Vector) -> Vector:
+    return (
+        m[0, 0] * v[0] + m[1, 0] * v[1] + m[2, 0] * v[2],
+        m[0, 1] * v[0] + m[1, 1] * v[1] + m[2, 1] * v[2],
+        m[0, 2] * v[0] + m[1, 2] * v[1] + m[2, 2] * v[2],
+    )
+
+
+@jit
+def _hit_ellipsoid(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, float, Vector]:
+    """Both distances (the nearer first, _FAR for none beyond `start`) and the nearer one's normal, in the object."""
+    q = (o[0] / size[0], o[1] / size[1], o[2] / size[2])
+    e = (d[0] / size[0], d[1] / size[1], d[2] / size[2])
+    a, b, c = dot(e, e), dot(q, e), dot(q, q) - 1.0
+    h = b * b - a * c
+    if h < 0.0:
+        return _FAR, _FAR, (0.0, 0.0, 1.0)
+    h = math.sqrt(h)
+    near, far = (-b - h) / a, (-b + h) / a
+    if near < start:
+        near = far
+    if near < start:
+        return _FAR, _FAR, (0.0, 0.0, 1.0)
+    p = along(q, e, near)
+    return near, far, normalize((p[0] / size[0], p[1] / size[1], p[2] / size[2]))
+
+
+@jit
+def _hit_box(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
+    near, far, axis, sign = -_FAR, _FAR, 0, 1.0
+    for i in range(3):
+        if abs(d[i]) < 1e-12:
+            if abs(o[i]) > size[i]:
+                return _FAR, (0.0, 0.0, 1.0)
+            continue
+        s = 1.0 if d[i] < 0.0 else -1.0
+        t0, t1 = (s * size[i] - o[i]) / d[i], (-s * size[i] - o[i]) / d[i]
+        if t0 > near:
+            near, axis, sign = t0, i, s
+        far = min(far, t1)
+    if near > far or near < start:
+        return _FAR, (0.0, 0.0, 1.0)
+    return near, (sign if axis == 0 else 0.0, sign if axis == 1 else 0.0, sign if axis == 2 else 0.0)
+
+
+@jit
+def _hit_frustum(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
+    """An upright cylinder, cone or anything between, with its caps."""
+    slope = (size[1] - size[0]) / (2.0 * size[2])
+    middle = 0.5 * (size[0] + size[1]) + slope * o[2]  # the radius at the height of the origin
+    a = d[0] * d[0] + d[1] * d[1] - slope * slope * d[2] * d[2]
+    b = o[0] * d[0] + o[1] * d[1] - slope * d[2] * middle
+    c = o[0] * o[0] + o[1] * o[1] - middle * middle
+    best, normal = _FAR, (0.0, 0.0, 1.0)
+    h = b * b - a * c
+    if h >= 0.0 and abs(a) > 1e-12:
+        h = math.sqrt(h)
+        for t in ((-b - h) / a, (-b + h) / a):
+            p = along(o, d, t)
+            if start < t < best and abs(p[2]) <= size[2]:
+                best, normal = t, normalize((p[0], p[1], -slope * math.sqrt(p[0] * p[0] + p[1] * p[1])))
+    for side in (-1.0, 1.0):
+        t = (side * size[2] - o[2]) / d[2] if abs(d[2]) > 1e-12 else _FAR
+        p = along(o, d, t)
+        radius = size[1] if side > 0.0 else size[0]
+        if start < t < best and p[0] * p[0] + p[1] * p[1] <= radius * radius:
+            best, normal = t, (0.0, 0.0, side)
+    return best, normal
+
+
+@jit
+def _hit_torus(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
+    """Sphere tracing (Hart 1996): step by the distance to the ring until it is as good as nothing."""
+    t = max(start, -dot(o, d) - size[0] - size[1])
+    for _ in range(64):
+        p = along(o, d, t)
+        ring = math.sqrt(p[0] * p[0] + p[1] * p[1])
+        distance = math.sqrt((ring - size[0]) ** 2 + p[2] * p[2]) - size[1]
+        if distance < 1e-4:
+            k = 1.0 - size[0] / max(ring, 1e-9)
+            return (t, normalize((p[0] * k, p[1] * k, p[2]))) if t > start else (_FAR, (0.0, 0.0, 1.0))
+        t += distance
+        if t > 2.0 * (size[0] + size[1]) - dot(o, d):
+            break
+    return _FAR, (0.0, 0.0, 1.0)
+
+
+@jit
+def trace(scene: Scene, origin: Vector, direction: Vector, nearest: float) -> tuple[float, int, Vector]:
+    """The first hit before `nearest`: distance, object (-1: none) and the unit normal, which faces the ray."""
+    start = 1e-4
+    best, which, normal = nearest, -1, (0.0, 0.0, 1.0)
+    for g in range(scene.groups.shape[0]):
+        s = scene.spheres[g]
+        if _misses(origin, direction, s[0], s[1], s[2], s[3], best):
+            continue
+        for i in range(scene.groups[g, 0], scene.groups[g, 1]):
+            shape = scene.shapes[i]
+            if shape == GROUND:
+                t = -origin[2] / direction[2] if direction[2] < -1e-9 else _FAR
+                if start < t < best:
+                    best, which, normal = t, i, (0.0, 0.0, 1.0)
+                continue
+            c = scene.centres[i]
+            if _misses(origin, direction, c[0], c[1], c[2], scene.bounds[i], best):
+                continue
+            frame, size = scene.frames[i], scene.sizes[i]
+            o = _rotate(frame, sub(origin, (c[0], c[1], c[2])))
+            d = _rotate(frame, direction)
+            if shape == ELLIPSOID:
+                t, far, n = _hit_ellipsoid(o, d, size, start)
+                if t < best and cut_out(scene.lattice, scene.materials[i], along(o, d, t)):
+                    t = far if far > t and not cut_out(scene.lattice, scene.materials[i], along(o, d, far)) else _FAR
+            elif shape == BOX:
+                t, n = _hit_box(o, d, size, start)
+            elif shape == FRUSTUM:
+                t, n = _hit_frustum(o, d, size, start)
+            else:
+                t, n = _hit_torus(o, d, size, start)
+            if t < best:
+                best, which, normal = t, i, _rotate_back(frame, n)
+    if which >= 0 and dot(normal, direction) > 0.0:
+        normal = scale(normal, -1.0)
+    return best, which, normal
+
+
+_SUN: Vector = (3.1, 2.75, 2.25)
+_BLACK: Vector = (0.0, 0.0, 0.0)
+_SKY_MEAN: Vector = (0.50, 0.60, 0.75)
+
+
+@jit
+def _frame(n: Vector) -> tuple[Vector, Vector]:
+    """Two unit vectors that are orthogonal to `n` and to each other."""
+    a = (0.0, 0.0, 1.0) if abs(n[2]) < 0.9 else (1.0, 0.0, 0.0)
+    t = normalize((a[1] * n[2] - a[2] * n[1], a[2] * n[0] - a[0] * n[2], a[0] * n[1] - a[1] * n[0]))
+    return t, (n[1] * t[2] - n[2] * t[1], n[2] * t[0] - n[0] * t[2], n[0] * t[1] - n[1] * t[0])
+
+
+@jit
+def _sunlight(scene: Scene, p: Vector, n: Vector, u: float, v: float) -> Vector:
+    """Irradiance / pi by a point on the sun's disc, itself chosen by `u`, `v` in [0, 1)."""
+    sun = (scene.sun[0], scene.sun[1], scene.sun[2])
+    t, b = _frame(sun)
+    radius, angle = 0.012 * math.sqrt(u), 2.0 * math.pi * v
+    l = normalize(add(along(sun, t, radius * math.cos(angle)), scale(b, radius * math.sin(angle))))
+    cosine = dot(n, l)
+    if cosine <= 0.0 or trace(scene, along(p, n, 1e-3), l, _FAR)[1] >= 0:
+        return _BLACK
+    return scale(_SUN, cosine)
+
+
+@jit
+def _glimpse(scene: Scene, origin: Vector, direction: Vector, u: float, v: float) -> Vector:
+    """Radiance along a secondary ray: one sun ray, the mean sky instead of further bounces, no texture."""
+    t, which, n = trace(scene, origin, direction, _FAR)
+    if which < 0:
+        return sky(scene.lattice, direction, scene.sun)
+    light = add(_sunlight(scene, along(origin, direction, t), n, u, v), scale(_SKY_MEAN, 0.45))
+    return mul(mean_albedo(scene.materials[which]), light)
+
+
+@jit
+def _shade(scene: Scene, origin: Vector, direction: Vector, u: Any) -> tuple[Vector, Vector, Vector, Vector, float]:
+    """What a camera ray sees, by six random numbers `u`.
+
+    Returns linear radiance but for what arrives by a bounce or from the sky, the albedo that such light meets, one
+    random sample of it, the unit normal (0 in the sky), and the distance.
+    """
+    t, which, n = trace(scene, origin, direction, _FAR)
+    if which < 0:
+        return sky(scene.lattice, direction, scene.sun), _BLACK, _BLACK, _BLACK, _FAR
+    p = along(origin, direction, t)
+    c, frame = scene.centres[which], scene.frames[which]
+    local = _rotate(frame, sub(p, (c[0], c[1], c[2])))
+    material, size = scene.materials[which], scene.sizes[which]
+    albedo, gloss, bump = surface(scene.lattice, material, local, _rotate(frame, n), size, which)
+    shading = normalize(add(n, _rotate_back(frame, bump)))
+    above = along(p, n, 1e-3)
+    # one cosine-distributed ray gathers the sky and what the neighbours reflect
+    a, b = _frame(shading)
+    radius, angle = math.sqrt(u[2]), 2.0 * math.pi * u[3]
+    gather = add(scale(a, radius * math.cos(angle)), scale(b, radius * math.sin(angle)))
+    gather = normalize(along(gather, shading, math.sqrt(1.0 - u[2])))
+    ambient = _glimpse(scene, above, gather, u[4], u[5]) if dot(gather, n) > 0.0 else _BLACK
+    sunlight = _sunlight(scene, p, shading, u[0], u[1])
+    shine = _BLACK
+    mirror = reflect(direction, shading)
+    if gloss > 0.0 and dot(mirror, n) > 0.0:
+        fresnel = gloss * (0.04 + 0.96 * (1.0 + dot(direction, shading)) ** 5)
+        shine = scale(_glimpse(scene, above, mirror, u[4], u[5]), fresnel)
+        albedo = scale(albedo, 1.0 - fresnel)
+        highlight = max(dot(mirror, (scene.sun[0], scene.sun[1], scene.sun[2])), 0.0) ** 90
+        shine = add(shine, scale(sunlight, 0.35 * gloss * highlight))
+    return add(mul(albedo, sunlight), shine), albedo, ambient, n, t
+
+
+@jit
+def render(scene: Scene, pose: Any, focal: float, width: int, height: int, samples: int, seed: int) -> Any:
+    """What a camera sees: [height, width, 13], the mean over `samples` rays a pixel of what `_shade` returns.
+
+    The distance is that of the nearest sample. `pose` [3, 4] is camera to world with OpenGL axes. Samples follow the
+    R2-sequence (Roberts 2018), shifted per pixel; each pair of numbers walks it with a stride of its own, so that the
+    pairs are independent.
+    """
+    image = np.zeros((height, width, 13))
+    image[..., 12] = _FAR
+    u = np.zeros(8)
+    origin = (pose[0, 3], pose[1, 3], pose[2, 3])
+    for y in range(height):
+        for x in range(width):
+            pixel = image[y, x]
+            for s in range(samples):
+                for k in range(4):
+                    i = (s * (1, 5, 7, 11)[k]) % samples
+                    a = hashed(x + width * y, 8 * seed + k, 77) + i * 0.7548776662466927
+                    b = hashed(x + width * y, 8 * seed + k + 4, 77) + i * 0.5698402909980532
+                    u[2 * k], u[2 * k + 1] = a - math.floor(a), b - math.floor(b)
+                dx, dy = (x + u[6] - 0.5 * width) / focal, -(y + u[7] - 0.5 * height) / focal
+                direction = normalize(_rotate(pose, (dx, dy, -1.0)))
+                seen = _shade(scene, origin, direction, u)
+                for k in range(3):
+                    pixel[k] += seen[0][k] / samples
+                    pixel[3 + k] += seen[1][k] / samples
+                    pixel[6 + k] += seen[2][k] / samples
+                    pixel[9 + k] += seen[3][k] / samples
+                pixel[12] = min(pixel[12], seen[4])
+    return image

@@ -1,0 +1,28 @@
+"""Generate the demo's capture: photos of a garden table with poses and seed points, in nerfstudio's format."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from nifi_ns.capture import CaptureSettings, make_capture
+from nifi_ns.commands._cli import run
+
+
+@dataclass
+class MakeCapture:
+    """Write a generated capture (`transforms.json`, `images/`, `sparse_pc.ply`) into a folder."""
+
+    output: tyro.conf.Positional[Path]
+    """The folder; made if need be."""
+    settings: tyro.conf.OmitArgPrefixes[CaptureSettings] = field(default_factory=CaptureSettings)
+    workers: int = 2
+    """Photos that are taken at a time."""
+
+    def main(self) -> None:
+        """Generate and say where."""
+        print(make_capture(self.output, self.settings, workers=self.workers))
+
+
+if __name__ == "__main__":
+    run(MakeCapture)
