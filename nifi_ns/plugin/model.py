@@ -206,6 +206,7 @@ class NifiSplatModel(SplatfactoModel):
         """Splatfacto's callbacks and the compression stage's, which come after them."""
         self._in_training = True
         callbacks = super().get_training_callbacks(training_callback_attributes)
+        assert training_callback_attributes.trainer is not None
         return [*callbacks, *self.compression.callbacks(training_callback_attributes.trainer)]
 
     def load_state_dict(self, state: dict[str, Any], **kwargs: Any) -> None:  # pyright: ignore

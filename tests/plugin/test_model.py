@@ -7,11 +7,12 @@ import pytest
 import torch
 import yaml
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInterpolated
-from tiny_runs import train, training_config
+from tiny_runs import model_of, train, training_config
 
 from nifi_ns.compress import decode
 from nifi_ns.errors import NifiError
@@ -25,9 +26,7 @@ LAZY = ("rgb_uncompressed", "rgb_referenced", "rgb_restored", "restoration_chang
 
 @pytest.fixture(scope="module")
 def model(trained: Trainer) -> NifiSplatModel:
-    model = trained.pipeline.model
-    assert isinstance(model, NifiSplatModel)
-    return model.eval()
+    return model_of(trained).eval()
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +94,16 @@ def test_without_a_restorer_the_command_ends_in_one_line(model: NifiSplatModel, 
 
 def test_the_datamanager_emits_photo_and_render(trained: Trainer, model: NifiSplatModel) -> None:
     camera, batch = trained.pipeline.datamanager.next_train(0)
+    assert isinstance(camera, Cameras)
     assert callable(dict.__getitem__(batch, "render"))
     assert batch["render"].shape == batch["image"].shape
     torch.testing.assert_close(batch["render"], model.get_outputs_for_camera(camera)["rgb"])
 
 
 def test_views_are_splatfactos_cameras_and_photos(trained: Trainer) -> None:
-    views = DatasetViews(trained.pipeline.datamanager, "eval")
-    dataset = trained.pipeline.datamanager.eval_dataset
+    datamanager = trained.pipeline.datamanager
+    assert isinstance(datamanager, FullImageDatamanager)
+    views, dataset = DatasetViews(datamanager, "eval"), datamanager.eval_dataset
     assert len(views) == len(dataset)
     view, camera = views[0], dataset.cameras[0]
     torch.testing.assert_close(view.centre, camera.camera_to_worlds[:, 3])
@@ -191,9 +192,7 @@ def test_both_strategies_densify_up_to_the_cap(strategy: str, tiny_capture: Path
     model = {"strategy": strategy, "max_gaussians": 900, "densify_grad_thresh": 1e-5}
     config = training_config(tiny_capture, tmp_path, compress=False, **model)
     config.max_num_iterations = 31
-    trainer = train(config)
-    model = trainer.pipeline.model
-    assert isinstance(model, NifiSplatModel)
+    model = model_of(train(config))
     grown, seeds = model.num_points, len(model.seed_points[0])  # type: ignore[index]
     assert grown != seeds
     if strategy == "mcmc":

@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.render import SpiralRender
 from nerfstudio.utils import install_checks
-from tiny_runs import train, training_config
+from tiny_runs import model_of, train, training_config
 
 from nifi_ns.errors import CorruptFileError
 from nifi_ns.plugin.repairs import seed_points
@@ -103,8 +103,8 @@ def test_training_goes_on_from_a_checkpoint(
     config.max_num_iterations = 5
     if more_gaussians:  # densify at once: the strategy and the optimizers must agree on the number
         config.pipeline.model.stop_split_at = 1000  # type: ignore[attr-defined]
-    before = trained.pipeline.model.gauss_params["features_dc"].detach().clone()
-    after = train(config).pipeline.model.gauss_params["features_dc"].detach()
+    before = model_of(trained).gauss_params["features_dc"].detach().clone()
+    after = model_of(train(config)).gauss_params["features_dc"].detach()
     assert len(after) > len(before) if more_gaussians else (after - before).abs().max() > 1e-3
 
 

@@ -8,6 +8,7 @@ from nerfstudio.configs.method_configs import all_methods  # first: importing th
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from nifi_ns.plugin.compression import CompressionStageConfig
+from nifi_ns.plugin.model import NifiSplatModel
 
 
 def training_config(data: Path, output: Path, *, compress: bool = True, **model: object) -> TrainerConfig:
@@ -39,3 +40,10 @@ def train(config: TrainerConfig) -> Trainer:
     trainer.setup()
     trainer.train()
     return trainer
+
+
+def model_of(trainer: Trainer) -> NifiSplatModel:
+    """What was trained."""
+    model = trainer.pipeline.model
+    assert isinstance(model, NifiSplatModel)
+    return model
