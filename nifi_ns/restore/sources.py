@@ -65,10 +65,12 @@ def resolve(name: str) -> Source:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what diffusers and the hub raise while loading `name` into one line that says what to do."""
+    """Load `name` without progress bars; turn what diffusers and the hub raise into one line that says what to do."""
+    from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     from safetensors import SafetensorError
 
+    disable_progress_bar()  # one for each sharded model, over in a moment
     try:
         yield
     except GatedRepoError as error:
@@ -86,3 +88,5 @@ def reading(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NifiError(f"cannot load the backbone {name}: {reason}") from error
+    finally:
+        enable_progress_bar()
