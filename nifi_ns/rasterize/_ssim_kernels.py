@@ -26,9 +26,9 @@ def _filter(line, out):
 def similarity(x, y, totals, derivatives, part, parts):
     """Add up the similarities of x and y [P, H, W], at all positions of the window, in `totals[part]`.
 
-    With F a filtered image, m = F(x), n = F(y): (2 m n + C1) (2 (F(xy) - mn) + C2) over
-    (m^2 + n^2 + C1) (F(xx) - m^2 + F(yy) - n^2 + C2) (Wang et al. 2004). `derivatives` [3, P, H - 10, W - 10] are set to
-    its derivatives by n, F(yy) and F(xy).
+    With F a filtered image, m = F(x), n = F(y), it is (2 m n + C1) (2 (F(xy) - m n) + C2) over
+    (m^2 + n^2 + C1) (F(xx) - m^2 + F(yy) - n^2 + C2), as Wang et al. 2004. `derivatives` [3, P, H - 10, W - 10] are set
+    to its derivatives by n, F(yy) and F(xy).
     """
     planes, height, width = x.shape
     rows, columns = height - TAPS + 1, width - TAPS + 1
