@@ -174,6 +174,7 @@ class Restorer:
         z_t0 = backbone.add_noise(z, noise, settings.t0)
         z_hat = backbone.to_x0(z_t0, backbone.predict(z_t0, settings.t0, "phi_minus"), settings.t0)
         restored = backbone.decode(z_hat)
+        # The frozen encoder's latents, not `z`: what phi_minus does to these is part of the change.
         return restored if settings.decode == "full" else tile + restored - backbone.decode(backbone.encode(tile))
 
     def _noise_like(self, padded: Tensor) -> Tensor:
