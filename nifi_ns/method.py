@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import torch
 from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -69,6 +70,7 @@ _full = TrainerConfig(
     viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
     vis="viewer",
 )
+_full.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
 
 nifi_splat = MethodSpecification(
     config=_full,
@@ -81,9 +83,8 @@ def _lite() -> TrainerConfig:
     config.method_name = "nifi-splat-lite"
     config.max_num_iterations = 5_000
     config.steps_per_save = 1_000
-    config.optimizers = _optimizers(4_000)
+    config.optimizers = _optimizers(3_500)
     config.logging = LoggingConfig(steps_per_log=50)
-    config.machine.device_type = "cuda" if _has_cuda() else "cpu"
     config.viewer.quit_on_train_completion = True
     model = config.pipeline.model
     assert isinstance(model, NifiSplatModelConfig)
@@ -92,18 +93,11 @@ def _lite() -> TrainerConfig:
     model.sh_degree = 1
     model.sh_degree_interval = 1_500
     model.warmup_length = 200
-    model.stop_split_at = 3_000
+    model.stop_split_at = 2_500
     model.cull_alpha_thresh = 0.005
-    model.strategy = "mcmc"
-    model.max_gaussians = 25_000
-    model.compression = CompressionStageConfig(start_step=4_000, steps=1_000, target_size="60KB")
+    model.max_gaussians = 30_000
+    model.compression = CompressionStageConfig(start_step=3_500, steps=1_500, target_size="60KB")
     return config
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 nifi_splat_lite = MethodSpecification(

@@ -61,10 +61,9 @@ def compress(
         return importance(splats, watched, **drawn, seed=settings.seed)
 
     parameters = _parameters(splats.with_sh_degree(min(settings.sh_degree, splats.sh_degree)))
-    rates = {name: settings.learning_rate * rate for name, rate in _LEARNING_RATES.items()}
-    rates["means"] *= extent(views)
+    radius = extent(views)
     optimizers: dict[str, torch.optim.Optimizer] = {
-        name: torch.optim.Adam([p], lr=rates[name], eps=1e-15) for name, p in parameters.items()
+        name: torch.optim.Adam([p], eps=1e-15) for name, p in parameters.items()
     }
     compressor, shuffle = Compressor(settings), random.Random(settings.seed)
     queue: list[int] = []
@@ -80,12 +79,20 @@ def compress(
                 render(compressor.as_decoded(step, _splats(parameters)), view, **drawn).rgb, view, settings
             )
             loss.backward()
+            rates = learning_rates(step, settings, radius)
             for name, optimizer in optimizers.items():
-                optimizer.param_groups[0]["lr"] = rates[name] * _DECAY ** (step / settings.steps)
+                optimizer.param_groups[0]["lr"] = rates[name]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             bar.advance(task)
     return compressor.finish(_splats(parameters), matters)
+
+
+def learning_rates(step: int, settings: CompressionSettings, extent: float) -> dict[str, float]:
+    """Learning rates at a step, by gsplat's names of the parameters, for cameras that extend over `extent`."""
+    scale = settings.learning_rate * _DECAY ** (step / settings.steps)
+    rates = {name: scale * rate for name, rate in _LEARNING_RATES.items()}
+    return rates | {"means": rates["means"] * extent}
 
 
 def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tensor:

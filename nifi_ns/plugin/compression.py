@@ -43,6 +43,7 @@ class CompressionStage:
         self.config = config
         self._model = model
         self._compressor: Compressor | None = None
+        self._extent = 1.0
 
     @property
     def running(self) -> bool:
@@ -54,7 +55,7 @@ class CompressionStage:
         if self._compressor is None:
             return None
         step = self._model.step - self.config.start_step
-        splats = self._compressor.as_decoded(step, Splats.from_gauss_params(self._model.gauss_params))
+        splats = self._compressor.as_decoded(step, self._splats())
         return splats.to_gauss_params(self._model.config.sh_degree)
 
     def callbacks(self, trainer: Trainer) -> list[TrainingCallback]:
@@ -75,13 +76,17 @@ class CompressionStage:
         model = self._model
         if self._compressor is None:
             from nifi_ns.compress import Compressor
+            from nifi_ns.compress.finetune import extent
 
             if model.uncompressed is None:
                 model.keep_uncompressed()
             self._compressor = Compressor(self.config)
-        keep = self._compressor.prune_mask(step - self.config.start_step, self._splats(), self._importance)
+            assert model.train_views is not None
+            self._extent = extent(model.train_views)
+        keep = self._compressor.prune_mask(step - self.config.start_step, self._splats().detach(), self._importance)
         if keep is not None:
             remove(model.gauss_params, model.optimizers, {}, ~keep)
+        self._set_learning_rates(step - self.config.start_step)
 
     def _after_step(self, trainer: Trainer, step: int) -> None:
         if step != self.config.end_step - 1 or self._compressor is None:
@@ -115,5 +120,16 @@ class CompressionStage:
         views = spread(model.train_views, self.config.importance_views)
         return importance(splats, views, background=model.background_color, seed=self.config.seed)
 
+    def _set_learning_rates(self, step: int) -> None:
+        """Those of the fine-tuning, for this iteration; nerfstudio's schedulers set theirs only after it."""
+        from nifi_ns.compress.finetune import learning_rates
+
+        rates = learning_rates(step, self.config, self._extent)
+        rates |= {"features_dc": rates["sh0"], "features_rest": rates["shN"]}
+        for name in self._model.gauss_params:
+            self._model.optimizers[name].param_groups[0]["lr"] = rates[name]
+
     def _splats(self) -> Splats:
-        return Splats.from_gauss_params({name: value.detach() for name, value in self._model.gauss_params.items()})
+        """The model's gaussians with the harmonics that the file will keep, in the graph of its parameters."""
+        splats = Splats.from_gauss_params(self._model.gauss_params)
+        return splats.with_sh_degree(min(self.config.sh_degree, splats.sh_degree))

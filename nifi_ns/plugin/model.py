@@ -26,6 +26,7 @@ from nifi_ns.plugin.repairs.resume import same_parameters
 from nifi_ns.plugin.strategy import densification
 from nifi_ns.plugin.views import view_of
 from nifi_ns.rasterize import rasterization, render
+from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
@@ -113,6 +114,7 @@ class NifiSplatModel(SplatfactoModel):
             degree_zero = self.config.sh_degree == 0
             dc = torch.logit(colours, eps=1e-3) if degree_zero else RGB2SH(colours)
             self.gauss_params["features_dc"].data = dc
+        self.ssim = SSIM()
         self.uncompressed = None
         assert isinstance(self.strategy, DefaultStrategy)
         self.strategy = densification(self.config.strategy, self.strategy, self.config.max_gaussians)
