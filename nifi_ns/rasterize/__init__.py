@@ -45,8 +45,9 @@ def rasterization(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Draw N gaussians from C cameras: `gsplat.rasterization`, on the device of `means`.
 
-    Arguments and results mean what they mean there; differentiable in all tensors but `Ks` and `backgrounds`' device.
-    On a CPU everything is float32, tiles are always 16 pixels wide, and `packed` and `sparse_grad` are refused.
+    Arguments and results mean what they mean there; differentiable in all tensors but `Ks`. On a CPU everything is
+    float32, tiles are always 16 pixels wide, and there is no `packed`, no `sparse_grad`, no `sh_degree` beyond 3, and
+    no `absgrad` of more than 4 channels.
 
     Returns:
         render: [C, H, W, D], where D counts the colour's channels and one of depth as `render_mode` says.
@@ -68,7 +69,7 @@ def rasterization(
     per_camera = colors.ndim == (3 if sh_degree is None else 4)
     leading = (cameras, n) if per_camera else (n,)
     if sh_degree is None:
-        wanted, right = f"{[*leading, 'D']}", colors.ndim == len(leading) + 1
+        wanted, right = f"{[*leading, 'D']}", colors.ndim == len(leading) + 1 and colors.shape[-1] > 0
     else:
         wanted = f"{[*leading, 'K', 3]} with K >= {(sh_degree + 1) ** 2}"
         right = colors.ndim == len(leading) + 2 and colors.shape[-1] == 3 and colors.shape[-2] >= (sh_degree + 1) ** 2
@@ -96,6 +97,8 @@ def rasterization(
         )
     if packed or sparse_grad:
         raise ValueError("packed and sparse_grad are for CUDA tensors only: leave them False on a CPU")
+    if sh_degree is not None and sh_degree > 3:
+        raise ValueError(f"sh_degree {sh_degree} is for CUDA tensors only: at most 3 on a CPU")
 
     from nifi_ns.rasterize._blend import blend
     from nifi_ns.rasterize._project import Settings, project
@@ -111,6 +114,8 @@ def rasterization(
     if render_mode.endswith("D"):
         channels.append(projection.depths[..., None])
     colors = torch.cat(channels, dim=-1) if len(channels) > 1 else channels[0]
+    if absgrad and colors.shape[-1] > 4:
+        raise ValueError(f"absgrad of {colors.shape[-1]} channels is for CUDA tensors only: at most 4 on a CPU")
     image, transmittance = blend(projection, colors, width, height, absgrad)
     alpha = 1 - transmittance[..., None]
     color, depth = (image[..., :-1], image[..., -1:]) if render_mode.endswith("D") else (image, image[..., :0])

@@ -48,12 +48,8 @@ class _Blend(torch.autograd.Function):
             _threads.run(draw, tasks, rows, tiles, channel, images, drawn)
             passes.append((channel, rows))
         ctx.save_for_backward(means2d, color, transmittance)
-        ctx.lists, ctx.passes, ctx.shape, ctx.absgrad = (
-            (order, parts, tiles, ends, drawn),
-            passes,
-            colors.shape,
-            absgrad,
-        )
+        ctx.lists, ctx.passes = (order, parts, tiles, ends, drawn), passes
+        ctx.shape, ctx.absgrad = colors.shape, absgrad
         return color, transmittance
 
     @staticmethod

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+from nifi_ns.errors import NifiError
+
 _WORTH_A_THREAD = 2000  # gaussians; below, waking a thread costs more than it saves
 
 
@@ -18,7 +20,9 @@ _WORTH_A_THREAD = 2000  # gaussians; below, waking a thread costs more than it s
 def num_threads() -> int:
     """How many threads draw: `NIFI_RASTER_THREADS`, or as many as the process may use CPUs."""
     if chosen := os.environ.get("NIFI_RASTER_THREADS"):
-        return max(1, int(chosen))
+        if not chosen.isdecimal() or int(chosen) == 0:
+            raise NifiError(f"NIFI_RASTER_THREADS is {chosen!r}: set it to a number of threads, such as 2, or unset it")
+        return int(chosen)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

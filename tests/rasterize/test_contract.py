@@ -11,7 +11,8 @@ import torch
 from raster_scenes import Scene, draw, random_scene, relative_errors
 
 import nifi_ns.rasterize
-from nifi_ns.rasterize import rasterization, reference
+from nifi_ns.errors import NifiError
+from nifi_ns.rasterize import _threads, rasterization, reference
 
 
 def _rasterize(scene: Scene, **options: Any) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -154,9 +155,37 @@ def test_wrong_shapes_are_named(name: str, wrong: torch.Tensor) -> None:
         _rasterize(random_scene(20).but(**{name: wrong}))
 
 
-def test_packed_is_refused_on_a_cpu() -> None:
+def test_what_only_cuda_can_is_refused_on_a_cpu() -> None:
     with pytest.raises(ValueError, match="packed"):
         _rasterize(random_scene(5), packed=True)
+    with pytest.raises(ValueError, match="sh_degree 4"):
+        _rasterize(random_scene(5), colors=torch.zeros(5, 25, 3), sh_degree=4)
+    with pytest.raises(ValueError, match="absgrad of 5 channels"):
+        _rasterize(random_scene(5, channels=5), absgrad=True)
+
+
+def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = draw(rasterization, random_scene(5000))
+    for threads in ("1", "3"):
+        monkeypatch.setenv("NIFI_RASTER_THREADS", threads)
+        _threads.num_threads.cache_clear()
+        found = draw(rasterization, random_scene(5000))
+        assert torch.equal(found["image"], expected["image"])
+        assert torch.equal(found["d means"], expected["d means"])
+    monkeypatch.setenv("NIFI_RASTER_THREADS", "many")
+    _threads.num_threads.cache_clear()
+    with pytest.raises(NifiError, match="NIFI_RASTER_THREADS is 'many'"):
+        _threads.num_threads()
+    monkeypatch.undo()
+    _threads.num_threads.cache_clear()
+
+
+def test_float64_is_drawn_in_float32() -> None:
+    scene = random_scene(40)
+    expected, found = draw(rasterization, scene), draw(rasterization, scene, torch.float64)
+    assert found["image"].dtype == torch.float32
+    assert found["d means"].dtype == torch.float64
+    assert max(relative_errors(found, expected).values()) < 1e-5
 
 
 def test_reproducible_bit_for_bit_from_several_threads_at_once() -> None:
