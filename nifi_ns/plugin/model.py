@@ -207,6 +207,8 @@ class NifiSplatModel(SplatfactoModel):
     ) -> list[TrainingCallback]:
         """Splatfacto's callbacks and the compression stage's, which come after them."""
         self._in_training = True
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)  # the kernels bring their own threads; torch's would only wait for theirs, and spin
         callbacks = super().get_training_callbacks(training_callback_attributes)
         assert training_callback_attributes.trainer is not None
         return [*callbacks, *self.compression.callbacks(training_callback_attributes.trainer)]

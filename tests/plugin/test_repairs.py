@@ -102,7 +102,8 @@ def test_training_goes_on_from_a_checkpoint(
     config.load_dir = trained.checkpoint_dir
     config.max_num_iterations = 5
     if more_gaussians:  # densify at once: the strategy and the optimizers must agree on the number
-        config.pipeline.model.strategy, config.pipeline.model.stop_split_at = "mcmc", 1000  # type: ignore[attr-defined]
+        more = {"strategy": "mcmc", "stop_split_at": 1000, "max_gaussians": 5000}
+        vars(config.pipeline.model).update(more)
     before = model_of(trained).gauss_params["features_dc"].detach().clone()
     after = model_of(train(config)).gauss_params["features_dc"].detach()
     assert len(after) > len(before) if more_gaussians else (after - before).abs().max() > 1e-3
