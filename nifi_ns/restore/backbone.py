@@ -14,6 +14,7 @@ from nifi_ns.restore.adapters import Adapters
 from nifi_ns.restore.families import FAMILIES, Family
 from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
 from nifi_ns.restore.schedules import Schedule
+from nifi_ns.restore.sources import reading, resolve
 
 AdapterName = Literal["phi_minus", "phi_plus"]
 NIFI_TINY = "nifi-tiny"
@@ -64,8 +65,6 @@ class Backbone:
         Raises:
             NifiError: if it cannot be found, reached, read, or is of no supported family.
         """
-        from nifi_ns.restore.sources import reading, resolve
-
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         half = device.type == "cuda" and str(name) != NIFI_TINY  # the miniature is as fast in float32, and sharper
         dtype = dtype or (torch.bfloat16 if half else torch.float32)
@@ -89,7 +88,7 @@ class Backbone:
             if prompt is None and source.has(PROMPT_FILE):
                 prompt = Prompt.load(source.file(PROMPT_FILE))
             elif not isinstance(prompt, Prompt):
-                prompt = family.encode_prompt(source.name, DEFAULT_PROMPT if prompt is None else prompt)
+                prompt = family.encode_prompt(source, DEFAULT_PROMPT if prompt is None else prompt)
         return Backbone(str(name), family, vae, prompt, device=device, dtype=dtype)
 
     @property

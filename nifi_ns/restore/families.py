@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.prompt import Embeddings, Prompt
 from nifi_ns.restore.schedules import Diffusion, FlowMatching, Schedule
+from nifi_ns.restore.sources import Source
 
 
 class Family(ABC):
@@ -29,10 +30,9 @@ class Family(ABC):
     def load(cls, source: str, dtype: torch.dtype) -> "Family":
         """Network and schedule from a diffusers folder or hub id."""
 
-    @staticmethod
     @abstractmethod
-    def encode_prompt(source: str, text: str) -> Prompt:
-        """Embeddings of `text` and of the null prompt by the text encoders in a diffusers folder or hub id."""
+    def encode_prompt(self, source: Source, text: str) -> Prompt:
+        """Embeddings of `text` and of the null prompt by the text encoders of `source`."""
 
     @abstractmethod
     def __call__(self, x_t: Tensor, timestep: Tensor, prompt: Embeddings) -> Tensor:
@@ -81,14 +81,15 @@ class StableDiffusion3(Family):
         config: Any = FlowMatchEulerDiscreteScheduler.load_config(source, subfolder="scheduler")
         return cls(network, FlowMatching.from_config(config))
 
-    @staticmethod
-    def encode_prompt(source: str, text: str) -> Prompt:
-        """Embeddings of `text` and of the null prompt by the text encoders in a diffusers folder or hub id."""
+    def encode_prompt(self, source: Source, text: str) -> Prompt:
+        """Embeddings of `text` and of the null prompt by the text encoders of `source`."""
         from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
-        # T5 alone has 4.7 billion parameters.
-        parts: dict[str, Any] = {"transformer": None, "vae": None, "torch_dtype": torch.bfloat16}
-        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(source, **parts)
+        # bfloat16, because T5 has 4.7 billion parameters. A folder may lack it: SD3 then takes zeros for its tokens.
+        parts: dict[str, Any] = {"transformer": self.network, "vae": None, "torch_dtype": torch.bfloat16}
+        if not source.has("text_encoder_3/config.json"):
+            parts |= {"text_encoder_3": None, "tokenizer_3": None}
+        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(source.name, **parts)
         with torch.no_grad():
             tokens, null, pooled, null_pooled = pipeline.encode_prompt(text, text, text, negative_prompt="")
         return Prompt(text, Embeddings(tokens.float(), pooled.float()), Embeddings(null.float(), null_pooled.float()))
@@ -142,13 +143,12 @@ class StableDiffusion(Family):
         config: Any = DDPMScheduler.load_config(source, subfolder="scheduler")
         return cls(network, Diffusion.from_config(config))
 
-    @staticmethod
-    def encode_prompt(source: str, text: str) -> Prompt:
-        """Embeddings of `text` and of the null prompt by the text encoder in a diffusers folder or hub id."""
+    def encode_prompt(self, source: Source, text: str) -> Prompt:
+        """Embeddings of `text` and of the null prompt by the text encoder of `source`."""
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
         unused: dict[str, Any] = {"unet": None, "vae": None, "safety_checker": None, "feature_extractor": None}
-        pipeline: Any = StableDiffusionPipeline.from_pretrained(source, **unused, requires_safety_checker=False)
+        pipeline: Any = StableDiffusionPipeline.from_pretrained(source.name, **unused, requires_safety_checker=False)
         with torch.no_grad():
             tokens, null = pipeline.encode_prompt(text, torch.device("cpu"), 1, True, negative_prompt="")
         return Prompt(text, Embeddings(tokens), Embeddings(null))

@@ -85,7 +85,7 @@ def reading(name: str) -> Iterator[None]:
         raise NifiError(
             f"cannot reach the hub for {name}, and it is not in the local cache: connect, or give a local folder"
         ) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NifiError(f"cannot load the backbone {name}: {reason}") from error
     finally:

@@ -13,7 +13,7 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nifi_ns.restore import Backbone
 from nifi_ns.restore.prompt import Embeddings, Prompt
@@ -56,14 +56,14 @@ def save_sd3(folder: Path) -> None:
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
-        joint_attention_dim=8,
+        joint_attention_dim=16,
         caption_projection_dim=16,
-        pooled_projection_dim=8,
+        pooled_projection_dim=16,
         pos_embed_max_size=16,
     ).save_pretrained(folder / "transformer")
     save_vae(folder, 16, attention=True, scaling_factor=1.5305)
     SCHEDULERS["sd3"].save_pretrained(folder / "scheduler")
-    save_prompt(folder, 8, pooled=8)
+    save_prompt(folder, 16, pooled=16)
 
 
 def save_sd(folder: Path, family: str) -> None:
@@ -82,13 +82,13 @@ def save_sd(folder: Path, family: str) -> None:
     save_prompt(folder, 8, pooled=None)
 
 
-def save_text_encoder(folder: Path) -> None:
+def save_text_encoders(folder: Path, family: str) -> None:
+    """A tokenizer of single letters and a text encoder; for SD3 two of each, and no T5."""
     letters = [*"abcdefghijklmnopqrstuvwxyz,"]
     words = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
-    tokenizer.save_pretrained(folder / "tokenizer")
     ids: dict[str, Any] = {
         "bos_token_id": len(words) - 2,
         "eos_token_id": len(words) - 1,
@@ -97,23 +97,28 @@ def save_text_encoder(folder: Path) -> None:
     config = CLIPTextConfig(
         vocab_size=len(words),
         hidden_size=8,
+        projection_dim=8,
         intermediate_size=8,
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=16,
         **ids,
     )
-    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-    }
+    kind = CLIPTextModelWithProjection if family == "sd3" else CLIPTextModel
+    suffixes = ("", "_2") if family == "sd3" else ("",)
+    if family == "sd3":
+        index = {"_class_name": "StableDiffusion3Pipeline", "text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+        index |= {"transformer": ["diffusers", "SD3Transformer2DModel"]}
+    else:
+        index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    for suffix in suffixes:
+        tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+        kind(config).save_pretrained(folder / f"text_encoder{suffix}")
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+        index[f"text_encoder{suffix}"] = ["transformers", kind.__name__]
+    index["scheduler"] = ["diffusers", type(SCHEDULERS[family]).__name__]
+    index["vae"] = ["diffusers", "AutoencoderKL"]
     (folder / "model_index.json").write_text(json.dumps(index))
 
 

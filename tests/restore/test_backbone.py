@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from miniatures import save_text_encoder
+from miniatures import save_text_encoders
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Backbone, sources
@@ -97,24 +97,28 @@ def test_threads_do_not_switch_each_other_s_adapters(sd3: Backbone) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("family", ["sd-turbo"], indirect=True)
+@pytest.mark.parametrize("family", ["sd3", "sd-turbo"], indirect=True)
 def test_a_prompt_s_text_is_embedded_by_the_folder_s_encoder(
     backbone_folders: dict[str, Path], family: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "sd"
+    folder = tmp_path / family
     shutil.copytree(backbone_folders[family], folder)
-    save_text_encoder(folder)
+    save_text_encoders(folder, family)
     stored = Backbone.from_pretrained(folder, device="cpu").prompt
     assert stored.text == "a photo"  # the folder's prompt.safetensors spares the text encoder
     sharp = Backbone.from_pretrained(folder, device="cpu", prompt="sharp").prompt
     blurred = Backbone.from_pretrained(folder, device="cpu", prompt="blurred").prompt
-    assert sharp.positive.tokens.shape == sharp.null.tokens.shape == (1, 16, 8)
+    assert sharp.positive.tokens.shape[2] == stored.positive.tokens.shape[2]
+    assert sharp.positive.tokens.shape == sharp.null.tokens.shape
     assert not torch.allclose(sharp.positive.tokens, blurred.positive.tokens)
     assert torch.equal(sharp.null.tokens, blurred.null.tokens)
     sharp.save(tmp_path / "prompt.safetensors")
     loaded = Prompt.load(tmp_path / "prompt.safetensors")
     assert loaded.text == "sharp"
     assert torch.equal(loaded.positive.tokens, sharp.positive.tokens)
+    assert (loaded.null.pooled is not None) == (family == "sd3")
+    with_text = Backbone.from_pretrained(folder, device="cpu", prompt=loaded)
+    assert with_text.predict(torch.randn(1, with_text.latent_channels, 4, 4), 199, None, 2.0).isfinite().all()
 
 
 def test_a_folder_that_is_no_backbone_says_what_was_expected(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_threads_share_one_restorer(restorer: Restorer) -> None:
     assert all(torch.equal(results[i], expected[i]) for i in range(4))
 
 
-@pytest.mark.parametrize("family", ["sd-turbo", "sd2-v"], indirect=True)
-def test_every_family_restores_and_reloads(backbone: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["sd2-v"], indirect=True)
+def test_a_u_net_restores_and_reloads(backbone: Backbone, tmp_path: Path) -> None:
     backbone.add_adapters(2, 2)
     perturb(backbone)
     image = torch.rand(14, 22, 3)
