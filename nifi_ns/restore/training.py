@@ -104,8 +104,7 @@ class Trainer:
         config, objective = self.config, self.config.objective
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
-        self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs}
-        self._settings["pairs"] = {folder.label: folder.fingerprint for folder in folders}
+        self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs, "pairs": _fingerprints(folders)}
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
         metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"
         self._perceptual = perceptual_loss(metric, backbone.device)
@@ -246,6 +245,19 @@ def _learning_rate(step: int, config: TrainingConfig) -> float:
 def _seed(seed: int, step: int) -> int:
     """A seed for the noise of one step, unlike those of its neighbours and of the crops."""
     return int(np.random.SeedSequence([seed, step, 0xF1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _fingerprints(folders: Sequence[PairFolder]) -> dict[str, str]:
+    """What each scene at each rate was made from, by its label, of which there must be one each."""
+    roots: dict[str, Path] = {}
+    for folder in folders:
+        if folder.label in roots:
+            raise NifiError(
+                f"{roots[folder.label]} and {folder.root} are both called {folder.label}: "
+                "give one another scene or rate in its pairs.json"
+            )
+        roots[folder.label] = folder.root
+    return {folder.label: folder.fingerprint for folder in folders}
 
 
 def _json(config: TrainingConfig) -> dict[str, Any]:

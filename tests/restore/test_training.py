@@ -220,6 +220,11 @@ def test_a_crop_that_does_not_fit_is_refused(load, folders, tmp_path):
         Trainer(load(), folders, tmp_path, replace(CONFIG, crop=44))
 
 
+def test_pairs_of_one_name_are_refused(load, folders, tmp_path):
+    with pytest.raises(NifiError, match="both called toy/10KB"):
+        Trainer(load(), [*folders, write_scene(tmp_path, rate="10KB")], tmp_path / "out", CONFIG)
+
+
 def test_missing_weights_of_a_loss_are_said_at_the_start(load, folders, tmp_path, monkeypatch):
     monkeypatch.setattr("nifi_ns.metrics.lpips_network", lambda: None)
     config = replace(CONFIG, objective=replace(OBJECTIVE, perceptual_metric="lpips"))
