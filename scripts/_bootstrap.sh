@@ -1,0 +1,76 @@
+# Sourced by the scripts beside it: changes to the checkout, makes .venv there, installs the package, and puts it first on PATH.
+# Needs a Python 3.10-3.12 and nothing else: neither root nor pip nor Debian's python3-venv.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+_suits() {
+  "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1
+}
+
+_find_python() {
+  local python
+  for python in ${NIFI_PYTHON:+"$NIFI_PYTHON"} python3 python3.12 python3.11 python3.10; do
+    if _suits "$python"; then
+      echo "$python"
+      return
+    fi
+  done
+  echo "error: no Python 3.10, 3.11 or 3.12 found; install one, or name it: NIFI_PYTHON=/path/to/python $0" >&2
+  return 1
+}
+
+_make_venv() {
+  local python
+  python=$(_find_python)
+  echo "making .venv with $("$python" --version)"
+  rm -rf .venv
+  if ! "$python" -m venv .venv >/dev/null 2>&1; then # Debian's python3 comes without ensurepip
+    rm -rf .venv
+    "$python" -m venv --without-pip .venv
+    .venv/bin/python scripts/_fetch_pip.py
+  fi
+}
+
+# Hints at progress while a quiet command runs.
+_with_progress() {
+  local start=$SECONDS status=0 log
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 &
+  local pid=$!
+  trap 'kill "$pid" 2>/dev/null; rm -f "$log"' EXIT
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 1
+    if (((SECONDS - start) % 30 == 29)); then
+      echo "  $((SECONDS - start + 1)) s, $(du -sm .venv | cut -f1) MB"
+    fi
+  done
+  wait "$pid" || status=$?
+  if ((status)); then
+    tail -n 40 "$log" >&2
+    echo "error: '$*' failed; mend what it says above and start again" >&2
+  fi
+  rm -f "$log"
+  trap - EXIT
+  return "$status"
+}
+
+_bootstrap() {
+  local stamp=.venv/installed-for wanted
+  wanted="$PWD $(sha256sum pyproject.toml | cut -d' ' -f1)"
+  if ! _suits .venv/bin/python; then
+    _make_venv
+  fi
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into .venv: about 8 GB, some minutes"
+    _with_progress .venv/bin/python -m pip install --progress-bar off --disable-pip-version-check --editable '.[dev]'
+    echo "$wanted" >"$stamp"
+    echo "installed after $SECONDS s"
+  fi
+}
+
+# two scripts started at once share one installation
+exec 9<pyproject.toml
+if command -v flock >/dev/null; then flock 9; fi
+_bootstrap
+exec 9<&-
+export PATH="$PWD/.venv/bin:$PATH"

@@ -1,0 +1,70 @@
+"""The demo's picture: held-out views as rows; photo, uncompressed, compressed and repaired as columns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from nifi_ns.files import atomic_path, format_size
+from nifi_ns.results import Row
+
+VARIANTS = {
+    "uncompressed": "uncompressed",
+    "compressed": "compressed",
+    "restored": "restored",
+    "referenced": "restored with references",
+}
+VIEWS = 3
+LARGEST = 420  # pixels of a picture's longer side
+CAPTION = 34
+
+
+def save_comparison(path: Path, rows: Sequence[Row], pictures: Path, photos: Path) -> None:
+    """Draw the smallest rate of `rows` on a few views, with what each variant weighs and scores.
+
+    Args:
+        path: the PNG to write.
+        rows: what `ns-nifi-eval` measured.
+        pictures: the folder it was given as `--images-dir`.
+        photos: the folder of the held-out photos, undistorted like the pictures.
+    """
+    means = {r["variant"]: r for r in rows if r.get("image") is None and r["rate"] == _smallest_rate(rows)}
+    shown = [variant for variant in VARIANTS if variant in means]
+    compressed = means["compressed"]
+    folder = pictures / f"{compressed['scene']}_{compressed['rate']}"
+    names = sorted({r["image"] for r in rows if r.get("image") is not None})
+    names = [names[round(i * (len(names) - 1) / max(VIEWS - 1, 1))] for i in range(min(VIEWS, len(names)))]
+    table = []
+    for name in names:
+        tiles = [Image.open(folder / variant / f"{name}.png").convert("RGB") for variant in shown]
+        table.append([Image.open(photos / f"{name}.png").convert("RGB"), *tiles])
+    captions = ["photo", *(_caption(means[variant]) for variant in shown)]
+    with atomic_path(path) as temporary:
+        _draw(table, captions).save(temporary)
+
+
+def _smallest_rate(rows: Sequence[Row]) -> str:
+    return min((r for r in rows if r["variant"] == "compressed"), key=lambda r: r["bytes"])["rate"]
+
+
+def _caption(row: Row) -> str:
+    scores = [f"{row['psnr']:.2f} dB", f"HaarPSI {row['haarpsi']:.3f}"]
+    if row["lpips"] is not None:
+        scores.append(f"LPIPS {row['lpips']:.3f}")
+    return f"{VARIANTS[row['variant']]}, {format_size(row['bytes'])}\n{', '.join(scores)}"
+
+
+def _draw(table: Sequence[Sequence[Image.Image]], captions: Sequence[str]) -> Image.Image:
+    width, height = table[0][0].size
+    scale = min(LARGEST / max(width, height), 2)
+    width, height, gap = round(width * scale), round(height * scale), 4
+    sheet = Image.new(
+        "RGB", ((width + gap) * len(captions) - gap, CAPTION + (height + gap) * len(table) - gap), "white"
+    )
+    pen = ImageDraw.Draw(sheet)
+    for column, caption in enumerate(captions):
+        pen.multiline_text((column * (width + gap) + 2, 2), caption, "black", ImageFont.load_default(13), spacing=2)
+        for row, tiles in enumerate(table):
+            tile = tiles[column].resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (column * (width + gap), CAPTION + row * (height + gap)))
+    return sheet
