@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from nifi_ns.compress.codec import SceneInfo, decode, encode, info
     from nifi_ns.compress.compressor import Compressed, Compressor
     from nifi_ns.compress.finetune import compress
-    from nifi_ns.compress.quantize import PRESETS, Bits, Grid, fake_quantize
+    from nifi_ns.compress.grid import PRESETS, Bits, Grid
+    from nifi_ns.compress.quantize import fake_quantize
     from nifi_ns.compress.settings import CompressionSettings
 
 __all__ = [
@@ -32,7 +33,8 @@ _MODULES = {
     "codec": ("SceneInfo", "decode", "encode", "info"),
     "compressor": ("Compressed", "Compressor"),
     "finetune": ("compress",),
-    "quantize": ("PRESETS", "Bits", "Grid", "fake_quantize"),
+    "grid": ("PRESETS", "Bits", "Grid"),
+    "quantize": ("fake_quantize",),
     "settings": ("CompressionSettings",),
 }
 

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from nifi_ns.compress.container import Reader, Writer
+from nifi_ns.compress.grid import MAX_SKIP
 from nifi_ns.compress.quantize import MAX_SYMBOLS
 from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
 
@@ -31,18 +32,18 @@ class ChannelCoder:
         self.neighbours, spacing = _nearest_before(coordinates)
         self.contexts = {"spacing": spacing}
 
-    def encode(self, plan: Plan, channels: dict[str, np.ndarray]) -> bytes:
-        """The stream of the channels in `plan`: [N] int64 each."""
+    def encode(self, plan: Plan, channels: dict[str, np.ndarray], skips: np.ndarray | None) -> bytes:
+        """The stream of the channels in `plan`: [N] int64 each, whose lowest `skips` [N] bits are zero."""
         shapes = [_Shape.fit(channels[name]) for name, _ in plan]
         head = Writer()
         for shape in shapes:
             shape.write(head)
         coder = RangeCoder(bits=self.count * sum(shape.bits for shape in shapes))
         for (name, given), shape in zip(plan, shapes, strict=True):
-            self._code(coder, name, given, shape, channels[name] - shape.low)
+            self._code(coder, name, given, shape, skips, channels[name] - shape.low)
         return bytes(head.data) + coder.finish()
 
-    def decode(self, plan: Plan, data: bytes) -> dict[str, np.ndarray]:
+    def decode(self, plan: Plan, data: bytes, skips: np.ndarray | None) -> dict[str, np.ndarray]:
         """The inverse of `encode`.
 
         Raises:
@@ -54,15 +55,24 @@ class ChannelCoder:
         channels = {}
         for (name, given), shape in zip(plan, shapes, strict=True):
             values = np.zeros(self.count, dtype=np.int64)
-            self._code(coder, name, given, shape, values)
+            self._code(coder, name, given, shape, skips, values)
             channels[name] = values + shape.low
         return channels
 
-    def _code(self, coder: RangeCoder, name: str, given: tuple[str, ...], shape: "_Shape", values: np.ndarray) -> None:
+    def _code(
+        self,
+        coder: RangeCoder,
+        name: str,
+        given: tuple[str, ...],
+        shape: "_Shape",
+        skips: np.ndarray | None,
+        values: np.ndarray,
+    ) -> None:
+        skips = np.zeros(self.count, dtype=np.int64) if skips is None else skips
         side = np.stack([self.contexts[other] for other in given], axis=1)
         _code_channel(
             *(coder.state, coder.buffer, coder.decoding),
-            *(values, shape.bits, shape.middle, shape.shift),
+            *(values, shape.bits, skips, shape.middle, shape.shift),
             *(self.neighbours, side),
         )
         self.contexts[name] = np.clip((values - shape.middle) >> shape.shift, -_BINS // 2, _BINS // 2 - 1) + _BINS // 2
@@ -78,7 +88,7 @@ class _Shape:
 
     @classmethod
     def fit(cls, values: np.ndarray) -> "_Shape":
-        low = int(values.min())
+        low = int(values.min()) >> MAX_SKIP << MAX_SKIP  # so that skipped bits stay zero
         middle = int(np.median(values))
         spread = float(np.abs(values - middle).mean())
         shift = max(0, round(np.log2(max(spread, 1e-9) * 6 / _BINS)))
@@ -125,8 +135,9 @@ def _nearest_before(coordinates):
 
 
 @numba.njit(cache=True)
-def _code_channel(state, buffer, decoding, values, bits, middle, shift, neighbours, side):
-    # values: [N] from 0 to 2^bits - 1, filled in when decoding; side: [N, C] contexts known to both sides
+def _code_channel(state, buffer, decoding, values, bits, skips, middle, shift, neighbours, side):
+    # values: [N] from 0 to 2^bits - 1, filled in when decoding, the lowest skips [N] bits of which are zero and not
+    # coded; side: [N, C] contexts known to both sides
     sides = side.shape[1]
     models = 3 + sides
     starts = np.zeros(models + 1, dtype=np.int64)
@@ -134,7 +145,7 @@ def _code_channel(state, buffer, decoding, values, bits, middle, shift, neighbou
         starts[m + 1] = starts[m] + NODES * (1 if m == 0 else _BINS)
     chances = np.full(starts[models], 32768, dtype=np.int64)
     counts = np.zeros(starts[models], dtype=np.int64)
-    weights = np.full((MAX_BITS, models), 65536 * 2 // (models + 1), dtype=np.int64)
+    weights = np.full((MAX_BITS, models), 65536 // models, dtype=np.int64)
     slots = np.zeros(models, dtype=np.int64)
     for i in range(len(values)):
         first = middle if neighbours[i, 0] < 0 else values[neighbours[i, 0]]
@@ -147,4 +158,6 @@ def _code_channel(state, buffer, decoding, values, bits, middle, shift, neighbou
             )
         for c in range(sides):
             slots[3 + c] = starts[3 + c] + NODES * side[i, c]
-        values[i] = code_symbol(state, buffer, decoding, values[i], bits, chances, counts, slots, weights)
+        skip = min(skips[i], bits)
+        symbol = values[i] >> skip
+        values[i] = code_symbol(state, buffer, decoding, symbol, bits - skip, chances, counts, slots, weights) << skip

@@ -5,7 +5,7 @@ from dataclasses import fields
 from torch import Tensor
 
 from nifi_ns.compress.codec import encode
-from nifi_ns.compress.quantize import PRESETS, Bits, Grid
+from nifi_ns.compress.grid import PRESETS, Bits, Grid
 from nifi_ns.splats import Splats
 
 

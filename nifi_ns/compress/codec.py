@@ -6,8 +6,10 @@ A file (see `container`) holds one header chunk `H` and one level chunk `L`. The
     count         varint, number of gaussians
     SH degree     varint, 0 to 3
     depth         varint, bits of a coordinate
-    frame         centre (3 floats), radius, origin (3 floats)   see `quantize.Grid`
-    steps         means, scales, quats, luma, chroma, SH (floats), alpha levels (varint)
+    frame         centre (3 floats), radius (float), origin (3 floats); see `grid.Grid` for all that follows
+    steps         means, scales, quats, luma, chroma, SH (floats)
+    alpha levels  varint
+    precision     of quats (signed varint)
 
 The level holds five streams, in the order of `STREAMS`: first the lengths of all of them (varints), then the streams.
 Gaussians are in Morton order. The first stream is an octree (`octree`), the others are channels of integers
@@ -18,11 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nifi_ns.compress.attributes import ChannelCoder, Plan
 from nifi_ns.compress.container import VERSION, Reader, Writer, read_file, write_file
+from nifi_ns.compress.grid import MAX_LEVELS, Bits, Grid
 from nifi_ns.compress.octree import coordinates_of, decode_positions, encode_positions, morton_codes
-from nifi_ns.compress.quantize import MAX_DEPTH, MAX_SYMBOLS, Bits, Grid, Quantized, dequantize, quantize
+from nifi_ns.compress.quantize import MAX_DEPTH, Quantized, dequantize, quantize
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.splats import Splats
 
@@ -63,10 +67,11 @@ def encode(splats: Splats, bits: Bits, grid: Grid | None = None) -> bytes:
     codes = morton_codes(quantized.means.numpy(), depth)
     order = np.argsort(codes, kind="stable")
     codes = codes[order]
-    channels = _channels(quantized[torch.from_numpy(order)])
-    coder = ChannelCoder(coordinates_of(codes, depth))
-    plans = _plans(splats.sh_degree)
-    streams = [encode_positions(codes, depth), *(coder.encode(plans[name], channels) for name in STREAMS[1:])]
+    quantized = quantized[torch.from_numpy(order)]
+    channels, coder = _channels(quantized), ChannelCoder(coordinates_of(codes, depth))
+    streams = [encode_positions(codes, depth)]
+    for name, plan in _plans(splats.sh_degree).items():
+        streams.append(coder.encode(plan, channels, _skips(name, channels, grid)))
 
     header = Writer()
     for value in (1, len(splats), splats.sh_degree, depth):
@@ -90,7 +95,9 @@ def decode(data: bytes) -> Splats:
     coder = ChannelCoder(coordinates)
     channels: dict[str, np.ndarray] = {}
     for name, plan in _plans(scene.sh_degree).items():
-        channels |= coder.decode(plan, streams[name])
+        channels |= coder.decode(plan, streams[name], _skips(name, channels, scene.grid))
+        if name == "opacities" and channels["opacity"].max() >= scene.grid.alpha_levels:
+            raise CorruptFileError("the scene file is damaged: an opacity makes no sense")
     return dequantize(_quantized(coordinates, channels, scene.sh_degree), scene.grid)
 
 
@@ -140,6 +147,16 @@ def _plans(sh_degree: int) -> dict[str, Plan]:
     }
 
 
+def _skips(stream: str, channels: dict[str, np.ndarray], grid: Grid) -> np.ndarray | None:
+    # [N] how many low bits of a stream's values are zero and not coded: it follows from the channels before
+    return grid.quat_skips(_scales(channels)).numpy() if stream == "quats" else None
+
+
+def _scales(channels: dict[str, np.ndarray]) -> Tensor:
+    longest, second, third = (channels[f"scale{i}"] for i in range(3))
+    return torch.from_numpy(np.stack([longest, longest - second, longest - second - third], axis=1))
+
+
 def _channels(quantized: Quantized) -> dict[str, np.ndarray]:
     # scales are sorted, so that their differences are small and never negative
     longest, middle, shortest = quantized.scales.unbind(dim=1)
@@ -153,26 +170,27 @@ def _channels(quantized: Quantized) -> dict[str, np.ndarray]:
 
 def _quantized(coordinates: np.ndarray, channels: dict[str, np.ndarray], sh_degree: int) -> Quantized:
     # the inverse of _channels
-    longest, second, third = (channels[f"scale{i}"] for i in range(3))
-    scales = np.stack([longest, longest - second, longest - second - third], axis=1)
     quats = np.stack([channels[f"quat{i}"] for i in range(3)], axis=1)
     count = (sh_degree + 1) ** 2
     sh = np.stack(
         [np.stack([channels[f"{name}{k}"] for name in ("y", "co", "cg")], axis=1) for k in range(count)], axis=1
     )
-    return Quantized(*map(torch.from_numpy, (coordinates, scales, quats, channels["opacity"], sh)))
+    means, mrp, levels, sh = map(torch.from_numpy, (coordinates, quats, channels["opacity"], sh))
+    return Quantized(means, _scales(channels), mrp, levels, sh)
 
 
 def _write_grid(header: Writer, grid: Grid) -> None:
     header.float32(*grid.centre, grid.radius, *grid.origin)
     header.float32(grid.mean_step, grid.scale_step, grid.quat_step, grid.luma_step, grid.chroma_step, grid.sh_step)
     header.unsigned(grid.alpha_levels)
+    header.signed(grid.quat_precision)
 
 
 def _read_grid(header: Reader) -> Grid:
-    values = [header.float32() for _ in range(13)]
-    levels = header.unsigned(most=MAX_SYMBOLS)
-    if levels < 2 or min(values[3], *values[7:]) <= 0:
+    x, y, z, radius, *corner = (header.float32() for _ in range(7))
+    means, scales, quats, luma, chroma, sh = steps = [header.float32() for _ in range(6)]
+    levels, precision = header.unsigned(most=MAX_LEVELS), header.signed(most=1 << 40)
+    if levels < 2 or min(radius, *steps) <= 0:
         raise CorruptFileError("the scene file is damaged: its quantisers make no sense")
-    x, y, z, radius, *rest = values
-    return Grid((x, y, z), radius, (rest[0], rest[1], rest[2]), *rest[3:6], levels, *rest[6:9])  # pyright: ignore[reportCallIssue]
+    origin = corner[0], corner[1], corner[2]
+    return Grid((x, y, z), radius, origin, means, scales, quats, luma, chroma, sh, levels, precision)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from nifi_ns.compress.budget import affordable, bits_for
 from nifi_ns.compress.codec import decode
-from nifi_ns.compress.quantize import PRESETS, Bits, Grid, fake_quantize
+from nifi_ns.compress.grid import PRESETS, Bits, Grid
+from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.files import parse_size

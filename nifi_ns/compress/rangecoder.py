@@ -27,7 +27,7 @@ _p = (np.arange(4096) + 0.5) / 4096
 STRETCH = np.clip(np.round(256 * np.log(_p / (1 - _p))), -2047, 2047).astype(np.int64)
 """Logit by probability // 16."""
 _LIMIT = 255
-RATES = np.round(65536 / (np.arange(_LIMIT + 1) + 1.6)).astype(np.int64)
+RATES = np.round(65536 / (np.arange(_LIMIT + 1) + 2.0)).astype(np.int64)
 """How far a probability moves at its n-th observation, of 65536."""
 
 
@@ -110,7 +110,7 @@ def code_symbol(state, buffer, decoding, symbol, bits, chances, counts, slots, w
         error = target - chance
         for m in range(models):
             slot = slots[m] + node
-            weights[depth, m] += (STRETCH[chances[slot] >> 4] * error + 16384) >> 15
+            weights[depth, m] += (STRETCH[chances[slot] >> 4] * error + 8192) >> 14
             chances[slot] += ((target - chances[slot]) * RATES[counts[slot]]) >> 16
             counts[slot] = min(counts[slot] + 1, _LIMIT)
         value = value * 2 + bit

@@ -1,0 +1,93 @@
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from splat_scenes import random_splats, rows
+
+from nifi_ns.compress import PRESETS, Bits, Grid, codec, decode, encode, fake_quantize, info
+from nifi_ns.errors import NifiError
+from nifi_ns.splats import Splats
+
+BITS = st.builds(Bits, *(st.floats(1, most) for most in (16, 12, 12, 12, 12, 12, 12)))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("sh_degree", [0, 1, 3])
+def test_decodes_to_what_fake_quantize_promised(preset: str, sh_degree: int):
+    splats = random_splats(500, sh_degree)
+    decoded = decode(encode(splats, PRESETS[preset]))
+    assert decoded.sh_degree == sh_degree
+    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, PRESETS[preset])), rtol=0, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 80), st.sampled_from([0, 1, 2]), st.integers(0, 10**6), BITS, st.floats(-12, 12), st.floats(0, 8))
+def test_any_scene_comes_back(count: int, degree: int, seed: int, bits: Bits, size: float, spread: float):
+    splats = random_splats(count, degree, seed)
+    splats = Splats(
+        splats.means * 10**size + 10 ** (size / 2),
+        splats.scales * spread,
+        splats.quats,
+        splats.opacities * spread * 10,
+        splats.sh * 2**spread,
+    )
+    splats = splats[torch.randint(count, (count,))]  # with repetitions
+    decoded = decode(encode(splats, bits))
+    assert all(torch.isfinite(getattr(decoded, field.name)).all() for field in fields(decoded))
+    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits)), rtol=0, atol=0)
+
+
+def test_the_order_of_the_gaussians_does_not_matter():
+    splats = random_splats(400)
+    assert encode(splats, PRESETS["mid"]) == encode(splats[torch.randperm(400)], PRESETS["mid"])
+
+
+def test_neither_the_choice_of_axes_nor_the_sign_of_quaternions_is_paid_for():
+    splats = random_splats(400)
+    turned = replace(splats, quats=-3 * splats.quats)
+    assert encode(splats, PRESETS["mid"]) == encode(turned, PRESETS["mid"])
+
+
+def test_an_earlier_grid_is_kept():
+    splats = random_splats(200)
+    grid = Grid.fit(splats, PRESETS["mid"])
+    part = splats[torch.arange(50)]
+    data = encode(part, PRESETS["mid"], grid)
+    assert info(data).grid == grid
+    torch.testing.assert_close(rows(decode(data)), rows(fake_quantize(part, PRESETS["mid"], grid)), rtol=0, atol=0)
+
+
+def test_is_far_smaller_than_a_ply():
+    splats = random_splats(3000)
+    assert len(encode(splats, PRESETS["coarse"])) < splats.ply_size / 6
+    assert len(encode(splats, PRESETS["fine"])) < splats.ply_size / 3
+
+
+def test_info_accounts_for_every_byte():
+    splats = random_splats(300, 1)
+    data = encode(splats, PRESETS["mid"])
+    scene = info(data)
+    assert (scene.count, scene.sh_degree, scene.size, scene.version) == (300, 1, len(data), 1)
+    assert sum(scene.sizes.values()) == len(data)
+    assert scene.sizes["header"] < 120
+    more = info(encode(splats, replace(PRESETS["mid"], quats=7)))
+    assert more.sizes["quats"] > scene.sizes["quats"]
+    assert more.sizes["scales"] == scene.sizes["scales"]
+
+
+def test_refuses_more_than_a_file_holds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(codec, "MAX_COUNT", 10)
+    with pytest.raises(NifiError, match="11 gaussians are more than a scene file holds"):
+        encode(random_splats(11), PRESETS["mid"])
+
+
+@pytest.mark.slow
+def test_half_a_million_gaussians_take_seconds():
+    import time
+
+    splats = random_splats(540_000)
+    started = time.perf_counter()
+    decode(encode(splats, PRESETS["mid"]))
+    assert time.perf_counter() - started < 60
