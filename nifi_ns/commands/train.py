@@ -33,13 +33,16 @@ class Train:
     output_dir: Path | None = None
     """The restorer's folder. By default that of the first run of --load-config, where the viewer finds it."""
     backbone: str = "nifi-tiny"
-    """The frozen diffusion model: nifi-tiny, a diffusers folder, or a hub id of an SD3, SD2, SD1.5 or SD-Turbo."""
+    """The frozen diffusion model: nifi-tiny, a diffusers folder, or a hub id of an SD3, SD2, SD1.5 or SD-Turbo. The
+    other options' defaults are for nifi-tiny: use a preset with others."""
     inputs: Inputs = "degraded"
     """What to restore: plain renders, or renders that reference photos have already restored."""
     device: str | None = None
     """By default the GPU if there is one, else the CPU."""
     resume: bool = False
     """Continue the training in --output-dir where it stopped; its settings must be the same, but for --steps."""
+    overwrite: bool = False
+    """Start anew though --output-dir holds a training, which is lost."""
     smoke: bool = False
     """A very short training, to see that everything works."""
     preset: Path | None = None
@@ -62,11 +65,13 @@ class Train:
             raise NifiError(f"no such config: {absent[0]}")
         output = self._output()
         folders = find_pair_folders(self.pairs, self.inputs)
-        checkpoint_to_write(output, self.resume)
+        checkpoint_to_write(output, self.resume, self.overwrite)
         backbone = Backbone.from_pretrained(self.backbone, self.device)
         folders += self._make_pairs()
         config = _smoke(self.training) if self.smoke else self.training
-        trained = Trainer(backbone, folders, output, config, inputs=self.inputs, resume=self.resume).train()
+        trained = Trainer(
+            backbone, folders, output, config, inputs=self.inputs, resume=self.resume, overwrite=self.overwrite
+        ).train()
         console = Console()
         console.print(results.table(trained.rows, title="test views, mean"))
         less = 100 * (1 - math.exp(trained.choice.error_change))

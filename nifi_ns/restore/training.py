@@ -10,6 +10,7 @@ renders are somewhat better than those of test views: see `pairs`.
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,15 +38,17 @@ ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def checkpoint_to_write(output: Path, resume: bool) -> Path:
+def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:
     """Where a training in `output` keeps its checkpoint.
 
     Raises:
-        NifiError: if there is one already, or, with `resume`, none.
+        NifiError: if there is one already (unless it may be overwritten), or, with `resume`, none.
     """
     path = output / "checkpoints" / "last.safetensors"
-    if path.exists() and not resume:
-        raise NifiError(f"{output} already holds a training: give --resume, or another --output-dir")
+    if resume and overwrite:
+        raise NifiError("either --resume the training that is there, or --overwrite it")
+    if path.exists() and not (resume or overwrite):
+        raise NifiError(f"{output} already holds a training: give --resume, --overwrite or another --output-dir")
     if resume and not path.exists():
         raise NifiError(f"nothing to resume in {output}: expected {path}")
     return path
@@ -92,15 +95,16 @@ class Trainer:
         *,
         inputs: Inputs = "degraded",
         resume: bool = False,
+        overwrite: bool = False,
     ):
-        """Check everything that can be checked before long work; with `resume`, continue what `output` holds.
+        """Check all that can be checked before long work; `resume` what `output` holds, or `overwrite` it.
 
         Raises:
             NifiError: if pairs, configuration and backbone do not fit, weights of a loss cannot be had, or `output`
                 already holds a training (or, with `resume`, none or one of other settings).
         """
         self.backbone, self.output, self.config = backbone, Path(output), config or TrainingConfig()
-        self._checkpoint = checkpoint_to_write(self.output, resume)
+        self._checkpoint = checkpoint_to_write(self.output, resume, overwrite)
         config, objective = self.config, self.config.objective
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
@@ -138,6 +142,9 @@ class Trainer:
             choose_by=config.choose_by,
             limit=config.eval_views,
         )
+        if overwrite:
+            for name in ("checkpoints", "images", "logs"):
+                shutil.rmtree(self.output / name, ignore_errors=True)
         self._log = TrainingLog(self.output / "logs", self._step)
         if resume:
             self._load(state)

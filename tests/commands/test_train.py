@@ -1,7 +1,9 @@
 """`ns-nifi-train`: what a user types, and the one line they get when it does not fit."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,6 +79,33 @@ def test_the_default_output_is_where_the_viewer_looks(tmp_path):
     (scene / "scene.nifi").touch()
     for config in (run / "config.yml", scene / "config.yml"):
         assert Train(load_config=(config,))._output() == run / "nifi" / "restorer"
+
+
+def test_pairs_of_runs_are_made_and_go_with_those_given(pairs, tmp_path, monkeypatch):
+    """The plugin, which opens runs, is stood in for: opening one takes nerfstudio and half a minute."""
+    config = tmp_path / "run" / "nifi" / "9KB" / "config.yml"
+    config.parent.mkdir(parents=True)
+    config.touch()
+    made = replace(pairs, scene="run")
+    asked = []
+
+    def write_pairs(*arguments, **options):
+        asked.append((arguments, options))
+        return made
+
+    monkeypatch.setitem(sys.modules, "nifi_ns.plugin.pairs", SimpleNamespace(write_pairs=write_pairs))
+    monkeypatch.setattr(Backbone, "from_pretrained", lambda *_: None)
+    given: list[list[PairFolder]] = []
+
+    def stop(backbone, folders, *_, **__):
+        given.append(folders)
+        raise NifiError("far enough")
+
+    monkeypatch.setattr("nifi_ns.restore.training.Trainer", stop)
+    with pytest.raises(SystemExit, match="far enough"):
+        typed("--pairs", pairs.root, "--load-config", config, monkeypatch=monkeypatch)
+    assert asked == [((config,), {"referenced": False})]
+    assert [[folder.label for folder in folders] for folders in given] == [["toy/9KB", "run/9KB"]]
 
 
 # -- presets ---------------------------------------------------------------------------------------------------------

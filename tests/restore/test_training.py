@@ -202,6 +202,10 @@ def test_a_training_is_not_overwritten_and_not_resumed_with_other_settings(load,
     Trainer(load(), folders, tmp_path, config).train()
     with pytest.raises(NifiError, match="already holds a training"):
         Trainer(load(), folders, tmp_path, config)
+    (tmp_path / "images" / "stale.png").touch()
+    Trainer(load(), folders, tmp_path, replace(config, seed=1), overwrite=True).train()
+    assert not (tmp_path / "images" / "stale.png").exists()
+    config = replace(config, seed=1)
     with pytest.raises(NifiError, match="with its lr, objective"):
         other = replace(config, lr=1.0, objective=replace(OBJECTIVE, alpha=0.1))
         Trainer(load(), folders, tmp_path, other, resume=True)
