@@ -1,0 +1,113 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from splat_scenes import random_splats
+from torch import Tensor
+
+from nifi_ns.compress import PRESETS, CompressionSettings, Compressor, encode, fake_quantize, info
+from nifi_ns.compress.budget import affordable, bits_for
+from nifi_ns.errors import NifiError
+from nifi_ns.splats import Splats
+
+
+def opacity(splats: Splats) -> Tensor:
+    return splats.opacities
+
+
+def run(settings: CompressionSettings, splats: Splats) -> list[int]:
+    """The counts of gaussians after each step."""
+    compressor, counts = Compressor(settings), []
+    for step in range(settings.steps):
+        keep = compressor.prune_mask(step, splats, opacity)
+        splats = splats if keep is None else splats[keep]
+        counts.append(len(splats))
+    return counts
+
+
+@pytest.mark.parametrize("target", [600, 3_000, 10_000])
+def test_affordable_fills_the_target_from_below(target: int):
+    splats = random_splats(3000)
+    order = splats.opacities.argsort(descending=True)
+    count, data = affordable(splats, order, PRESETS["coarse"], target)
+    assert 0.98 * target <= len(data) <= target
+    assert info(data).count == count
+    assert data == encode(splats[order[:count]], PRESETS["coarse"])
+
+
+def test_affordable_takes_all_or_nothing_where_it_must():
+    splats = random_splats(50)
+    order = torch.arange(50)
+    assert affordable(splats, order, PRESETS["coarse"], 10**6)[0] == 50
+    assert affordable(splats, order, PRESETS["coarse"], 40) == (0, b"")
+
+
+def test_bits_grow_only_when_all_gaussians_fit():
+    splats = random_splats(500)
+    sizes = {name: len(encode(splats, bits)) for name, bits in PRESETS.items()}
+    assert bits_for(splats, sizes["coarse"] // 2) == PRESETS["coarse"]
+    between = bits_for(splats, sizes["mid"])
+    assert PRESETS["coarse"].scales < between.scales < PRESETS["fine"].scales
+    assert 0.95 * sizes["mid"] < len(encode(splats, between)) <= sizes["mid"]
+
+
+def test_prunes_in_stages_by_equal_factors():
+    settings = CompressionSettings(target_size="2KB", steps=40, stages=4, prune_until=0.5)
+    counts = run(settings, random_splats(3000))
+    assert [step for step in range(1, 40) if counts[step] != counts[step - 1]] == [5, 10, 15]
+    ratios = [b / a for a, b in zip([3000, *counts[:15:5]], counts[:20:5], strict=True)]
+    assert max(ratios) < 1.15 * min(ratios)
+    assert counts[-1] < 500
+
+
+def test_keeps_the_most_important():
+    splats = random_splats(1000)
+    keep = Compressor(CompressionSettings(target_size="1KB", stages=1)).prune_mask(0, splats, opacity)
+    assert keep is not None
+    assert splats.opacities[keep].min() >= splats.opacities[~keep].max()
+
+
+def test_quantises_from_the_step_it_is_told():
+    splats = random_splats(50)
+    compressor = Compressor(CompressionSettings(target_size="1MB", steps=10, bits="coarse", quantize_from=0.6))
+    assert compressor.as_decoded(5, splats) is splats
+    seen = compressor.as_decoded(6, splats)
+    torch.testing.assert_close(seen.scales, fake_quantize(splats, PRESETS["coarse"]).scales)
+    moved = replace(splats, means=splats.means * 1.01)
+    grid_of_before = compressor.as_decoded(7, moved).means
+    assert not torch.equal(grid_of_before, fake_quantize(moved, PRESETS["coarse"]).means)
+
+
+@pytest.mark.parametrize("target", ["1.2KB", "4KB", "9000"])
+def test_finishes_within_two_percent_below_the_target(target: str):
+    settings = CompressionSettings(target_size=target, steps=0)
+    compressed = Compressor(settings).finish(random_splats(1500), opacity)
+    size = {"1.2KB": 1200, "4KB": 4000, "9000": 9000}[target]
+    assert 0.98 * size <= len(compressed.data) <= size
+    assert len(compressed.splats) == info(compressed.data).count
+
+
+def test_a_small_scene_is_stored_as_finely_as_it_can_be():
+    compressed = Compressor(CompressionSettings(target_size="1MB", steps=0)).finish(random_splats(100), opacity)
+    assert len(compressed.splats) == 100
+    assert compressed.bits.scales == pytest.approx(PRESETS["fine"].scales, abs=0.1)
+
+
+def test_says_when_nothing_fits():
+    with pytest.raises(NifiError, match="not a single gaussian fits into 50"):
+        Compressor(CompressionSettings(target_size="50")).finish(random_splats(10), opacity)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"target_size": "3 apples"}, "cannot read the size"),
+        ({"target_size": "0KB"}, "larger than zero"),
+        ({"sh_degree": 4}, "sh_degree is 4, expected 0, 1, 2 or 3"),
+        ({"steps": -1}, "steps is -1"),
+        ({"quantize_from": 0.1}, "quantize_from is 0.1, expected between prune_until and 1"),
+    ],
+)
+def test_refuses_settings_that_make_no_sense(wrong: dict, message: str):
+    with pytest.raises(NifiError, match=message):
+        CompressionSettings(**wrong)

@@ -1,0 +1,51 @@
+import torch
+from splat_scenes import random_splats, views_of_middle
+
+from nifi_ns.compress.importance import importance, spread
+from nifi_ns.rasterize import render
+from nifi_ns.splats import Splats
+
+
+def wall_and_dots() -> Splats:
+    """Seen from the front: a white dot and a black dot before a black wall, and a white dot behind it."""
+    means = torch.tensor([[0.0, 0, 0], [-1, 0, -1], [1, 0, -1], [0, 0, 2]])
+    scales = torch.tensor([[1.5, 1.5, -3], [-2, -2, -2], [-2, -2, -2], [-2, -2, -2]])
+    colors = torch.tensor([-1.77, 1.77, -1.77, 1.77])
+    opacities = torch.tensor([6.0, 2, 2, 2])
+    return Splats(
+        means, scales, torch.tensor([[1.0, 0, 0, 0]]).repeat(4, 1), opacities, colors[:, None, None].expand(4, 1, 3)
+    )
+
+
+def test_what_is_hidden_or_of_the_colour_behind_it_matters_little():
+    _, contrasting, same, hidden = importance(wall_and_dots(), views_of_middle()).tolist()
+    assert contrasting > 100 * same
+    assert contrasting > 100 * hidden
+
+
+def test_is_the_energy_of_fading_on_average():
+    splats, view = random_splats(6), views_of_middle(1, size=24)[0]
+    alphas = splats.opacities.sigmoid()
+    exact = []
+    for i in range(6):  # by central differences
+        images = []
+        for factor in (0.99, 1.01):
+            faded = alphas.clone()
+            faded[i] *= factor
+            images.append(render(Splats(splats.means, splats.scales, splats.quats, faded.logit(), splats.sh), view).rgb)
+        exact.append(((images[1] - images[0]) / 0.02).square().sum())
+    estimate = torch.stack([importance(splats, [view], seed=seed) for seed in range(400)]).mean(dim=0)
+    torch.testing.assert_close(estimate, torch.stack(exact), rtol=0.25, atol=1e-3)
+
+
+def test_follows_its_seed():
+    splats, views = random_splats(20), views_of_middle()
+    first, again, other = (importance(splats, views, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_spread_takes_views_from_all_over():
+    views = views_of_middle(10)
+    assert [view.name for view in spread(views, 3)] == ["row_0", "row_3", "row_6"]
+    assert spread(views, 99) == views
