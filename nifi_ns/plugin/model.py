@@ -208,7 +208,7 @@ class NifiSplatModel(SplatfactoModel):
         """Splatfacto's callbacks and the compression stage's, which come after them."""
         self._in_training = True
         if self.device.type == "cpu":
-            torch.set_num_threads(1)  # the kernels bring their own threads; torch's would only wait for theirs, and spin
+            torch.set_num_threads(1)  # the kernels bring their own threads; torch's would wait for them, spinning
         callbacks = super().get_training_callbacks(training_callback_attributes)
         assert training_callback_attributes.trainer is not None
         return [*callbacks, *self.compression.callbacks(training_callback_attributes.trainer)]

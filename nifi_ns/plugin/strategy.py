@@ -13,9 +13,17 @@ class CappedDefaultStrategy(DefaultStrategy):
     cap_max: int = 1_000_000
 
     def _grow_gs(self, params: Any, optimizers: Any, state: Any, step: int) -> tuple[int, int]:
-        if len(params["means"]) >= self.cap_max:
+        room = self.cap_max - len(params["means"])
+        if room <= 0:
             return 0, 0
-        return super()._grow_gs(params, optimizers, state, step)
+        threshold = self.grow_grad2d
+        gradients = state["grad2d"] / state["count"].clamp_min(1)
+        if int((gradients > threshold).sum()) > room:  # those in the most need of it grow
+            self.grow_grad2d = float(gradients.topk(room + 1).values[-1])
+        try:
+            return super()._grow_gs(params, optimizers, state, step)
+        finally:
+            self.grow_grad2d = threshold
 
 
 @dataclass

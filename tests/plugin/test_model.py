@@ -195,8 +195,7 @@ def test_both_strategies_densify_up_to_the_cap(strategy: str, tiny_capture: Path
     model = model_of(train(config))
     grown, seeds = model.num_points, len(model.seed_points[0])  # type: ignore[index]
     assert grown != seeds
-    if strategy == "mcmc":
-        assert grown <= max(900, seeds)
+    assert grown <= 900
 
 
 @pytest.fixture(scope="module")
