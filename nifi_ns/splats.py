@@ -146,7 +146,7 @@ class Splats:
         """Write a standard 3DGS `.ply` (binary little-endian), atomically."""
         from plyfile import PlyData, PlyElement
 
-        n, rest = len(self), self.sh[:, 1:].mT.reshape(len(self), -1)
+        n, rest = len(self), self.sh[:, 1:].mT.flatten(1)
         names = [*_PLY_FIELDS[:6], *(f"f_rest_{i}" for i in range(rest.shape[1])), *_PLY_FIELDS[6:]]
         parts = (self.means, self.sh[:, 0], rest, self.opacities[:, None], self.scales, self.quats)
         table = torch.cat([part.detach().cpu().float() for part in parts], dim=1).numpy().astype("<f4")

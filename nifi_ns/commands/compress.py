@@ -81,7 +81,7 @@ class Compress:
         splats = Splats.load_ply(source).to(_device())
         compressed, seconds = self._compress(splats, [], {})
         write_bytes(target, compressed.data)
-        unseen = with_renders(splats, cameras_around(splats, count=16, seed=self.compression.seed + 1))
+        unseen = with_renders(splats, cameras_around(splats, count=8, seed=self.compression.seed + 1))
         _report(splats, compressed, seconds, unseen, {}, "the uncompressed splats' renders")
         print(f"written to {target}")
 
@@ -125,7 +125,8 @@ def _print_scene(name: str, scene: "SceneInfo") -> None:
 
     from nifi_ns.files import format_size
 
-    table = Table(title=f"{name}: {scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}")
+    print(f"{name}: {scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}")
+    table = Table()
     for heading in ("bytes", "", "bits a gaussian"):
         table.add_column(heading, justify="left" if heading == "bytes" else "right")
     for stream, size in (*scene.sizes.items(), ("all", scene.size)):
