@@ -1,5 +1,6 @@
 """The pre-training of nifi-tiny: it runs, it resumes, and it begins where it says it begins."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -32,9 +33,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import _tiny_models
-
-    return _tiny_models
+    return importlib.import_module("_tiny_models")
 
 
 def pretrain(photos: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
