@@ -12,7 +12,7 @@ from nifi_ns.compress.compressor import Compressed, Compressor
 from nifi_ns.compress.importance import importance, spread
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
-from nifi_ns.rasterize import render
+from nifi_ns.rasterize import kernels_own_the_threads, render
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
@@ -67,7 +67,7 @@ def compress(
     }
     compressor, shuffle = Compressor(settings), random.Random(settings.seed)
     queue: list[int] = []
-    with Progress(disable=not progress, transient=True) as bar:
+    with kernels_own_the_threads(splats.device), Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"compressing to {settings.target_size}", total=settings.steps)
         for step in range(settings.steps):
             keep = compressor.prune_mask(step, _splats(parameters), matters)

@@ -4,7 +4,8 @@
 how much each gaussian matters to a set of views.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch import Tensor
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
-__all__ = ["Render", "contributions", "rasterization", "render"]
+__all__ = ["Render", "contributions", "kernels_own_the_threads", "rasterization", "render"]
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 
@@ -138,6 +139,18 @@ def _two_radii() -> bool:
 
     major, minor = version("gsplat").split(".")[:2]
     return (int(major), int(minor)) >= (1, 5)
+
+
+@contextmanager
+def kernels_own_the_threads(device: torch.device) -> Iterator[None]:
+    """Within the block, on a CPU, torch works in one thread: the kernels bring theirs, and torch's would spin idly."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
