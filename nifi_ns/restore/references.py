@@ -26,6 +26,8 @@ _CHOICE_ROWS = 20
 """Rows of the grid of points by which references are chosen."""
 _BORDER = 8.0
 """Pixels over which a reference fades in from its border."""
+_TOGETHER = 9
+"""Side in pixels of the squares that are taken from a reference together."""
 _RENDER_SHARE = 0.1
 """How much the render has to say about the depth, relative to the photos."""
 _DECISIVENESS = 0.0015
@@ -219,7 +221,10 @@ class ReferenceBank:
             photo, residual = sample(layers[:, :6], at, other).movedim(0, -1).split(3, dim=-1)
             difference = (photo - residual - rgb).square().mean(dim=-1, keepdim=True)
             same_colour = torch.exp(-difference / self.settings.colour_tolerance**2)
-            agreements.append(same_colour * self._same_surface(at, z, other, layers) * (depth > 0))
+            agreement = _chw(same_colour * self._same_surface(at, z, other, layers))
+            # a decision for each pixel alone speckles
+            agreement = F.avg_pool2d(agreement, _TOGETHER, 1, _TOGETHER // 2, count_include_pad=False)
+            agreements.append(agreement[0].movedim(0, -1) * inside(at, other) * (depth > 0))
             angle = angle_squared(points, view.centre, other.centre)
             nearness.append((angle + self.settings.angle**2) ** -2)
             residuals.append(residual)
