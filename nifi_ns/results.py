@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nifi_ns.errors import CorruptFileError, NifiError
@@ -114,26 +115,28 @@ def _processor() -> str:
 def table(rows: Iterable[Row], *, title: str | None = None) -> Table:
     """A rich table of the rows that are means (no `image`); restored variants show their change from `compressed`.
 
-    A row is compared with the compressed row of the same scene and bytes. Metrics that no row has are left out and
-    named in the caption.
+    A row is compared with the compressed row of the same scene and bytes. Rows that repeat one above, as the splats
+    before compression do for each rate, and metrics that no row has are left out; the caption names the latter.
     """
-    means = [r for r in rows if r.get("image") is None]
+    means = list({(r["scene"], r["variant"], r["bytes"]): r for r in rows if r.get("image") is None}.values())
     baselines = {(r["scene"], r["bytes"]): r for r in means if r["variant"] == "compressed"}
     shown = [name for name in METRICS if any(r[name] is not None for r in means)]
     absent = [name for name in METRICS if name not in shown]
     caption = f"unavailable here: {', '.join(absent)}" if means and absent else None
-    output = Table(title=title, caption=caption)
+    output = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("scene", "variant"):
-        output.add_column(name)
-    for name in ("bytes", "gaussians", *(f"{m} {'↓' if m in LOWER_IS_BETTER else '↑'}" for m in shown)):
-        output.add_column(name, justify="right")
+        output.add_column(name, no_wrap=True)
+    for name in ("bytes", "gaussians"):
+        output.add_column(name, justify="right", no_wrap=True)
+    for name in shown:
+        output.add_column(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}", justify="right", min_width=7)
     previous = None
     for r in means:
-        if previous is not None and previous != r["scene"]:
+        group = (r["scene"], r["bytes"])
+        if previous not in (None, group):
             output.add_section()
-        previous = r["scene"]
-        compared = r["variant"] in ("restored", "referenced")
-        baseline = baselines.get((r["scene"], r["bytes"])) if compared else None
+        previous = group
+        baseline = baselines.get(group) if r["variant"] in ("restored", "referenced") else None
         size = "" if r["bytes"] is None else format_size(r["bytes"])
         count = "" if r["gaussians"] is None else f"{r['gaussians']:,}"
         output.add_row(r["scene"], r["variant"], size, count, *(_cell(name, r, baseline) for name in shown))

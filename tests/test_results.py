@@ -23,8 +23,8 @@ def rows() -> list[results.Row]:
     ]
 
 
-def text(*args: results.Row) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def text(*args: results.Row, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(results.table(args))
     return console.export_text()
 
@@ -70,6 +70,19 @@ def test_the_table_shows_the_change_from_the_compressed_row() -> None:
     assert "29.38 +4.04" in shown and "0.0810 -0.0540" in shown and "25.30 -0.04" in shown
     assert "11.11" not in shown, "rows of single images belong to the file, not to the table"
     assert "unavailable here: ms_ssim, lpips, dists" in shown
+
+
+def test_the_table_fits_a_terminal_of_80_columns_without_losing_a_word() -> None:
+    shown = text(*rows(), width=80)
+    assert all(word in shown for word in ("compressed", "referenced", "25.0KB", "3,000", "29.38", "+4.04", "-0.0540"))
+    assert "…" not in shown
+
+
+def test_splats_before_compression_are_shown_once_for_all_rates() -> None:
+    compressed = rows()[0]
+    uncompressed = {**compressed, "variant": "uncompressed", "bytes": 10**6}
+    smaller = {**compressed, "bytes": 9000}
+    assert text(uncompressed, compressed, uncompressed, smaller).count("uncompressed") == 1
 
 
 def test_changes_for_the_better_are_green_whichever_way_the_metric_runs() -> None:
