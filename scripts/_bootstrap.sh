@@ -1,7 +1,7 @@
-# Sourced by the scripts beside it: changes to the checkout, makes .venv there, installs the package, and puts it first on PATH.
+# Sourced by the scripts beside it: makes .venv in the checkout ($root), installs the package, and puts it first on PATH.
 # Needs a Python 3.10-3.12 and nothing else: neither root nor pip nor Debian's python3-venv.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 _suits() {
   "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1
@@ -22,12 +22,12 @@ _find_python() {
 _make_venv() {
   local python
   python=$(_find_python)
-  echo "making .venv with $("$python" --version)"
-  rm -rf .venv
-  if ! "$python" -m venv .venv >/dev/null 2>&1; then # Debian's python3 comes without ensurepip
-    rm -rf .venv
-    "$python" -m venv --without-pip .venv
-    .venv/bin/python scripts/_fetch_pip.py
+  echo "making $root/.venv with $("$python" --version)"
+  rm -rf "$root/.venv"
+  if ! "$python" -m venv "$root/.venv" >/dev/null 2>&1; then # Debian's python3 comes without ensurepip
+    rm -rf "$root/.venv"
+    "$python" -m venv --without-pip "$root/.venv"
+    "$root/.venv/bin/python" "$root/scripts/_fetch_pip.py"
   fi
 }
 
@@ -41,7 +41,7 @@ _with_progress() {
   while kill -0 "$pid" 2>/dev/null; do
     sleep 1
     if (((SECONDS - start) % 30 == 29)); then
-      echo "  $((SECONDS - start + 1)) s, $(du -sm .venv | cut -f1) MB"
+      echo "  $((SECONDS - start + 1)) s, $(du -sm "$root/.venv" | cut -f1) MB"
     fi
   done
   wait "$pid" || status=$?
@@ -55,22 +55,22 @@ _with_progress() {
 }
 
 _bootstrap() {
-  local stamp=.venv/installed-for wanted
-  wanted="$PWD $(sha256sum pyproject.toml | cut -d' ' -f1)"
-  if ! _suits .venv/bin/python; then
+  local stamp="$root/.venv/installed-for" wanted
+  wanted="$root $(sha256sum <"$root/pyproject.toml")"
+  if ! _suits "$root/.venv/bin/python"; then
     _make_venv
   fi
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    echo "installing into .venv: about 8 GB, some minutes"
-    _with_progress .venv/bin/python -m pip install --progress-bar off --disable-pip-version-check --editable '.[dev]'
+    echo "installing into $root/.venv: about 8 GB, some minutes"
+    _with_progress "$root/.venv/bin/python" -m pip install --progress-bar off --editable "${root}[dev]"
     echo "$wanted" >"$stamp"
     echo "installed after $SECONDS s"
   fi
 }
 
 # two scripts started at once share one installation
-exec 9<pyproject.toml
+exec 9<"$root/pyproject.toml"
 if command -v flock >/dev/null; then flock 9; fi
 _bootstrap
 exec 9<&-
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$root/.venv/bin:$PATH"

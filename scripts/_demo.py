@@ -55,7 +55,8 @@ class Demo:
         if data is None:
             data = output / "capture"
             size = ("--views", "24", "--width", "160", "--height", "120") if self.quick else ()
-            steps.run("capture", data / "transforms.json", sys.executable, "scripts/make_capture.py", data, *size)
+            script = Path(__file__).with_name("make_capture.py")
+            steps.run("capture", data / "transforms.json", sys.executable, script, data, *size)
 
         folder = output / "runs" / scene / METHOD / "demo"
         large, small = (folder / "nifi" / size / "config.yml" for size in self.sizes)
