@@ -294,7 +294,7 @@ class NifiSplatModel(SplatfactoModel):
             return self.config.restorer
         if self.config.scene_file is not None:
             folder = self.config.scene_file.parent.parent / "restorer"
-            return folder if folder.is_dir() else None
+            return folder if (folder / "restorer.json").is_file() else None  # not one that is still being trained
         return None
 
     @cached_property
