@@ -23,7 +23,7 @@ def affordable(splats: Splats, order: Tensor, bits: Bits, target: int, grid: Gri
         The count n, and the file of the gaussians `order[:n]`; 0 and no bytes if not even one fits.
     """
     fits, fails, best = 0, len(order) + 1, b""
-    guess = len(order)
+    guess = min(len(order), max(1, target // 6))  # not all at once: there may be millions
     while fails - fits > 1 and len(best) < 0.998 * target:
         data = encode(splats[order[:guess]], bits, grid)
         if len(data) <= target:
@@ -38,17 +38,20 @@ def affordable(splats: Splats, order: Tensor, bits: Bits, target: int, grid: Gri
 def bits_for(splats: Splats, target: int) -> Bits:
     """As many bits as all gaussians can have within `target` bytes, between the presets coarse and fine.
 
-    Coarse is where, measured on trained scenes, gaussians and bits are worth the same; so beyond it bits are only spent
-    when there are no more gaussians to spend bytes on.
+    Below coarse, more gaussians gave less than the bits they were paid with (measured after fine-tuning, at a tenth of
+    a scene's gaussians); beyond it, bits are spent only when there are no more gaussians to spend bytes on.
     """
+    coarse, fine = PRESETS["coarse"], PRESETS["fine"]
+    if len(encode(splats, coarse)) > target:
+        return coarse
     low, high = 0.0, 1.0
     for _ in range(6):
         middle = (low + high) / 2
-        if len(encode(splats, between(PRESETS["coarse"], PRESETS["fine"], middle))) <= target:
+        if len(encode(splats, between(coarse, fine, middle))) <= target:
             low = middle
         else:
             high = middle
-    return between(PRESETS["coarse"], PRESETS["fine"], low)
+    return between(coarse, fine, low)
 
 
 def between(coarse: Bits, fine: Bits, part: float) -> Bits:

@@ -17,7 +17,7 @@ from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
-_LEARNING_RATES = {"means": 5e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
+_LEARNING_RATES = {"means": 1e-3, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
 """At the first step; that of means for cameras that extend over one unit. They are splatfacto's, but for means, which
 have to move further to close the gaps that pruning leaves."""
 _DECAY = 0.1

@@ -55,8 +55,8 @@ class Bits:
 
 
 PRESETS = {
-    "coarse": Bits(means=10, scales=4.75, quats=4, opacities=3, luma=4.25, chroma=4, sh=3),
-    "mid": Bits(means=11.5, scales=5.75, quats=5, opacities=4, luma=5.25, chroma=5, sh=4),
+    "coarse": Bits(means=10.5, scales=5.25, quats=4.5, opacities=3.75, luma=4.75, chroma=4.5, sh=3),
+    "mid": Bits(means=12, scales=6, quats=5.25, opacities=4.5, luma=5.5, chroma=5.25, sh=4),
     "fine": Bits(means=14, scales=7.25, quats=6.5, opacities=5.5, luma=6.75, chroma=6.5, sh=6),
 }
 """Named choices of `Bits`, from smallest to best."""

@@ -1,4 +1,6 @@
+import hashlib
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +39,13 @@ def test_any_scene_comes_back(count: int, degree: int, seed: int, bits: Bits, si
     decoded = decode(encode(splats, bits))
     assert all(torch.isfinite(getattr(decoded, field.name)).all() for field in fields(decoded))
     torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits)), rtol=0, atol=0)
+
+
+def test_a_file_of_version_1_decodes_for_ever():
+    decoded = decode((Path(__file__).parents[1] / "data" / "scene_v1.nifi").read_bytes())
+    values = b"".join(getattr(decoded, field.name).numpy().astype("<f4").tobytes() for field in fields(decoded))
+    assert (len(decoded), decoded.sh_degree) == (60, 1)
+    assert hashlib.sha256(values).hexdigest() == "bb7fb3220abb116e9f4bc82be82bc2c6f3c90f8f7ffcdf7f6b73048b710e7561"
 
 
 def test_the_order_of_the_gaussians_does_not_matter():
