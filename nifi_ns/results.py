@@ -123,7 +123,7 @@ def table(rows: Iterable[Row], *, title: str | None = None) -> Table:
     shown = [name for name in METRICS if any(r[name] is not None for r in means)]
     absent = [name for name in METRICS if name not in shown]
     caption = f"unavailable here: {', '.join(absent)}" if means and absent else None
-    output = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    output = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False)
     for name in ("scene", "variant"):
         output.add_column(name, no_wrap=True)
     for name in ("bytes", "gaussians"):

@@ -22,6 +22,12 @@ from nifi_ns.files import parse_size, write_text
 METHOD = "nifi-splat-lite"
 console = Console(highlight=False)
 
+_ENVIRONMENT = {
+    "COLUMNS": "160",
+    "PYTHONWARNINGS": "ignore",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow a busy laptop down tenfold
+}
+
 
 @dataclass
 class Demo:
@@ -64,7 +70,7 @@ class Demo:
         compress = ("ns-nifi-compress", "--load-config", folder / "config.yml", "--target-size", self.sizes[1])
         steps.run("compress", small, *compress, *(("--steps", "60") if self.quick else ()))
         restorer = folder / "nifi" / "restorer" / "restorer.json"
-        length = ("--smoke",) if self.quick else ("--steps", "400")
+        length = ("--smoke",) if self.quick else ("--steps", "300")
         steps.run("restorer", restorer, "ns-nifi-train", "--load-config", large, small, *length)
         video = output / "before_after.mp4"
         path = ("--pose-source", "eval", "--order-poses", "True", "--interpolation-steps", "4" if self.quick else "20")
