@@ -1,24 +1,15 @@
 """Three-component arithmetic and value noise for the compiled ray tracer."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
+from nifi_ns.compiled import compiled
 
 Vector = tuple[float, float, float]
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """Compile once per machine; without the GIL, so that views render in threads.
-
-    Numba's cache looks at the file of the function that is called from Python only: after a change of a texture, touch
-    `_trace.py` too. Where nothing can be cached, every process compiles anew.
-    """
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
+jit = compiled(nogil=True, error_model="numpy")
+"""Compile once per machine; without the GIL, so that views render in threads."""
 
 
 @jit

@@ -8,9 +8,9 @@ Morton order, and of the channels named in the plan.
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from nifi_ns.compiled import compiled
 from nifi_ns.compress.container import Reader, Writer
 from nifi_ns.compress.grid import MAX_SKIP
 from nifi_ns.compress.quantize import MAX_SYMBOLS
@@ -106,7 +106,7 @@ class _Shape:
         return cls(low, bits, middle, shift)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _nearest_before(coordinates):
     # [N, 3] int64 in Morton order -> [N, 3]: the nearest of the gaussians before each, nearest first, -1 where there
     # are none; and [N] a context made of the distance to the nearest
@@ -134,7 +134,7 @@ def _nearest_before(coordinates):
     return nearest, spacing
 
 
-@numba.njit(cache=True)
+@compiled()
 def _code_channel(state, buffer, decoding, values, bits, skips, middle, shift, neighbours, side):
     # values: [N] from 0 to 2^bits - 1, filled in when decoding, the lowest skips [N] bits of which are zero and not
     # coded; side: [N, C] contexts known to both sides

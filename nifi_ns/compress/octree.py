@@ -4,9 +4,9 @@ The gaussians are sorted by Morton code. From the root cell, which holds all, ea
 in turn and the number of gaussians in its lower half is coded, level by level (breadth first).
 """
 
-import numba
 import numpy as np
 
+from nifi_ns.compiled import compiled
 from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
 
 _COUNTS = 48  # kinds of cell by the number of gaussians in it: exact below 16, then by its bit length
@@ -44,7 +44,7 @@ def decode_positions(data: bytes, count: int, depth: int) -> np.ndarray:
     return codes
 
 
-@numba.njit(cache=True)
+@compiled()
 def _code_positions(state, buffer, decoding, codes, depth):
     # codes is filled in when decoding
     total = len(codes)
@@ -98,7 +98,7 @@ def _code_positions(state, buffer, decoding, codes, depth):
             position += sizes[cell]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _bit_length(value):
     bits = 0
     while value > 0:

@@ -8,8 +8,11 @@ logits are added with weights learned on the way (logistic mixing, Mahoney 2005)
 Compiled with numba because each bit's probability depends on all bits before it: no vectorised coder can do that.
 """
 
-import numba
+from decimal import Decimal
+
 import numpy as np
+
+from nifi_ns.compiled import compiled
 
 _TOP = 0xFF0000000000  # the coder's interval has 48 bits and gives out the top 8 as they settle
 _MASK = 0xFFFFFFFFFFFF
@@ -20,14 +23,20 @@ NODES = 256 + MAX_BITS
 """Slots in the tree of one context."""
 
 _LOGITS = 4096  # logits are in units of 1/256 nat, from -8 to 8
-_x = np.arange(_LOGITS) - _LOGITS // 2
-SQUASH = np.clip(np.round(65536 / (1 + np.exp(-_x / 256))), 32, 65536 - 32).astype(np.int64)
+
+
+def _squash(logit: int) -> int:
+    # in decimals, which round the same everywhere, where NumPy's exp depends on the processor
+    chance = 65536 / (1 + (Decimal(-logit) / 256).exp())
+    return min(max(int(chance.to_integral_value()), 32), 65536 - 32)
+
+
+SQUASH = np.array([_squash(i - _LOGITS // 2) for i in range(_LOGITS)])
 """Probability (of 65536) by logit + 2048."""
-_p = (np.arange(4096) + 0.5) / 4096
-STRETCH = np.clip(np.round(256 * np.log(_p / (1 - _p))), -2047, 2047).astype(np.int64)
+STRETCH = np.clip(np.searchsorted(SQUASH, 16 * np.arange(4096) + 8) - _LOGITS // 2, -2047, 2047)
 """Logit by probability // 16."""
 _LIMIT = 255
-RATES = np.round(65536 / (np.arange(_LIMIT + 1) + 2.0)).astype(np.int64)
+RATES = 65536 // np.arange(2, _LIMIT + 3)
 """How far a probability moves at its n-th observation, of 65536."""
 
 
@@ -55,7 +64,7 @@ class RangeCoder:
         return (self.buffer[:position].tobytes() + value.to_bytes(6, "big")[:kept]).rstrip(b"\0")
 
 
-@numba.njit(cache=True)
+@compiled()
 def _code_bit(state, buffer, decoding, bit, probability):
     # state: low, high, position in the buffer, and (decoding) the next 48 bits; probability: of a one, of 65536
     low, high = state[0], state[1]
@@ -81,7 +90,7 @@ def _code_bit(state, buffer, decoding, bit, probability):
     return bit
 
 
-@numba.njit(cache=True)
+@compiled()
 def code_symbol(state, buffer, decoding, symbol, bits, chances, counts, slots, weights):
     """Code one symbol of `bits` bits, from the highest.
 

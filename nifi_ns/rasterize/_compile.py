@@ -1,4 +1,4 @@
-"""How kernels are compiled: once per machine, in nopython mode, without the GIL, into Numba's cache.
+"""How kernels are compiled: once per machine, in nopython mode, without the GIL, into a cache.
 
 A kernel has exactly one signature. Numba's cache may mix up two signatures of one function when two processes fill it
 at the same time; with one, whatever they write is the same.
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit, types
+
+from nifi_ns.compiled import compiled
 
 boolean, int32, int64, real = types.boolean, types.int32, types.int64, types.float64
 f1, f2, f3, f4 = (types.Array(types.float32, dimensions, "C") for dimensions in (1, 2, 3, 4))
@@ -29,20 +31,5 @@ def named(cls: type, *fields: Any) -> types.NamedTuple:
 
 
 def kernel(*arguments: Any, returns: Any = types.void, fastmath: frozenset[str] = SAFE) -> Callable[..., Any]:
-    """Compile the decorated function for these argument types, from the cache if it is there.
-
-    The cache is beside the source, or in the user's cache directory if that is not writable. If neither is, it is
-    compiled anew by each process, which takes some seconds.
-    """
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        signature = returns(*arguments)
-        options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            return njit(signature, **options)(function)
-
-    return decorate
+    """Compile the decorated function for these argument types, from the cache if it is there."""
+    return compiled(returns(*arguments), nogil=True, fastmath=set(fastmath), error_model="numpy")
