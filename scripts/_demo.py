@@ -144,12 +144,7 @@ def _run(name: str, command: Sequence[str], log: Path) -> int:
     """Run `command` from this environment with its output in `log`; returns its status."""
     log.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}",
-        "COLUMNS": "160",
-        "PYTHONWARNINGS": "ignore",
-    }
+    environment = {**os.environ, **_ENVIRONMENT, "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"}
     with log.open("wb") as file, console.status(name) as shown:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         started = time.monotonic()

@@ -1,12 +1,9 @@
 """`nifi-splat`: splatfacto on any device, with a compression stage, whose views are restored when looked at."""
 
 import copy
-import threading
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from gsplat.strategy import DefaultStrategy
@@ -15,14 +12,13 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models import splatfacto
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression import CompressionStage, CompressionStageConfig
-from nifi_ns.plugin.outputs import LazyOutputs
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.repairs.resume import same_parameters
+from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig, camera_moves
 from nifi_ns.plugin.strategy import densification
 from nifi_ns.plugin.views import view_of
 from nifi_ns.rasterize import rasterization, render
@@ -30,16 +26,12 @@ from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
-if TYPE_CHECKING:
-    from nifi_ns.restore import Restorer
-    from nifi_ns.restore.references import ReferenceBank
-
 # gsplat on CUDA, compiled kernels elsewhere: the same signature and semantics, chosen by the tensors' device
 splatfacto.rasterization = rasterization
 
 
 @dataclass
-class NifiSplatModelConfig(SplatfactoModelConfig):
+class NifiSplatModelConfig(RestoredViewsConfig, SplatfactoModelConfig):
     """Splatfacto, and what becomes of its splats."""
 
     _target: type = field(default_factory=lambda: NifiSplatModel)
@@ -51,12 +43,6 @@ class NifiSplatModelConfig(SplatfactoModelConfig):
     """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
     scene_file: Path | None = None
     """The scene file that is shown in place of the checkpoint's splats. Written by training and `ns-nifi-compress`."""
-    restorer: Path | None = None
-    """Folder of a trained restorer; by default `restorer` beside the scene file's folder, as `ns-nifi-train` puts it"""
-    restore_rgb: bool = False
-    """Whether `rgb` itself is restored, for commands that know no other output name."""
-    num_references: int = 6
-    """How many of the capture's photos guide `rgb_referenced`."""
 
 
 class _StaysOnDevice(Tensor):
@@ -87,18 +73,15 @@ class _Snapshot(nn.Module):
         return Splats(**dict(self.named_buffers()))
 
 
-class NifiSplatModel(SplatfactoModel):
+class NifiSplatModel(RestoredViews, SplatfactoModel):
     """Splatfacto with a compression stage and restored outputs.
 
-    Beside splatfacto's outputs there are `rgb_uncompressed` (the splats before compression), `rgb_referenced` (guided
-    by the capture's photos), `rgb_restored` (by the restorer) and `restoration_change` ([H, W, 1], the mean absolute
-    change of the restorer). They are computed when read.
+    Beside splatfacto's outputs and those of `RestoredViews` there is `rgb_uncompressed`: the splats before compression,
+    rendered when read.
     """
 
     config: NifiSplatModelConfig
     uncompressed: _Snapshot | None
-    train_views: Sequence[View] | None = None
-    """The capture's photos, bound by the pipeline; without them there is no `rgb_referenced`."""
 
     def populate_modules(self) -> None:
         """Build splatfacto without CUDA, without a network, and with this project's strategies."""
@@ -121,10 +104,6 @@ class NifiSplatModel(SplatfactoModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.compression = CompressionStage(self.config.compression, self)
         self._shown: dict[str, Tensor] | None = None
-        self._bank: ReferenceBank | None = None
-        self._bank_step = -1
-        self._complained = False
-        self._in_training = False
 
     # -- what splatfacto renders, trains and exports -----------------------------------------------------------------
 
@@ -175,7 +154,7 @@ class NifiSplatModel(SplatfactoModel):
         """Render, export and save `splats` from now on, in place of the present ones."""
         for name, value in splats.to_gauss_params(self.config.sh_degree).items():
             self.gauss_params[name] = nn.Parameter(value.detach().clone().to(self.device))
-        self._bank = None
+        self.forget_references()
 
     def keep_uncompressed(self) -> None:
         """Remember the present splats as the uncompressed ones."""
@@ -206,7 +185,6 @@ class NifiSplatModel(SplatfactoModel):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """Splatfacto's callbacks and the compression stage's, which come after them."""
-        self._in_training = True
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # the kernels bring their own threads; torch's would wait for them, spinning
         callbacks = super().get_training_callbacks(training_callback_attributes)
@@ -240,22 +218,26 @@ class NifiSplatModel(SplatfactoModel):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
         """Splatfacto's outputs and the lazy ones (see the class), of one camera, cropped to `obb_box`."""
         camera = camera.to(self.device)
-        outputs = LazyOutputs(super().get_outputs_for_camera(camera, obb_box))
-        view, rgb = view_of(camera), outputs["rgb"]
-        if _moving():
-            # an interactive camera: the plain render now, the others once it rests
-            still = {name: rgb for name in ("rgb_uncompressed", "rgb_referenced", "rgb_restored")}
-            outputs.update(still, restoration_change=torch.zeros_like(rgb[..., :1]))
-            return outputs
-        outputs["rgb_uncompressed"] = lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]
-        outputs["rgb_referenced"] = lambda: self._or_rgb(rgb, lambda: self.reference(view, rgb, outputs["depth"]))
-        outputs["rgb_restored"] = lambda: self._or_rgb(
-            rgb, lambda: self.restore(rgb, lambda: outputs["rgb_referenced"])
-        )
-        outputs["restoration_change"] = lambda: (outputs["rgb_restored"] - rgb).abs().mean(dim=-1, keepdim=True)
-        if self.config.restore_rgb:
-            outputs["rgb"] = lambda: outputs["rgb_restored"]
+        outputs, view = super().get_outputs_for_camera(camera, obb_box), view_of(camera)
+        uncompressed = lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]  # noqa: E731
+        outputs["rgb_uncompressed"] = (lambda: outputs["rgb"]) if camera_moves() else uncompressed
         return outputs
+
+    def draw(self, view: View) -> tuple[Tensor, Tensor]:
+        """What is shown, from a view: see `render_view`."""
+        return self.render_view(view, self.splats)
+
+    def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
+        return self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+
+    @property
+    def restorer_folder(self) -> Path | None:
+        """Where the restorer is: as configured, else beside the scene file's folder if there is one."""
+        if self.config.restorer is None and self.config.scene_file is not None:
+            folder = self.config.scene_file.parent.parent / "restorer"
+            return folder if (folder / "restorer.json").is_file() else None  # not one that is still being trained
+        return self.config.restorer
 
     @torch.no_grad()
     def render_view(self, view: View, splats: Splats, obb_box: OrientedBox | None = None) -> tuple[Tensor, Tensor]:
@@ -268,101 +250,8 @@ class NifiSplatModel(SplatfactoModel):
         assert rendered.depth is not None
         return rendered.rgb.clamp(0, 1), rendered.depth
 
-    @torch.no_grad()
-    def reference(self, view: View, rgb: Tensor, depth: Tensor, exclude: str | None = None) -> Tensor:
-        """[H, W, 3]: `rgb` corrected by what the capture's photos show where its splats put them.
-
-        `exclude` names a photo that may not be used: the one of the view itself, when training pairs are made.
-        """
-        from nifi_ns.restore.references import ReferenceBank, ReferenceSettings
-
-        if self.train_views is None:
-            raise NifiError("rgb_referenced needs the capture's photos, and this pipeline has none")
-        bank = self._bank
-        if bank is None or self._bank_step != self.step:
-            splats = self.splats
-            settings = ReferenceSettings(count=self.config.num_references)
-            bank = ReferenceBank(self.train_views, lambda at: self.render_view(at, splats), settings=settings)
-            self._bank = bank
-            self._bank_step = self.step
-        return bank.restore(view, rgb, depth, exclude=() if exclude is None else (exclude,))[0]
-
-    @property
-    def restorer_folder(self) -> Path | None:
-        """Where the restorer is: as configured, else beside the scene file's folder if there is one."""
-        if self.config.restorer is not None:
-            return self.config.restorer
-        if self.config.scene_file is not None:
-            folder = self.config.scene_file.parent.parent / "restorer"
-            return folder if (folder / "restorer.json").is_file() else None  # not one that is still being trained
-        return None
-
-    @cached_property
-    def restorer(self) -> "Restorer":
-        """The restorer, loaded when first used; a plain object, so that no checkpoint swallows it.
-
-        A cached property is also the one kind of attribute that the viewer does not read when it looks for elements.
-
-        Raises:
-            NifiError: if there is none.
-        """
-        from nifi_ns.restore import Restorer
-
-        folder = self.restorer_folder
-        if folder is None:
-            raise NifiError("no restorer: train one with ns-nifi-train, or name one as model.restorer in config.yml")
-        return Restorer.from_pretrained(folder, device=self.device)
-
-    def restore(self, rgb: Tensor, referenced: Callable[[], Tensor]) -> Tensor:
-        """[H, W, 3] in [0, 1]: the restorer's view of `rgb`, or of `referenced()` if it was trained on such."""
-        restorer = self.restorer
-        return restorer(referenced() if restorer.input == "referenced" else rgb).to(rgb)
-
-    def _or_rgb(self, rgb: Tensor, restored: Callable[[], Tensor]) -> Tensor:
-        """`restored()`; where it fails, one line: in the viewer, which lives on with `rgb`, else the command ends."""
-        try:
-            return restored()
-        except (NifiError, torch.cuda.OutOfMemoryError) as error:
-            if not _in_viewer():
-                raise SystemExit(f"error: {error}") from error
-            if not self._complained:
-                CONSOLE.print(f"[yellow]Showing the compressed view instead: {error}")
-                self._complained = True
-            return rgb
-
     def get_rgba_image(self, outputs: dict[str, Any], output_name: str = "rgb") -> Tensor:
         """[H, W, 4]: colour without the background, and opacity. Upstream: nerfstudio PR 3307."""
         alpha, background = outputs["accumulation"], outputs["background"]
         rgb = (outputs[output_name] - (1 - alpha) * background) / alpha.clamp(min=1e-6)
         return torch.cat([rgb.clamp(0, 1), alpha], dim=-1)
-
-    def get_image_metrics_and_images(
-        self, outputs: dict[str, Any], batch: dict[str, Any]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Every metric that can be had, of the compressed view, and of the referenced and restored ones where they can.
-
-        Names are those of `nifi_ns.metrics`, with `referenced_` and `restored_` in front. Evaluations in the midst of
-        training leave the referenced views out: they would render several photos' views for each.
-        """
-        from nifi_ns.metrics import compute
-
-        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        shown = {"": outputs["rgb"]}
-        if self.train_views is not None and not self._in_training:
-            shown["referenced_"] = outputs["rgb_referenced"]
-        if self.restorer_folder is not None:
-            shown["restored_"] = outputs["rgb_restored"]
-        measured = {prefix: compute(image, photo) for prefix, image in shown.items()}
-        metrics = {p + name: value for p, row in measured.items() for name, value in row.items() if value is not None}
-        return metrics, {"img": torch.cat([photo, *shown.values()], dim=1)}
-
-
-def _in_viewer() -> bool:
-    from nerfstudio.viewer.render_state_machine import RenderStateMachine
-
-    return isinstance(threading.current_thread(), RenderStateMachine)
-
-
-def _moving() -> bool:
-    """Whether this thread renders for a viewer whose camera moves: the caller is the viewer's own render thread."""
-    return getattr(threading.current_thread(), "state", "high") != "high"
