@@ -10,7 +10,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
 
-VERSION = 1
+VERSION = 2
 """Counted up whenever the same scene file would give other pictures, so that cached pairs are made again."""
 
 

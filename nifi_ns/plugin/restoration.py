@@ -33,7 +33,7 @@ class RestoredViewsConfig:
     """Folder of a trained restorer; by default the run's `nifi/restorer`, where `ns-nifi-train` puts it."""
     restore_rgb: bool = False
     """Whether `rgb` itself is restored, for commands that know no other output name."""
-    num_references: int = 6
+    num_references: int = 8
     """How many of the capture's photos guide `rgb_referenced`."""
 
 

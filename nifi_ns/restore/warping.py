@@ -41,10 +41,10 @@ def epipolar(view: View, other: View, height: int, width: int) -> Epipolar:
     return Epipolar(homogeneous @ homography.T, other.K @ relative[:3, 3])
 
 
-def lift(view: View, depth: Tensor) -> Tensor:
-    """World positions [h, w, 3] of a grid over `view` at `depth` [h, w, 1]."""
-    homogeneous = F.pad(pixels(view, *depth.shape[:2]), (0, 1), value=1.0)
-    camera = depth * (homogeneous @ torch.linalg.inv(view.K).T)
+def lift(view: View, depth: Tensor, at: Tensor | None = None) -> Tensor:
+    """World positions [h, w, 3] of pixels `at` [h, w, 2], by default a grid over `view`, at `depth` [h, w, 1]."""
+    at = pixels(view, *depth.shape[:2]) if at is None else at
+    camera = depth * (F.pad(at, (0, 1), value=1.0) @ torch.linalg.inv(view.K).T)
     return (camera - view.viewmat[:3, 3]) @ view.viewmat[:3, :3]
 
 
