@@ -54,7 +54,7 @@ class StereoSettings:
 
     coarse: tuple[Sweep, ...] = (Sweep(0.08, 11), Sweep(0.02, 5))
     """Passes that start from the rendered depth."""
-    fine: tuple[Sweep, ...] = (Sweep(0.02, 5), Sweep(0.01, 7, halved=False))
+    fine: tuple[Sweep, ...] = (Sweep(0.03, 7), Sweep(0.01, 5, halved=False))
     """Passes after views have agreed."""
     steps: int = 5
     """Depths tried per pass, besides two of the neighbours."""
