@@ -1,6 +1,7 @@
 """`nifi-splat`: splatfacto on any device, with a compression stage, whose views are restored when looked at."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,8 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression import CompressionStage, CompressionStageConfig
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.repairs.resume import same_parameters
-from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig, camera_moves
+from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig
 from nifi_ns.plugin.strategy import densification
-from nifi_ns.plugin.views import view_of
 from nifi_ns.rasterize import rasterization, render
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
@@ -214,14 +214,9 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
-        """Splatfacto's outputs and the lazy ones (see the class), of one camera, cropped to `obb_box`."""
-        camera = camera.to(self.device)
-        outputs, view = super().get_outputs_for_camera(camera, obb_box), view_of(camera)
-        uncompressed = lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]  # noqa: E731
-        outputs["rgb_uncompressed"] = (lambda: outputs["rgb"]) if camera_moves() else uncompressed
-        return outputs
+    def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
+        """`rgb_uncompressed`."""
+        return {"rgb_uncompressed": lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]}
 
     def draw(self, view: View) -> tuple[Tensor, Tensor]:
         """What is shown, from a view: see `render_view`."""

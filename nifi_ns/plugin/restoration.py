@@ -57,6 +57,10 @@ class RestoredViews(Model):
         """What the model shows from a view: [H, W, 3] in [0, 1], and expected depth [H, W, 1]."""
         raise NotImplementedError
 
+    def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
+        """Pictures [H, W, 3] that the model can also draw of a view; `rgb` stands for them while the camera moves."""
+        return {}
+
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
         raise NotImplementedError
@@ -74,14 +78,18 @@ class RestoredViews(Model):
         camera = camera.to(self.device)
         outputs = LazyOutputs(super().get_outputs_for_camera(camera, obb_box))
         view, rgb = view_of(camera), outputs["rgb"]
-        if camera_moves():
-            outputs.update(rgb_referenced=rgb, rgb_restored=rgb, restoration_change=torch.zeros_like(rgb[..., :1]))
+        more = self.more_outputs(view, obb_box)
+        if _moving():
+            outputs.update(dict.fromkeys(more, rgb), restoration_change=torch.zeros_like(rgb[..., :1]))
+            outputs.update(rgb_referenced=rgb, rgb_restored=rgb)
             return outputs
+        outputs.update(more)
         referenced = lambda: self.reference(view, rgb, outputs["depth"])  # noqa: E731
         restored = lambda: self.restore(rgb, lambda: outputs["rgb_referenced"])  # noqa: E731
+        # the viewer's split screen starts with the last
+        outputs["restoration_change"] = lambda: (outputs["rgb_restored"] - rgb).abs().mean(dim=-1, keepdim=True)
         outputs["rgb_referenced"] = lambda: self._or_rgb(rgb, referenced)
         outputs["rgb_restored"] = lambda: self._or_rgb(rgb, restored)
-        outputs["restoration_change"] = lambda: (outputs["rgb_restored"] - rgb).abs().mean(dim=-1, keepdim=True)
         if self.config.restore_rgb:
             outputs["rgb"] = lambda: outputs["rgb_restored"]
         return outputs
@@ -170,6 +178,6 @@ def _in_viewer() -> bool:
     return isinstance(threading.current_thread(), RenderStateMachine)
 
 
-def camera_moves() -> bool:
+def _moving() -> bool:
     """Whether this thread renders for a viewer whose camera moves: the caller is the viewer's own render thread."""
     return getattr(threading.current_thread(), "state", "high") != "high"

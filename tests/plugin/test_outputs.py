@@ -50,3 +50,9 @@ def test_an_absent_key_is_absent(counted: tuple[LazyOutputs, list[int]]) -> None
     assert outputs.get("depth", "none") == "none"
     with pytest.raises(KeyError):
         outputs["depth"]
+
+
+def test_only_pictures_are_offered() -> None:
+    outputs = LazyOutputs(rgb=torch.zeros(4, 6, 3), background=torch.zeros(3), gl_z_buf_depth=torch.zeros(2, 3, 1))
+    assert outputs.keys() == ["rgb"]
+    assert "background" in outputs and outputs["gl_z_buf_depth"].shape == (2, 3, 1)
