@@ -1,5 +1,6 @@
 """Splats: the one container of a scene, between splatfacto's parameters, `.ply` files and scene files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class Splats:
     def __getitem__(self, index: Tensor) -> "Splats":
         """The gaussians selected by `index`: [M] integers, or [N] booleans."""
         return Splats(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @classmethod
+    def cat(cls, parts: "Sequence[Splats]") -> "Splats":
+        """The gaussians of all `parts`, which have one SH degree, one after the other."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     @property
     def sh_degree(self) -> int:

@@ -1,9 +1,10 @@
 """Context models of quantised attributes: each channel of integers is coded given neighbours and channels before it.
 
-A stream of C channels is: for each of them the lowest value (signed varint), the number of bits of the values above the
-lowest, the middle (above the lowest) and the shift (varints); then one range coder's bytes for all of them. Middle and
-shift make contexts of values, `clamp((value - middle) >> shift, -8, 7)`: of the gaussians nearest among those before in
-Morton order, and of the channels named in the plan.
+A stream of C channels is: for each of them, in the first level only, the lowest value (signed varint), the number of
+bits of the values above the lowest, the middle (above the lowest) and the shift (varints); then one range coder's bytes
+for all of them. Middle and shift make contexts of values, `clamp((value - middle) >> shift, -8, 7)`: of the gaussians
+nearest among those before in Morton order, and of the channels named in the plan. What the models have learned in one
+level they know in the next.
 """
 
 from dataclasses import dataclass
@@ -24,20 +25,40 @@ _WINDOW = 24  # how far back in Morton order neighbours are looked for
 _BINS = 16  # contexts made of one value
 
 
-class ChannelCoder:
-    """Codes the channels of gaussians whose positions are known, and remembers them as contexts for later ones."""
+class ChannelModels:
+    """What is learned of channels, level after level."""
 
-    def __init__(self, coordinates: np.ndarray) -> None:
+    def __init__(self, channels: dict[str, np.ndarray] | None = None) -> None:
+        """To encode `channels`, [N] integers of all levels; to decode, without."""
+        self.shapes = {name: _Shape.fit(values) for name, values in (channels or {}).items()}
+        self.adapted: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def of(self, name: str, contexts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Chances, counts and mixing weights of a channel with that many contexts besides its neighbours."""
+        if name not in self.adapted:
+            models = 3 + contexts
+            slots = NODES * (1 + _BINS * (models - 1))
+            weights = np.full((MAX_BITS, models), 65536 // models, dtype=np.int64)
+            self.adapted[name] = np.full(slots, 32768, dtype=np.int64), np.zeros(slots, dtype=np.int64), weights
+        return self.adapted[name]
+
+
+class ChannelCoder:
+    """Codes the channels of a level whose positions are known, and remembers them as contexts for later ones."""
+
+    def __init__(self, coordinates: np.ndarray, models: ChannelModels) -> None:
         self.count = len(coordinates)
         self.neighbours, spacing = _nearest_before(coordinates)
         self.contexts = {"spacing": spacing}
+        self.models = models
 
     def encode(self, plan: Plan, channels: dict[str, np.ndarray], skips: np.ndarray | None) -> bytes:
         """The stream of the channels in `plan`: [N] int64 each, whose lowest `skips` [N] bits are zero."""
-        shapes = [_Shape.fit(channels[name]) for name, _ in plan]
+        shapes = [self.models.shapes[name] for name, _ in plan]
         head = Writer()
-        for shape in shapes:
-            shape.write(head)
+        for (name, _), shape in zip(plan, shapes, strict=True):
+            if name not in self.models.adapted:
+                shape.write(head)
         coder = RangeCoder(bits=self.count * sum(shape.bits for shape in shapes))
         for (name, given), shape in zip(plan, shapes, strict=True):
             self._code(coder, name, given, shape, skips, channels[name] - shape.low)
@@ -50,10 +71,13 @@ class ChannelCoder:
             CorruptFileError: if the stream's numbers make no sense.
         """
         head = Reader(data)
-        shapes = [_Shape.read(head) for _ in plan]
+        for name, _ in plan:
+            if name not in self.models.shapes:
+                self.models.shapes[name] = _Shape.read(head)
         coder = RangeCoder(data[head.position :])
         channels = {}
-        for (name, given), shape in zip(plan, shapes, strict=True):
+        for name, given in plan:
+            shape = self.models.shapes[name]
             values = np.zeros(self.count, dtype=np.int64)
             self._code(coder, name, given, shape, skips, values)
             channels[name] = values + shape.low
@@ -74,6 +98,7 @@ class ChannelCoder:
             *(coder.state, coder.buffer, coder.decoding),
             *(values, shape.bits, skips, shape.middle, shape.shift),
             *(self.neighbours, side),
+            *self.models.of(name, len(given)),
         )
         self.contexts[name] = np.clip((values - shape.middle) >> shape.shift, -_BINS // 2, _BINS // 2 - 1) + _BINS // 2
 
@@ -135,17 +160,16 @@ def _nearest_before(coordinates):
 
 
 @compiled()
-def _code_channel(state, buffer, decoding, values, bits, skips, middle, shift, neighbours, side):
+def _code_channel(
+    state, buffer, decoding, values, bits, skips, middle, shift, neighbours, side, chances, counts, weights
+):
     # values: [N] from 0 to 2^bits - 1, filled in when decoding, the lowest skips [N] bits of which are zero and not
-    # coded; side: [N, C] contexts known to both sides
+    # coded; side: [N, C] contexts known to both sides; chances, counts, weights: see ChannelModels
     sides = side.shape[1]
     models = 3 + sides
     starts = np.zeros(models + 1, dtype=np.int64)
     for m in range(models):
         starts[m + 1] = starts[m] + NODES * (1 if m == 0 else _BINS)
-    chances = np.full(starts[models], 32768, dtype=np.int64)
-    counts = np.zeros(starts[models], dtype=np.int64)
-    weights = np.full((MAX_BITS, models), 65536 // models, dtype=np.int64)
     slots = np.zeros(models, dtype=np.int64)
     for i in range(len(values)):
         first = middle if neighbours[i, 0] < 0 else values[neighbours[i, 0]]

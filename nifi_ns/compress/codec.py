@@ -1,9 +1,10 @@
 """Scene files: splats to bytes and back.
 
-A file (see `container`) holds one header chunk `H` and one level chunk `L`. The header:
+A file (see `container`) holds one header chunk `H` and, one after the other, level chunks `L`. Each level adds
+gaussians to those of the levels before; a file cut behind any of them is a file of a coarser scene. The header:
 
-    levels        varint, 1 (later editions may add finer levels)
-    count         varint, number of gaussians
+    levels        varint, 1 to 16
+    counts        as many varints, numbers of gaussians
     SH degree     varint, 0 to 3
     depth         varint, bits of a coordinate
     frame         centre (3 floats), radius (float), origin (3 floats); see `grid.Grid` for all that follows
@@ -11,27 +12,30 @@ A file (see `container`) holds one header chunk `H` and one level chunk `L`. The
     alpha levels  varint
     precision     of quats (signed varint)
 
-The level holds five streams, in the order of `STREAMS`: first the lengths of all of them (varints), then the streams.
-Gaussians are in Morton order. The first stream is an octree (`octree`), the others are channels of integers
-(`attributes`).
+A level holds five streams, in the order of `STREAMS`: first the lengths of all of them (varints), then the streams.
+Its gaussians are in Morton order. The first stream is an octree (`octree`), the others are channels of integers
+(`attributes`). The models of all of them go on learning from level to level.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.attributes import ChannelCoder, Plan
+from nifi_ns.compress.attributes import ChannelCoder, ChannelModels, Plan
 from nifi_ns.compress.container import VERSION, Reader, Writer, read_file, write_file
 from nifi_ns.compress.grid import MAX_LEVELS, Bits, Grid
-from nifi_ns.compress.octree import coordinates_of, decode_positions, encode_positions, morton_codes
+from nifi_ns.compress.octree import PositionCoder, coordinates_of, morton_codes
 from nifi_ns.compress.quantize import MAX_DEPTH, Quantized, dequantize, quantize
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.splats import Splats
 
 MAX_COUNT = 1 << 24
 """Most gaussians of a scene file."""
+MAX_LEVELS_OF_DETAIL = 16
+"""Most levels of a scene file."""
 STREAMS: tuple[str, ...] = ("means", "scales", "quats", "opacities", "sh")
 """What the bytes of a scene file are spent on, in file order."""
 
@@ -42,7 +46,7 @@ class SceneInfo:
 
     version: int
     count: int
-    """Number of gaussians."""
+    """Number of gaussians, of all levels that are there."""
     sh_degree: int
     size: int
     """Bytes of the file."""
@@ -50,55 +54,96 @@ class SceneInfo:
     """Bytes of each of `STREAMS`, and of everything else as "header"."""
     grid: Grid
     """The quantisers."""
+    levels: tuple["LevelInfo", ...]
+    """The levels that are there, from the coarsest."""
+    missing: int
+    """How many more levels the file had before it was cut."""
 
 
-def encode(splats: Splats, bits: Bits, grid: Grid | None = None) -> bytes:
+@dataclass(frozen=True)
+class LevelInfo:
+    """A level of a scene file, with those before."""
+
+    count: int
+    """Number of gaussians."""
+    size: int
+    """Bytes of the file if it is cut behind this level."""
+
+
+def encode(splats: Splats, bits: Bits, grid: Grid | None = None, counts: Sequence[int] | None = None) -> bytes:
     """The scene file of `splats`, quantised to `bits` (or to an earlier `grid` of theirs, see `fake_quantize`).
+
+    Args:
+        splats: the gaussians; with several levels in order of importance.
+        bits: how finely to quantise.
+        grid: instead of `bits`.
+        counts: how many gaussians each level adds, from the coarsest; all at once by default.
 
     Raises:
         NifiError: if there are no gaussians, too many, or values that are not finite.
     """
     if len(splats) > MAX_COUNT:
         raise NifiError(f"{len(splats)} gaussians are more than a scene file holds ({MAX_COUNT}): prune them first")
+    counts = counts or [len(splats)]
+    if sum(counts) != len(splats) or min(counts) < 1 or len(counts) > MAX_LEVELS_OF_DETAIL:
+        raise ValueError(f"levels of {list(counts)} gaussians do not divide {len(splats)}")
     with torch.no_grad():
         grid = grid or Grid.fit(splats, bits)
         quantized = quantize(splats, grid).to("cpu")
     depth = max(1, int(quantized.means.max()).bit_length())
-    codes = morton_codes(quantized.means.numpy(), depth)
-    order = np.argsort(codes, kind="stable")
-    codes = codes[order]
-    quantized = quantized[torch.from_numpy(order)]
-    channels, coder = _channels(quantized), ChannelCoder(coordinates_of(codes, depth))
-    streams = [encode_positions(codes, depth)]
-    for name, plan in _plans(splats.sh_degree).items():
-        streams.append(coder.encode(plan, channels, _skips(name, channels, grid)))
-
     header = Writer()
-    for value in (1, len(splats), splats.sh_degree, depth):
+    for value in (len(counts), *counts, splats.sh_degree, depth):
         header.unsigned(value)
     _write_grid(header, grid)
+    chunks = [("H", bytes(header.data))]
+    positions, models = PositionCoder(depth), ChannelModels(_channels(quantized))
+    begin = 0
+    for count in counts:
+        part = quantized[torch.arange(begin, begin + count)]
+        chunks.append(("L", _encode_level(part, grid, positions, models)))
+        begin += count
+    return write_file(chunks)
+
+
+def _encode_level(quantized: Quantized, grid: Grid, positions: PositionCoder, models: ChannelModels) -> bytes:
+    codes = morton_codes(quantized.means.numpy(), positions.depth)
+    order = np.argsort(codes, kind="stable")
+    codes = codes[order]
+    channels = _channels(quantized[torch.from_numpy(order)])
+    coder = ChannelCoder(coordinates_of(codes, positions.depth), models)
+    streams = [positions.encode(codes)]
+    for name, plan in _plans(quantized.sh_degree).items():
+        streams.append(coder.encode(plan, channels, _skips(name, channels, grid)))
     level = Writer()
     for stream in streams:
         level.unsigned(len(stream))
-    return write_file([("H", bytes(header.data)), ("L", bytes(level.data) + b"".join(streams))])
+    return bytes(level.data) + b"".join(streams)
 
 
-def decode(data: bytes) -> Splats:
-    """The gaussians of a scene file, in Morton order, float32 on the CPU: the same on every machine.
+def decode(data: bytes, levels: int | None = None) -> Splats:
+    """The gaussians of a scene file, level by level in Morton order, float32 on the CPU: the same on every machine.
+
+    Args:
+        data: the file, or what is left of it when it is cut behind a level.
+        levels: how many of its levels, from the coarsest; all that are there by default.
 
     Raises:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
     """
-    scene, depth, streams = _open(data)
-    codes = decode_positions(streams["means"], scene.count, depth)
-    coordinates = coordinates_of(codes, depth)
-    coder = ChannelCoder(coordinates)
-    channels: dict[str, np.ndarray] = {}
-    for name, plan in _plans(scene.sh_degree).items():
-        channels |= coder.decode(plan, streams[name], _skips(name, channels, scene.grid))
-        if name == "opacities" and channels["opacity"].max() >= scene.grid.alpha_levels:
+    scene, depth, parts = _open(data)
+    positions, models = PositionCoder(depth), ChannelModels()
+    decoded, before = [], 0
+    for level, streams in list(zip(scene.levels, parts, strict=True))[:levels]:
+        count, before = level.count - before, level.count
+        coordinates = coordinates_of(positions.decode(streams["means"], count), depth)
+        coder = ChannelCoder(coordinates, models)
+        channels: dict[str, np.ndarray] = {}
+        for name, plan in _plans(scene.sh_degree).items():
+            channels |= coder.decode(plan, streams[name], _skips(name, channels, scene.grid))
+        if channels["opacity"].max() >= scene.grid.alpha_levels:
             raise CorruptFileError("the scene file is damaged: an opacity makes no sense")
-    return dequantize(_quantized(coordinates, channels, scene.sh_degree), scene.grid)
+        decoded.append(dequantize(_quantized(coordinates, channels, scene.sh_degree), scene.grid))
+    return Splats.cat(decoded)
 
 
 def info(data: bytes) -> SceneInfo:
@@ -110,28 +155,37 @@ def info(data: bytes) -> SceneInfo:
     return _open(data)[0]
 
 
-def _open(data: bytes) -> tuple[SceneInfo, int, dict[str, bytes]]:
-    # what the file says of itself, the depth of its octree, and its streams
-    chunks: dict[str, bytes] = {}
-    for kind, payload in read_file(data):
-        if kind in chunks or (kind not in ("H", "L") and not kind.islower()):
+def _open(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
+    # what the file says of itself, the depth of its octrees, and the streams of each level
+    header, levels = b"", []
+    for kind, payload, end in read_file(data):
+        if kind == "L" and header:
+            levels.append((payload, end))
+        elif kind == "H" and not header:
+            header = payload
+        elif not kind.islower():
             raise CorruptFileError(f"the scene file is damaged: unexpected chunk {kind!r}")
-        chunks[kind] = payload
-    if "H" not in chunks or "L" not in chunks:
+    if not levels:
         raise CorruptFileError("the scene file is truncated")
-    header, level = Reader(chunks["H"]), Reader(chunks["L"])
-    header.unsigned(most=1)  # levels
-    count, degree, depth = (header.unsigned(most=most) for most in (MAX_COUNT, 3, MAX_DEPTH))
-    grid = _read_grid(header)
-    if header or count == 0 or depth == 0:
+    reader = Reader(header)
+    counts = [reader.unsigned(most=MAX_COUNT) for _ in range(reader.unsigned(most=MAX_LEVELS_OF_DETAIL))]
+    degree, depth = (reader.unsigned(most=most) for most in (3, MAX_DEPTH))
+    grid = _read_grid(reader)
+    if reader or len(levels) > len(counts) or min(counts) < 1 or sum(counts) > MAX_COUNT or depth == 0:
         raise CorruptFileError("the scene file is damaged: its header makes no sense")
-    lengths = [level.unsigned(most=len(data)) for _ in STREAMS]
-    streams = {name: level.bytes(length) for name, length in zip(STREAMS, lengths, strict=True)}
-    if level:
-        raise CorruptFileError("the scene file is damaged: its streams are shorter than they say")
-    sizes = dict(zip(STREAMS, lengths, strict=True))
-    sizes["header"] = len(data) - sum(lengths)
-    return SceneInfo(VERSION, count, degree, len(data), sizes, grid), depth, streams
+    sizes, parts, found = dict.fromkeys(STREAMS, 0), [], []
+    for count, (payload, end) in zip(counts, levels, strict=False):
+        level = Reader(payload)
+        lengths = [level.unsigned(most=len(data)) for _ in STREAMS]
+        parts.append({name: level.bytes(length) for name, length in zip(STREAMS, lengths, strict=True)})
+        if level:
+            raise CorruptFileError("the scene file is damaged: its streams are shorter than they say")
+        sizes = {name: size + length for (name, size), length in zip(sizes.items(), lengths, strict=True)}
+        found.append(LevelInfo(count + (found[-1].count if found else 0), end))
+    sizes["header"] = len(data) - sum(sizes.values())
+    missing = len(counts) - len(levels)
+    scene = SceneInfo(VERSION, found[-1].count, degree, len(data), sizes, grid, tuple(found), missing)
+    return scene, depth, parts
 
 
 def _plans(sh_degree: int) -> dict[str, Plan]:

@@ -104,8 +104,8 @@ def write_file(chunks: list[tuple[str, bytes]]) -> bytes:
     return bytes(data)
 
 
-def read_file(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The (kind, payload) chunks of a file, each yielded only once its checksum was found right.
+def read_file(data: bytes) -> Iterator[tuple[str, bytes, int]]:
+    """The chunks of a file as (kind, payload, position behind it), each yielded only if its checksum is right.
 
     Raises:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
@@ -123,4 +123,4 @@ def read_file(data: bytes) -> Iterator[tuple[str, bytes]]:
         checksum = zlib.crc32(data[start : reader.position])
         if struct.unpack("<I", reader.bytes(4))[0] != checksum:
             raise CorruptFileError("the scene file is damaged: a checksum does not match")
-        yield kind.decode("latin-1"), payload
+        yield kind.decode("latin-1"), payload, reader.position

@@ -30,32 +30,42 @@ def coordinates_of(codes: np.ndarray, depth: int) -> np.ndarray:
     return coordinates
 
 
-def encode_positions(codes: np.ndarray, depth: int) -> bytes:
-    """The stream of [N] sorted int64 Morton codes of 3 * `depth` bits."""
-    coder = RangeCoder(bits=6 * depth * len(codes))
-    _code_positions(coder.state, coder.buffer, False, codes, depth)
-    return coder.finish()
+class PositionCoder:
+    """Codes the positions of one level after the other; what its models have learned in one they know in the next."""
 
+    def __init__(self, depth: int) -> None:
+        """For coordinates of `depth` bits."""
+        self.depth = depth
+        slots = NODES * (3 * depth + 3 * _COUNTS + _COUNTS)
+        self._chances, self._counts = np.full(slots, 32768, dtype=np.int64), np.zeros(slots, dtype=np.int64)
+        self._weights = np.full((2, MAX_BITS, 2), 65536 // 2, dtype=np.int64)
+        self._weights_low = np.full((MAX_BITS, 1), 65536, dtype=np.int64)
 
-def decode_positions(data: bytes, count: int, depth: int) -> np.ndarray:
-    """The inverse of `encode_positions`, for `count` codes."""
-    coder, codes = RangeCoder(data), np.zeros(count, dtype=np.int64)
-    _code_positions(coder.state, coder.buffer, True, codes, depth)
-    return codes
+    def encode(self, codes: np.ndarray) -> bytes:
+        """The stream of a level: [N] sorted int64 Morton codes of 3 * depth bits."""
+        coder = RangeCoder(bits=6 * self.depth * len(codes))
+        self._code(coder, codes)
+        return coder.finish()
+
+    def decode(self, data: bytes, count: int) -> np.ndarray:
+        """The inverse of `encode`, for `count` codes."""
+        codes = np.zeros(count, dtype=np.int64)
+        self._code(RangeCoder(data), codes)
+        return codes
+
+    def _code(self, coder: RangeCoder, codes: np.ndarray) -> None:
+        models = (self._chances, self._counts, self._weights, self._weights_low)
+        _code_positions(coder.state, coder.buffer, coder.decoding, codes, self.depth, *models)
 
 
 @compiled()
-def _code_positions(state, buffer, decoding, codes, depth):
-    # codes is filled in when decoding
+def _code_positions(state, buffer, decoding, codes, depth, chances, counts, weights, weights_low):
+    # codes is filled in when decoding; for the rest see PositionCoder
     total = len(codes)
     levels = 3 * depth
     # how a cell divides (0 all low, 1 all high, 2 both): by level, and by count and axis;
     # then how many are low: by count
     starts = NODES * np.array([0, levels, levels + 3 * _COUNTS])
-    chances = np.full(starts[2] + NODES * _COUNTS, 32768, dtype=np.int64)
-    counts = np.zeros(len(chances), dtype=np.int64)
-    weights = np.full((2, MAX_BITS, 2), 65536 // 2, dtype=np.int64)
-    weights_low = np.full((MAX_BITS, 1), 65536, dtype=np.int64)
     slots, slot_low = np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64)
 
     cells, sizes = np.zeros(total, dtype=np.int64), np.zeros(total, dtype=np.int64)

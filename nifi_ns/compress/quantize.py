@@ -47,6 +47,11 @@ class Quantized:
     sh: Tensor
     """[N, (degree + 1)^2, 3] YCoCg steps."""
 
+    @property
+    def sh_degree(self) -> int:
+        """0 to 3."""
+        return math.isqrt(self.sh.shape[1]) - 1
+
     def to(self, device: torch.device | str) -> "Quantized":
         """The same integers on `device`."""
         return Quantized(*(getattr(self, f.name).to(device) for f in fields(self)))

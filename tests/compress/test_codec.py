@@ -100,3 +100,33 @@ def test_half_a_million_gaussians_take_seconds():
     started = time.perf_counter()
     decode(encode(splats, PRESETS["mid"]))
     assert time.perf_counter() - started < 60
+
+
+LEVELS = [30, 100, 270]
+
+
+def test_a_file_cut_behind_a_level_is_a_coarser_scene():
+    splats = random_splats(400, 1)
+    grid = Grid.fit(splats, PRESETS["mid"])
+    data = encode(splats, PRESETS["mid"], grid, counts=LEVELS)
+    scene = info(data)
+    assert [level.count for level in scene.levels] == [30, 130, 400] and scene.missing == 0
+    assert scene.levels[-1].size == len(data)
+    expected = fake_quantize(splats, PRESETS["mid"], grid)
+    for i, level in enumerate(scene.levels):
+        cut = data[: level.size]
+        assert (info(cut).count, info(cut).missing) == (level.count, len(LEVELS) - 1 - i)
+        for decoded in (decode(cut), decode(data, levels=i + 1)):
+            torch.testing.assert_close(rows(decoded), rows(expected[torch.arange(level.count)]), rtol=0, atol=0)
+
+
+def test_levels_cost_little():
+    splats = random_splats(3000, 0)
+    one, three = (len(encode(splats, PRESETS["coarse"], counts=counts)) for counts in (None, [190, 560, 2250]))
+    assert one < three < 1.05 * one
+
+
+@pytest.mark.parametrize("counts", [[400, 1], [0, 400], [100] * 3, [25] * 16 + [0]])
+def test_levels_must_divide_the_gaussians(counts: list[int]):
+    with pytest.raises(ValueError, match="do not divide 400"):
+        encode(random_splats(400), PRESETS["mid"], counts=counts)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nifi_ns.compress.octree import coordinates_of, decode_positions, encode_positions, morton_codes
+from nifi_ns.compress.octree import PositionCoder, coordinates_of, morton_codes
 
 
 @pytest.mark.parametrize("depth", [1, 7, 20])
@@ -18,16 +18,16 @@ def test_morton_codes_are_invertible_and_ordered(depth: int):
 def test_positions_come_back(count: int, depth: int):
     rng = np.random.default_rng(count)
     codes = np.sort(rng.integers(0, 1 << (3 * depth), count))  # with repetitions where there is little room
-    assert (decode_positions(encode_positions(codes, depth), count, depth) == codes).all()
+    assert (PositionCoder(depth).decode(PositionCoder(depth).encode(codes), count) == codes).all()
 
 
 def test_the_order_of_the_gaussians_is_not_paid_for():
     count, depth = 5000, 12
     codes = np.sort(np.random.default_rng(0).integers(0, 1 << (3 * depth), count))
     unordered = 3 * depth - math.lgamma(count + 1) / math.log(2) / count  # bits a gaussian
-    assert 8 * len(encode_positions(codes, depth)) / count < unordered + 0.4
+    assert 8 * len(PositionCoder(depth).encode(codes)) / count < unordered + 0.4
 
 
 def test_many_gaussians_in_one_cell_are_cheap():
     codes = np.full(100_000, 5)
-    assert len(encode_positions(codes, 4)) < 20
+    assert len(PositionCoder(4).encode(codes)) < 20
