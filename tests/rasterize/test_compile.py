@@ -1,34 +1,11 @@
-"""Kernels compile where Numba can keep nothing, and where several processes compile at once."""
+"""Kernels compile where several processes do so at once; see also `tests/test_compiled.py`."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from nifi_ns.rasterize._compile import f1, kernel
-
-
-def _double(values, factor):
-    for i in range(len(values)):
-        values[i] *= factor
-
-
-def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba import types
-    from numba.core.caching import CacheImpl
-
-    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    values = np.ones(3, np.float32)
-    kernel(f1, types.float64)(_double)(values, 2.0)
-    assert values.tolist() == [2, 2, 2]
-
-
-def test_other_errors_are_not_swallowed() -> None:
-    with pytest.raises(Exception, match=r"(?i)types|signature|arguments"):
-        kernel(f1)(_double)
 
 
 @pytest.mark.slow
