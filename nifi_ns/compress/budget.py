@@ -1,6 +1,7 @@
 """From a size in bytes to how many gaussians, how finely quantised."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -8,8 +9,31 @@ from nifi_ns.compress.codec import encode
 from nifi_ns.compress.grid import PRESETS, Bits, Grid
 from nifi_ns.splats import Splats
 
+_LEAST = 64  # gaussians of the coarsest level
 
-def affordable(splats: Splats, order: Tensor, bits: Bits, target: int, grid: Grid | None = None) -> tuple[int, bytes]:
+
+@dataclass(frozen=True)
+class Ladder:
+    """How a scene file is divided into levels."""
+
+    levels: int = 1
+    """Number of levels; scenes of few gaussians get fewer."""
+    ratio: float = 4.0
+    """How many times more gaussians, and about as many times more bytes, there are with each level."""
+
+    def up_to(self, count: int) -> list[int]:
+        """Gaussians up to each level, `count` up to the last."""
+        totals = [int(count / self.ratio**i) for i in reversed(range(self.levels))]
+        return [total for total in totals if _LEAST <= total < count] + [count]
+
+    def counts(self, count: int) -> list[int]:
+        """Gaussians that each level adds."""
+        return [high - low for low, high in pairwise([0, *self.up_to(count)])]
+
+
+def affordable(
+    splats: Splats, order: Tensor, bits: Bits, target: int, grid: Grid | None = None, ladder: Ladder | None = None
+) -> tuple[int, bytes]:
     """How many gaussians fit into `target` bytes, and their file.
 
     Args:
@@ -18,6 +42,7 @@ def affordable(splats: Splats, order: Tensor, bits: Bits, target: int, grid: Gri
         bits: see `encode`.
         target: bytes.
         grid: see `encode`.
+        ladder: the levels of the file; one by default.
 
     Returns:
         The count n, and the file of the gaussians `order[:n]`; 0 and no bytes if not even one fits.
@@ -25,7 +50,7 @@ def affordable(splats: Splats, order: Tensor, bits: Bits, target: int, grid: Gri
     fits, fails, best = 0, len(order) + 1, b""
     guess = min(len(order), max(1, target // 6))  # not all at once: there may be millions
     while fails - fits > 1 and len(best) < 0.998 * target:
-        data = encode(splats[order[:guess]], bits, grid)
+        data = encode(splats[order[:guess]], bits, grid, (ladder or Ladder()).counts(guess))
         if len(data) <= target:
             fits, best = guess, data
         else:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.budget import affordable, bits_for
+from nifi_ns.compress.budget import Ladder, affordable, bits_for
 from nifi_ns.compress.codec import decode
 from nifi_ns.compress.grid import PRESETS, Bits, Grid
 from nifi_ns.compress.quantize import fake_quantize
@@ -31,6 +31,10 @@ Importance = Callable[[Splats], Tensor]
 
 _SLACK = 1.03
 """Prunings leave room for gaussians getting cheaper while they are fine-tuned; the rest goes at the end."""
+
+
+_SETTLED = 0.9
+"""Part of the gaussians whose level is not changed any more after the last pruning."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Compressor:
         self._prunings = sorted({round(i * spacing) for i in range(settings.stages)})
         self._bits: Bits | None = None
         self._grid: Grid | None = None
+        self._ladder = Ladder(settings.levels, settings.level_ratio)
+        self._rank: Tensor | None = None
 
     def prune_mask(self, step: int, splats: Splats, importance: Importance) -> Tensor | None:
         """Which gaussians to keep at this step: [N] booleans, or None where it is no time for pruning.
@@ -71,15 +77,21 @@ class Compressor:
         count = round(len(splats) * (count / len(splats)) ** (1 / left))  # by equal factors
         keep = torch.zeros(len(splats), dtype=torch.bool, device=splats.device)
         keep[order[:count]] = True
+        self._rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))[keep]
         return keep
 
     def as_decoded(self, step: int, splats: Splats) -> Splats:
-        """What to draw at this step: the splats, or what the file would decode to, with gradients to the splats."""
+        """What to draw at this step: the splats, or what the file would decode to, with gradients to the splats.
+
+        Now and then it is what a coarser level would decode to.
+        """
         if step < self.settings.quantize_from * self.settings.steps:
             return splats
         if self._grid is None:
             self._grid = Grid.fit(splats, self._chosen_bits(splats))
-        return fake_quantize(splats, self._chosen_bits(splats), self._grid)
+        decoded = fake_quantize(splats, self._chosen_bits(splats), self._grid)
+        count = self._level_at(step, len(splats))
+        return decoded if count is None or self._rank is None else decoded[self._rank < count]
 
     def finish(self, splats: Splats, importance: Importance) -> Compressed:
         """The scene file of the most important gaussians that fit.
@@ -89,16 +101,28 @@ class Compressor:
         """
         splats = splats.detach()
         order = importance(splats).argsort(descending=True)
+        if self._rank is not None:
+            # who is in which level was settled by the last pruning; only the least important are judged anew
+            kept, doubtful = order.tensor_split([round(_SETTLED * len(order))])
+            order = torch.cat([kept[self._rank[kept].argsort()], doubtful])
         _, data = self._affordable(splats, order, self.target)
         return Compressed(data, decode(data).to(splats.device), self._chosen_bits(splats))
 
     def _affordable(self, splats: Splats, order: Tensor, target: int) -> tuple[int, bytes]:
-        count, data = affordable(splats, order, self._chosen_bits(splats), target, self._grid)
+        count, data = affordable(splats, order, self._chosen_bits(splats), target, self._grid, self._ladder)
         if count == 0:
             raise NifiError(
                 f"not a single gaussian fits into {self.settings.target_size}: choose a larger --target-size"
             )
         return count, data
+
+    def _level_at(self, step: int, count: int) -> int | None:
+        # how many of `count` gaussians are up to the level that this step looks at; None for all of them
+        coarser = self._ladder.up_to(count)[:-1]
+        every = round(1 / self.settings.level_steps) if self.settings.level_steps else 0
+        if not coarser or not every or step % every:
+            return None
+        return coarser[step // every % len(coarser)]
 
     def _chosen_bits(self, splats: Splats) -> Bits:
         # chosen once, of all gaussians

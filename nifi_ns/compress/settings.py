@@ -30,6 +30,12 @@ class CompressionSettings:
     """Multiplies all learning rates."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss, against the L1 distance."""
+    levels: int = 3
+    """Levels of the scene file: cut behind any of them it is the file of a coarser scene."""
+    level_ratio: float = 4.0
+    """How many times larger the file is up to a level than up to the level before."""
+    level_steps: float = 0.2
+    """Part of the steps with the quantisers in the loop that look at the coarser levels."""
     importance_views: int = 96
     """Most views that are looked at to tell which gaussians matter. What only other views see is lost."""
     seed: int = 0
@@ -43,6 +49,9 @@ class CompressionSettings:
             "stages": (self.stages >= 1, "1 or more"),
             "prune_until": (0 <= self.prune_until < 1, "at least 0 and less than 1"),
             "quantize_from": (self.prune_until <= self.quantize_from <= 1, "between prune_until and 1"),
+            "levels": (1 <= self.levels <= 16, "1 to 16"),
+            "level_ratio": (self.level_ratio >= 1.5, "1.5 or more"),
+            "level_steps": (0 <= self.level_steps <= 0.5, "0 to 0.5"),
             "importance_views": (self.importance_views >= 1, "1 or more"),
         }
         for name, (right, wanted) in checks.items():

@@ -5,8 +5,8 @@ import torch
 from splat_scenes import random_splats
 from torch import Tensor
 
-from nifi_ns.compress import PRESETS, CompressionSettings, Compressor, encode, fake_quantize, info
-from nifi_ns.compress.budget import affordable, bits_for
+from nifi_ns.compress import PRESETS, CompressionSettings, Compressor, decode, encode, fake_quantize, info
+from nifi_ns.compress.budget import Ladder, affordable, bits_for
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
@@ -91,6 +91,34 @@ def test_a_small_scene_is_stored_as_finely_as_it_can_be():
     compressed = Compressor(CompressionSettings(target_size="1MB", steps=0)).finish(random_splats(100), opacity)
     assert len(compressed.splats) == 100
     assert compressed.bits.scales == pytest.approx(PRESETS["fine"].scales, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("levels", "count", "counts"),
+    [(1, 5000, [5000]), (3, 4096, [256, 768, 3072]), (4, 4096, [64, 192, 768, 3072]), (3, 300, [75, 225]), (3, 9, [9])],
+)
+def test_each_level_adds_several_times_as_many_as_there_are(levels: int, count: int, counts: list[int]):
+    assert Ladder(levels, 4.0).counts(count) == counts
+
+
+def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantising():
+    splats = random_splats(2000)
+    settings = CompressionSettings(
+        target_size="20KB", steps=20, stages=1, prune_until=0, bits="coarse", level_steps=0.5
+    )
+    compressor = Compressor(settings)
+    keep = compressor.prune_mask(0, splats, opacity)
+    assert keep is not None
+    splats = splats[keep]
+    seen = [compressor.as_decoded(step, splats) for step in range(12, 16)]
+    ladder = Ladder(3, 4.0).up_to(len(splats))
+    assert [len(part) for part in seen] == [ladder[0], ladder[2], ladder[1], ladder[2]]
+    dropped = len(splats) - len(seen[0])
+    assert seen[0].opacities.min() >= splats.opacities.sort().values[:dropped].max() - 0.5  # as quantised
+    data = compressor.finish(splats, opacity).data
+    levels = [decode(data, levels=i + 1).opacities for i in range(3)]
+    assert levels[0].mean() > levels[1].mean() > levels[2].mean()
+    assert 0.98 * 10_000 <= len(data) <= 10_000
 
 
 def test_says_when_nothing_fits():
