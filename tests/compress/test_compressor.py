@@ -104,7 +104,7 @@ def test_each_level_adds_several_times_as_many_as_there_are(levels: int, count: 
 def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantising():
     splats = random_splats(2000)
     settings = CompressionSettings(
-        target_size="20KB", steps=20, stages=1, prune_until=0, bits="coarse", level_steps=0.5
+        target_size="10KB", steps=20, stages=1, prune_until=0, bits="coarse", level_steps=0.5
     )
     compressor = Compressor(settings)
     keep = compressor.prune_mask(0, splats, opacity)
