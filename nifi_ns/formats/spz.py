@@ -1,0 +1,144 @@
+"""Niantic's `.spz`, versions 2 and 3: https://github.com/nianticlabs/spz (README, "File Format"); writes version 3."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import write_bytes
+from nifi_ns.formats._codes import (
+    array,
+    checked,
+    from_smallest_three,
+    opacity_bytes,
+    opacity_logits,
+    quantize,
+    smallest_three,
+)
+from nifi_ns.splats import Splats
+
+_HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, SH degree, fractional bits, flags, reserved
+_MAGIC = b"NGSP"
+_EXTENDED = 2  # the flag of a file with extensions, whose bytes come at no fixed place
+_COLOR = 0.15
+_MAX_FRACTIONAL_BITS = 16
+_GZIP = 16 + zlib.MAX_WBITS
+_MAX_DEFLATE_RATIO = 1032
+
+# from the ply's right-down-front to the file's right-up-back and back: y and z, and every basis function odd in y + z
+_FLIP_XYZ = np.array([1.0, -1, -1])
+_FLIP_WXYZ = np.array([1.0, 1, -1, -1])
+_FLIP_SH = np.array([-1.0, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])[:, None]
+
+
+def load(path: Path | str) -> Splats:
+    """Read a `.spz`.
+
+    Raises:
+        NifiError: if its version or an extension is not read.
+        CorruptFileError: if it is damaged or truncated.
+    """
+    path = Path(path)
+    version, count, degree, fractional_bits, body = _inflated(path, path.read_bytes())
+    coefficients = (degree + 1) ** 2 - 1
+    ends = np.cumsum(count * np.array([9, 1, 3, 3, 4 if version >= 3 else 3, 3 * coefficients]))
+    positions, alphas, colors, scales, rotations, sh = (
+        np.frombuffer(part, np.uint8).reshape(count, -1) for part in _split(body, ends)
+    )
+    # 24 bits with a sign: the upper three bytes of an int32
+    fixed = np.zeros((count, 3, 4), np.uint8)
+    fixed[..., 1:] = positions.reshape(count, 3, 3)
+    means = (fixed.view("<i4")[..., 0] >> 8) / 2.0**fractional_bits
+    dc = (colors / 255.0 - 0.5) / _COLOR
+    higher = (sh.reshape(count, coefficients, 3) / 128.0 - 1) * _FLIP_SH[:coefficients]
+    return checked(
+        path,
+        means * _FLIP_XYZ,
+        scales / 16.0 - 10,
+        (_unpack_rotations(rotations) if version >= 3 else _unpack_three(rotations)) * _FLIP_WXYZ,
+        opacity_logits(alphas[:, 0]),
+        np.concatenate([dc[:, None], higher], axis=1),
+    )
+
+
+def save(path: Path | str, splats: Splats) -> None:
+    """Write a `.spz` of version 3, with 5 bits for harmonics of degree 1 and 4 above, as Niantic's library does."""
+    means = array(splats.means).astype(np.float64) * _FLIP_XYZ
+    reach = max(float(np.abs(means).max()), 1e-6)
+    fractional_bits = min(_MAX_FRACTIONAL_BITS, int(np.floor(np.log2((2**23 - 1) / reach))))
+    if fractional_bits < 0:
+        raise NifiError(f"positions up to {reach:.3g} do not fit a .spz, whose 24 bits end at 8388607")
+    fixed = np.rint(means * 2**fractional_bits).astype("<i4")
+    sh = array(splats.sh).astype(np.float64)
+    higher = np.rint(sh[:, 1:] * _FLIP_SH[: sh.shape[1] - 1] * 128) + 128
+    step = np.where(np.arange(higher.shape[1]) < 3, 8, 16)[:, None]
+    higher = np.clip(np.floor((higher + step // 2) / step) * step, 0, 255)
+    parts = [
+        np.ascontiguousarray(fixed)[..., None].view(np.uint8)[..., :3],
+        opacity_bytes(array(splats.opacities)),
+        quantize(sh[:, 0] * _COLOR + 0.5).astype(np.uint8),
+        np.clip(np.rint((array(splats.scales) + 10) * 16), 0, 255).astype(np.uint8),
+        _pack_rotations(array(splats.quats) * _FLIP_WXYZ),
+        higher.astype(np.uint8),
+    ]
+    header = _HEADER.pack(_MAGIC, 3, len(splats), splats.sh_degree, fractional_bits, 0, 0)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, _GZIP)
+    data = b"".join([deflate.compress(header), *(deflate.compress(part.tobytes()) for part in parts), deflate.flush()])
+    write_bytes(path, data)
+
+
+def _inflated(path: Path, data: bytes) -> tuple[int, int, int, int, bytes]:
+    """Version, count, SH degree, fractional bits and the arrays, which are no longer than the header says."""
+    if data[:4] == _MAGIC:
+        version = int.from_bytes(data[4:8], "little")
+        raise NifiError(f"{path} is a .spz of version {version}; versions 2 and 3 are read: convert it to one of them")
+    inflate = zlib.decompressobj(_GZIP)
+    try:
+        header = inflate.decompress(data, _HEADER.size)
+        if len(header) < _HEADER.size or header[:4] != _MAGIC:
+            raise CorruptFileError(f"{path} is not a .spz: it has no header")
+        _, version, count, degree, fractional_bits, flags, _ = _HEADER.unpack(header)
+        if version not in (2, 3):
+            raise NifiError(f"{path} is a .spz of version {version}; versions 2 and 3 are read")
+        if degree > 3 or fractional_bits > 24:
+            raise CorruptFileError(f"{path}: SH degree {degree} with {fractional_bits} fractional bits is not a .spz's")
+        if flags & _EXTENDED:
+            raise NifiError(f"{path} has extensions, which are not read: write it without them")
+        size = count * (16 + (4 if version >= 3 else 3) + 3 * ((degree + 1) ** 2 - 1))
+        if size > _MAX_DEFLATE_RATIO * len(data):
+            raise CorruptFileError(f"{path} says {count} gaussians, more than its {len(data)} bytes can hold")
+        body = inflate.decompress(inflate.unconsumed_tail, size + 1)
+    except zlib.error as error:
+        raise CorruptFileError(f"{path} is not a readable .spz: {error}") from error
+    if len(body) != size or not inflate.eof:
+        raise CorruptFileError(f"{path} does not hold the {count} gaussians of SH degree {degree} that it says")
+    return version, count, degree, fractional_bits, body
+
+
+def _split(body: bytes, ends: NDArray) -> list[bytes]:
+    return [body[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _unpack_three(codes: NDArray) -> NDArray:
+    """Version 2: x, y and z in bytes, w is what is left. To wxyz."""
+    xyz = codes / 127.5 - 1
+    w = np.sqrt(np.maximum(0, 1 - np.square(xyz).sum(axis=1, keepdims=True)))
+    return np.concatenate([w, xyz], axis=1)
+
+
+def _unpack_rotations(codes: NDArray) -> NDArray:
+    """Version 3: 2 bits for which of xyzw is largest, then a sign and 9 bits for each of the others. To wxyz."""
+    packed = np.ascontiguousarray(codes).view("<u4")
+    fields = (packed >> np.array([20, 10, 0], np.uint32)) & 1023
+    others = np.where(fields & 512, -1.0, 1.0) * (fields & 511) * (np.sqrt(0.5) / 511)
+    return np.roll(from_smallest_three(packed[:, 0] >> 30, others), 1, axis=1)
+
+
+def _pack_rotations(quats: NDArray) -> NDArray[np.uint8]:
+    largest, others = smallest_three(np.roll(quats, -1, axis=1))
+    fields = np.where(others < 0, 512, 0) | quantize(np.abs(others) * np.sqrt(2), 511)
+    packed = (largest << 30) | (fields << np.array([20, 10, 0])).sum(axis=1)
+    return packed.astype("<u4")[:, None].view(np.uint8)
