@@ -32,9 +32,10 @@ class Compress:
     """The config.yml of a splatfacto or nifi-splat run: compressed against its photos to
     <run>/nifi/<size>/scene.nifi, with a config.yml beside it for ns-viewer, ns-render and ns-eval."""
     ply: Path | None = None
-    """A 3DGS .ply: compressed against its own renders."""
+    """A 3DGS .ply, .compressed.ply, .spz, .splat, .sog, or folder of an unzipped .sog: compressed against its own
+    renders."""
     decode: Path | None = None
-    """A scene file to turn into a .ply."""
+    """A scene file to turn into a .ply, or into any other format of --ply that --output ends in."""
     info: Path | None = None
     """A scene file to look into."""
     output: Path | None = None
@@ -75,10 +76,10 @@ class Compress:
     def _compress_ply(self, source: Path, target: Path) -> None:
         from nifi_ns.compress.cameras import cameras_around, with_renders
         from nifi_ns.files import write_bytes
-        from nifi_ns.splats import Splats
+        from nifi_ns.formats import load
 
         _check_target(target, ".nifi")
-        splats = Splats.load_ply(source).to(_device())
+        splats = load(source).to(_device())
         compressed, seconds = self._compress(splats, [], {})
         write_bytes(target, compressed.data)
         unseen = with_renders(splats, cameras_around(splats, count=8, seed=self.compression.seed + 1))
@@ -94,11 +95,10 @@ class Compress:
     def _decode(self, source: Path, target: Path) -> None:
         from nifi_ns.compress import decode
 
-        _check_target(target, ".ply")
-        data = _read(source)
-        splats = decode(data)
-        splats.save_ply(target)
-        print(f"{len(splats):,} gaussians written to {target}, {target.stat().st_size / len(data):.0f}x larger")
+        suffix(target)  # an unknown one is named before the scene is decoded
+        splats = decode(_read(source))
+        save(target, splats)
+        print(f"{len(splats):,} gaussians written to {target}")
 
 
 def _read(path: Path) -> bytes:
@@ -110,6 +110,7 @@ def _read(path: Path) -> bytes:
 def _check_target(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise NifiError(f"--output {path} must end in {suffix}")
+        from nifi_ns.formats import save, suffix
 
 
 def _device() -> str:
