@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from nifi_ns.commands._cli import run
+from nifi_ns.compress.hacpp import HacppSettings
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 
@@ -25,7 +26,7 @@ _METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")  # those that need no 
 class Compress:
     """Compress a trained run or a 3DGS .ply to a scene file, decode one, or tell what is in one.
 
-    Exactly one of --load-config, --ply, --decode and --info says what to do.
+    Exactly one of --load-config, --ply, --decode and --info says what to do; or --codec hacpp with --data.
     """
 
     load_config: Path | None = None
@@ -39,7 +40,14 @@ class Compress:
     info: Path | None = None
     """A scene file to look into."""
     output: Path | None = None
-    """The file to write with --ply and --decode; by default beside the input, as .nifi or .ply."""
+    """The file to write with --ply and --decode; by default beside the input, as .nifi or .ply. With --codec
+    hacpp, the folder for all that comes of it; by default outputs/<scene>/hacpp/<lambda>."""
+    codec: Literal["nifi", "hacpp"] = "nifi"
+    """hacpp: run a checkout of HAC++ in its own environment; its renders become pairs, its bytes and quality rows."""
+    data: Path | None = None
+    """The COLMAP scene (images/ and sparse/0/) that --codec hacpp trains on."""
+    hacpp: Annotated[HacppSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=HacppSettings)
+    """How to run HAC++."""
     compression: Annotated[CompressionSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=CompressionSettings)
     """How to compress."""
 
@@ -47,6 +55,15 @@ class Compress:
         """Do what the one chosen option asks for."""
         modes = {"--load-config": self.load_config, "--ply": self.ply, "--decode": self.decode, "--info": self.info}
         chosen = [name for name, path in modes.items() if path is not None]
+        if self.codec == "hacpp":
+            from nifi_ns.commands._external import compress_with_hacpp
+
+            if chosen or self.compression != CompressionSettings():
+                what = chosen[0] if chosen else "nifi's options"
+                raise NifiError(f"--codec hacpp does not go with {what}: give --data, and --hacpp-lambda for the rate")
+            return compress_with_hacpp(self.hacpp, self.data, self.output)
+        if self.data is not None or self.hacpp != HacppSettings():
+            raise NifiError("--data and --hacpp-* go with --codec hacpp: give that too, or leave them away")
         if len(chosen) != 1:
             raise NifiError(f"give exactly one of {', '.join(modes)}; got {' and '.join(chosen) or 'none'}")
         if self.output is not None and (self.load_config or self.info):
@@ -94,6 +111,7 @@ class Compress:
 
     def _decode(self, source: Path, target: Path) -> None:
         from nifi_ns.compress import decode
+        from nifi_ns.formats import save, suffix
 
         suffix(target)  # an unknown one is named before the scene is decoded
         splats = decode(_read(source))
@@ -110,7 +128,6 @@ def _read(path: Path) -> bytes:
 def _check_target(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise NifiError(f"--output {path} must end in {suffix}")
-        from nifi_ns.formats import save, suffix
 
 
 def _device() -> str:

@@ -1,0 +1,121 @@
+"""The mode of `ns-nifi-compress` that runs a codec which is a program of its own, and makes its renders pairs and rows.
+
+The import is here because it knows both sides: compression leaves files, restoration's pairs are made of them.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nifi_ns.errors import NifiError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nifi_ns.compress.external import ExternalCodec, Split
+    from nifi_ns.compress.hacpp import HacppSettings
+    from nifi_ns.restore.pairs import PairFolder
+    from nifi_ns.results import Row
+
+    Pictures = dict[Split, dict[str, tuple[Path, Path]]]
+
+VERSION = 1
+"""Counted up whenever the same files would give other pairs."""
+
+
+def compress_with_hacpp(settings: "HacppSettings", data: Path | None, output: Path | None) -> None:
+    """Run HAC++ on `data` unless it has finished in `output`, then write its pairs and numbers there, and tell.
+
+    `<output>/` gets `model/`, `log.txt` and `run.json` (see `compress.external`), `results.json` with its CSV, and
+    `pairs/<scene>/rate_<rate>/`.
+
+    Raises:
+        NifiError: for what the user can mend, before anything long starts wherever it can be known.
+    """
+    from rich.console import Console
+
+    from nifi_ns import results
+    from nifi_ns.compress.external import run
+    from nifi_ns.compress.hacpp import hacpp
+
+    if data is None:
+        raise NifiError("--codec hacpp needs --data: a folder with images/ and sparse/0/, as COLMAP leaves them")
+    output = output or Path("outputs") / data.resolve().name / "hacpp" / f"{settings.lmbda:g}"
+    codec, console = hacpp(settings, data, output), Console()
+    if not run(codec, output):
+        console.print(f"{codec.name} has already finished in {output}: only its pairs and numbers are made again")
+    folder, rows = import_run(codec, output)
+    console.print(results.table(rows, title=f"{len(folder.splits['test'])} held-out views against photos, mean"))
+    counts = " + ".join(f"{len(folder.splits[split])} {split}" for split in ("train", "test"))
+    console.print(f"{folder.label}: {counts} pairs in {folder.root}; numbers in {output / 'results.json'}")
+    if not folder.splits["train"]:
+        console.print(f"{codec.name} rendered no training views: a restorer cannot be trained on these pairs")
+
+
+def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[Row]]":
+    """Pairs and rows of a finished run; the pairs are kept if nothing they are made of has changed.
+
+    Rows are of the test views, one for each and their mean, by this project's metrics from the 8-bit pictures.
+
+    Raises:
+        NifiError: if pictures or bytes are missing or do not fit.
+    """
+    from rich.progress import track
+
+    from nifi_ns import metrics, results
+    from nifi_ns.compress.external import find_pictures, read_log
+    from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
+
+    pictures, size = find_pictures(codec), codec.count_bytes(read_log(output))
+    _check_sizes(codec, pictures)
+    root = output / "pairs" / codec.scene / f"rate_{codec.rate}"
+    fingerprint = _fingerprint(codec, pictures, size)
+    current = is_current(root, fingerprint)
+    what = {"scene": codec.scene, "rate": codec.rate, "bytes": size, "gaussians": None, "fingerprint": fingerprint}
+    writer = None if current else PairWriter(root, **what)
+    measured: dict[str, dict[str, float | None]] = {}
+    views: list[tuple[Split, str, tuple[Path, Path]]] = [
+        (split, name, files) for split, named in pictures.items() for name, files in named.items()
+    ]
+    for split, name, (render, photo) in track(views, f"{codec.name}: pairs", transient=True):
+        degraded, clean = _read(render), _read(photo)
+        if writer is not None:
+            writer.add(split, name, clean, degraded)
+        if split == "test":
+            measured[name] = metrics.compute(degraded, clean)
+    folder = PairFolder.open(root) if writer is None else writer.finish()
+    extra = {"bytes": size, "gaussians": None, "rate": codec.rate, "codec": codec.name}
+    rows = [results.row(codec.scene, "compressed", metrics=m, image=name, **extra) for name, m in measured.items()]
+    rows.append(results.row(codec.scene, "compressed", metrics=metrics.mean(list(measured.values())), **extra))
+    results.save(output / "results.json", rows)
+    return folder, rows
+
+
+def _check_sizes(codec: "ExternalCodec", pictures: "Pictures") -> None:
+    """Look at every picture's header before any is converted."""
+    from nifi_ns.restore.pairs import image_size
+
+    for split, named in pictures.items():
+        for name, (render, photo) in named.items():
+            (w0, h0), (w1, h1) = image_size(render), image_size(photo)
+            if (w0, h0) != (w1, h1):
+                raise NifiError(f"{codec.name}'s {split} view {name} is {w0}x{h0} but its photo {w1}x{h1} ({photo})")
+
+
+def _read(path: Path) -> "Tensor":
+    """[H, W, 3] in [0, 1]."""
+    import torch
+
+    from nifi_ns.restore.pairs import read_image
+
+    return torch.from_numpy(read_image(path)).float() / 255
+
+
+def _fingerprint(codec: "ExternalCodec", pictures: "Pictures", size: int) -> str:
+    """A hash of all that decides what the pairs look like."""
+    digest = hashlib.sha256(repr((VERSION, codec.name, codec.scene, codec.rate, size)).encode())
+    for split, named in pictures.items():
+        for name, files in named.items():
+            stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            digest.update(repr((split, name, stats)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,228 @@
+"""Codecs that are programs of their own: a command in its own environment that leaves renders and bytes.
+
+Nothing of such a codec is imported. What it leaves is known by its renders: many decode to no plain gaussians.
+
+`<output>/` holds `log.txt` (all that the command printed), `run.json` (which command, and whether it finished) and
+`model/` (what the command writes). A finished run is never repeated, an unfinished one begins anew.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nifi_ns.errors import NifiError
+from nifi_ns.files import write_text
+
+Split = Literal["train", "test"]
+
+_GRACE_SECONDS = 10.0
+"""How long an interrupted command may take to end, before it is ended."""
+_IMAGES = (".png", ".jpg", ".jpeg")
+_BAR = re.compile(r"(?P<stage>[^|:]*):\s*\d+%\|[^|]*\|\s*(?P<done>\d+)/(?P<total>\d+)\s*\[(?P<note>[^\]]*)\]?")
+_LOSS = re.compile(r"\bloss\b\s*[=:]?\s*([-+0-9.e]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ExternalCodec:
+    """How to run a codec on one scene at one rate, and where it leaves what."""
+
+    name: str
+    """What messages call it: `HAC++`."""
+    scene: str
+    rate: str
+    """What tables call the rate: `hacpp-0.5`. A plain folder name."""
+    command: tuple[str, ...]
+    """The program and its arguments, all paths absolute."""
+    pictures: Mapping[Split, tuple[Path, Path]]
+    """By split, the folders of renders and of photos; their files have equal names. `test` must be there."""
+    count_bytes: Callable[[str], int]
+    """Every byte a decoder needs, from the files left behind and the log's text; NifiError if these disagree."""
+    check: Callable[[], None] = lambda: None
+    """Raises NifiError if the command cannot work; asked before anything is written."""
+    directory: Path | None = None
+    """Where the command runs."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables set for the command, beside those of this process."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a command is, as its progress bar says."""
+
+    stage: str
+    done: int
+    total: int
+    loss: float | None
+
+
+def parse_step(line: str) -> Step | None:
+    """What a tqdm line, `Training progress:  33%|###  | 100/300 [00:12<00:24, 8it/s, Loss=0.03]`, says."""
+    match = _BAR.search(line)
+    if match is None:
+        return None
+    loss = _LOSS.search(match["note"])
+    try:
+        value = None if loss is None else float(loss[1].rstrip("."))
+    except ValueError:
+        value = None
+    return Step(match["stage"].strip(), int(match["done"]), int(match["total"]), value)
+
+
+def model_folder(output: Path) -> Path:
+    """Where the command of a run in `output` is to write: absolute, without links."""
+    return output.resolve() / "model"
+
+
+def run(codec: ExternalCodec, output: Path) -> bool:
+    """Run `codec` with its log and state in `output`, unless it has finished there; say whether it had to run.
+
+    Raises:
+        NifiError: if `output` cannot be used or holds another run, a check fails, or the command does.
+        KeyboardInterrupt: after the command and all it started have ended.
+    """
+    state = output / "run.json"
+    if _finished(codec, output):
+        return False
+    codec.check()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        # pictures and streams of an interrupted run would be taken for those of the next
+        shutil.rmtree(model_folder(output), ignore_errors=True)
+        _write_state(state, codec, "started")
+        with (output / "log.txt").open("wb") as log:
+            status = _stream(codec, log)
+    except OSError as error:
+        raise NifiError(f"cannot run {codec.name} with --output {output}: {error}") from error
+    if status:
+        tail = " / ".join(_last_lines(read_log(output))) or "it printed nothing"
+        ended = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        raise NifiError(f"{codec.name} ended {ended}: {tail}; all of it is in {output / 'log.txt'}")
+    _write_state(state, codec, "finished")
+    return True
+
+
+def read_log(output: Path) -> str:
+    """All that the command printed, or an empty text."""
+    path = output / "log.txt"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def find_pictures(codec: ExternalCodec) -> dict[Split, dict[str, tuple[Path, Path]]]:
+    """By split and view, the files of its render and its photo; a split whose renders were not made is left out.
+
+    Raises:
+        NifiError: if there are no renders of `test`, or renders and photos do not have the same names.
+    """
+    found: dict[Split, dict[str, tuple[Path, Path]]] = {}
+    for split, folders in codec.pictures.items():
+        renders, photos = ({p.stem: p for p in _images(folder)} for folder in folders)
+        if unmatched := sorted(renders.keys() ^ photos.keys()):
+            name = unmatched[0]
+            has, lacks = folders if name in renders else folders[::-1]
+            raise NifiError(f"{codec.name} left {name} in {has} but not in {lacks}: every render needs its photo")
+        if renders:
+            found[split] = {name: (renders[name], photos[name]) for name in sorted(renders)}
+    if "test" not in found:
+        raise NifiError(f"{codec.name} left no renders in {codec.pictures['test'][0]}: nothing to measure or restore")
+    return found
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (p for p in folder.glob("*") if p.suffix.lower() in _IMAGES)
+
+
+def _finished(codec: ExternalCodec, output: Path) -> bool:
+    """Whether `output` holds this run, finished; a NifiError if it holds something else."""
+    state = output / "run.json"
+    if output.exists() and not output.is_dir():
+        raise NifiError(f"--output {output} is a file: {codec.name} needs a folder")
+    if not state.is_file():
+        if output.is_dir() and any(output.iterdir()):
+            raise NifiError(f"--output {output} holds other files: give a new or empty folder")
+        return False
+    try:
+        before: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+        command, status = tuple(before["command"]), before["status"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NifiError(f"{state} cannot be read ({error!r}): remove {output}, or give another --output") from error
+    if command != codec.command:
+        raise NifiError(f"--output {output} holds a run of other settings ({state}): give another folder")
+    return status == "finished"
+
+
+def _write_state(path: Path, codec: ExternalCodec, status: str) -> None:
+    content = {"codec": codec.name, "scene": codec.scene, "rate": codec.rate, "status": status}
+    write_text(path, json.dumps(content | {"command": codec.command}, indent=1) + "\n")
+
+
+def _stream(codec: ExternalCodec, log: IO[bytes]) -> int:
+    """Run the command, its output to `log`, its progress to one live line; the exit status."""
+    # a session of its own: Ctrl-C comes here first, and the programs that the command starts can be ended with it
+    process = subprocess.Popen(
+        codec.command,
+        cwd=codec.directory,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **codec.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    try:
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress:
+            task = progress.add_task(codec.name, total=None, loss="")
+            rest = b""
+            while data := os.read(process.stdout.fileno(), 1 << 16):
+                log.write(data)
+                log.flush()
+                *lines, rest = re.split(rb"[\r\n]+", rest + data)
+                # a bar is complete when the next one begins; the last of them is the newest
+                steps = [step for line in lines if (step := parse_step(line.decode(errors="replace")))]
+                if steps:
+                    step, loss = steps[-1], ""
+                    if step.loss is not None:
+                        loss = f"loss {step.loss:.4f}"
+                    name = f"{codec.name}: {step.stage}"
+                    progress.update(task, description=name, completed=step.done, total=step.total, loss=loss)
+        return process.wait()
+    finally:
+        _end(process)
+        process.stdout.close()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command that still runs, and what it started: asked first, then forced."""
+    try:
+        for request in (signal.SIGINT, signal.SIGTERM):
+            if process.poll() is None:
+                _signal_all(process, request)
+                try:
+                    process.wait(_GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+    finally:  # also after a second Ctrl-C
+        _signal_all(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_all(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """Send a signal to the command and to all that it started."""
+    with suppress(ProcessLookupError, PermissionError):  # nobody is left (macOS says the latter of a zombie)
+        os.killpg(process.pid, number)
+
+
+def _last_lines(text: str, count: int = 3) -> list[str]:
+    """The last lines that are neither empty nor progress bars."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text[-20_000:])]
+    return [line for line in lines if line and _BAR.search(line) is None][-count:]
