@@ -12,6 +12,7 @@ from nifi_ns.errors import NifiError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nifi_ns.compress.command import CommandSettings
     from nifi_ns.compress.external import ExternalCodec, Split
     from nifi_ns.compress.hacpp import HacppSettings
     from nifi_ns.restore.pairs import PairFolder
@@ -23,8 +24,8 @@ VERSION = 1
 """Counted up whenever the same files would give other pairs."""
 
 
-def compress_with_hacpp(settings: "HacppSettings", data: Path | None, output: Path | None) -> None:
-    """Run HAC++ on `data` unless it has finished in `output`, then write its pairs and numbers there, and tell.
+def compress_externally(settings: "HacppSettings | CommandSettings", data: Path | None, output: Path | None) -> None:
+    """Run a codec on `data` unless it has finished in `output`, then write its pairs and numbers there, and tell.
 
     `<output>/` gets `model/`, `log.txt` and `run.json` (see `compress.external`), `results.json` with its CSV, and
     `pairs/<scene>/rate_<rate>/`.
@@ -35,13 +36,19 @@ def compress_with_hacpp(settings: "HacppSettings", data: Path | None, output: Pa
     from rich.console import Console
 
     from nifi_ns import results
+    from nifi_ns.compress.command import command
     from nifi_ns.compress.external import run
-    from nifi_ns.compress.hacpp import hacpp
+    from nifi_ns.compress.hacpp import HacppSettings, hacpp
 
+    if isinstance(settings, HacppSettings):
+        name, rate, wanted = "hacpp", f"{settings.lmbda:g}", "images/ and sparse/0/, as COLMAP leaves them"
+    else:
+        name, rate, wanted = "command", settings.rate, "what {data} in --command stands for"
     if data is None:
-        raise NifiError("--codec hacpp needs --data: a folder with images/ and sparse/0/, as COLMAP leaves them")
-    output = output or Path("outputs") / data.resolve().name / "hacpp" / f"{settings.lmbda:g}"
-    codec, console = hacpp(settings, data, output), Console()
+        raise NifiError(f"--codec {name} needs --data: a folder with {wanted}")
+    output = output or Path("outputs") / data.resolve().name / name / rate
+    codec = hacpp(settings, data, output) if isinstance(settings, HacppSettings) else command(settings, data, output)
+    console = Console()
     if not run(codec, output):
         console.print(f"{codec.name} has already finished in {output}: only its pairs and numbers are made again")
     folder, rows = import_run(codec, output)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nifi_ns.commands._cli import run
+from nifi_ns.compress.command import CommandSettings
 from nifi_ns.compress.hacpp import HacppSettings
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
@@ -26,7 +27,7 @@ _METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")  # those that need no 
 class Compress:
     """Compress a trained run or a 3DGS .ply to a scene file, decode one, or tell what is in one.
 
-    Exactly one of --load-config, --ply, --decode and --info says what to do; or --codec hacpp with --data.
+    Exactly one of --load-config, --ply, --decode and --info says what to do; or --codec with --data.
     """
 
     load_config: Path | None = None
@@ -40,14 +41,17 @@ class Compress:
     info: Path | None = None
     """A scene file to look into."""
     output: Path | None = None
-    """The file to write with --ply and --decode; by default beside the input, as .nifi or .ply. With --codec
-    hacpp, the folder for all that comes of it; by default outputs/<scene>/hacpp/<lambda>."""
-    codec: Literal["nifi", "hacpp"] = "nifi"
-    """hacpp: run a checkout of HAC++ in its own environment; its renders become pairs, its bytes and quality rows."""
+    """The file to write with --ply and --decode; by default beside the input, as .nifi or .ply. With another
+    --codec, the folder for all that comes of it; by default outputs/<scene>/<codec>/<rate>."""
+    codec: Literal["nifi", "hacpp", "command"] = "nifi"
+    """hacpp: a checkout of HAC++ in its own environment; command: any program. Their renders become pairs, their bytes
+    and quality rows of results."""
     data: Path | None = None
-    """The COLMAP scene (images/ and sparse/0/) that --codec hacpp trains on."""
+    """What another --codec is run on; for hacpp a COLMAP scene, images/ and sparse/0/."""
     hacpp: Annotated[HacppSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=HacppSettings)
     """How to run HAC++."""
+    command: Annotated[CommandSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=CommandSettings)
+    """How to run any other codec."""
     compression: Annotated[CompressionSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=CompressionSettings)
     """How to compress."""
 
@@ -55,15 +59,18 @@ class Compress:
         """Do what the one chosen option asks for."""
         modes = {"--load-config": self.load_config, "--ply": self.ply, "--decode": self.decode, "--info": self.info}
         chosen = [name for name, path in modes.items() if path is not None]
-        if self.codec == "hacpp":
-            from nifi_ns.commands._external import compress_with_hacpp
+        external = {"hacpp": self.hacpp, "command": self.command}
+        if unused := [name for name, options in external.items() if name != self.codec and options != type(options)()]:
+            raise NifiError(f"options of {unused[0]} were given: add --codec {unused[0]}, or leave them away")
+        if self.codec != "nifi":
+            from nifi_ns.commands._external import compress_externally
 
             if chosen or self.compression != CompressionSettings():
                 what = chosen[0] if chosen else "nifi's options"
-                raise NifiError(f"--codec hacpp does not go with {what}: give --data, and --hacpp-lambda for the rate")
-            return compress_with_hacpp(self.hacpp, self.data, self.output)
-        if self.data is not None or self.hacpp != HacppSettings():
-            raise NifiError("--data and --hacpp-* go with --codec hacpp: give that too, or leave them away")
+                raise NifiError(f"--codec {self.codec} does not go with {what}: give --data and the options of its own")
+            return compress_externally(external[self.codec], self.data, self.output)
+        if self.data is not None:
+            raise NifiError("--data goes with --codec hacpp or command; nifi's own input is --load-config or --ply")
         if len(chosen) != 1:
             raise NifiError(f"give exactly one of {', '.join(modes)}; got {' and '.join(chosen) or 'none'}")
         if self.output is not None and (self.load_config or self.info):

@@ -264,7 +264,8 @@ def test_the_command_runs_it_and_tells(settings, data, output, capsys):
         ({"codec": "hacpp", "data": Path("a")}, "--codec hacpp needs --hacpp-root"),
         ({"codec": "hacpp", "data": Path("a"), "ply": Path("b.ply")}, "--codec hacpp does not go with --ply"),
         ({"codec": "hacpp", "compression": CompressionSettings(steps=3)}, "does not go with nifi's options"),
-        ({"data": Path("a"), "ply": Path("b.ply")}, "--data and --hacpp-* go with --codec hacpp"),
+        ({"data": Path("a"), "ply": Path("b.ply")}, "--data goes with --codec hacpp or command"),
+        ({"ply": Path("b.ply"), "hacpp": HacppSettings(lmbda=1.0)}, "options of hacpp were given: add --codec hacpp"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, message):

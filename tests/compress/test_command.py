@@ -1,0 +1,74 @@
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nifi_ns import results
+from nifi_ns.commands.compress import Compress
+from nifi_ns.compress.command import CommandSettings, count_bytes
+from nifi_ns.errors import NifiError
+from nifi_ns.restore.pairs import find_pair_folders
+
+_CODEC = """
+import sys
+from pathlib import Path
+from PIL import Image
+data, output = map(Path, sys.argv[1:])
+for split, count in (("train", 3), ("test", 2)):
+    for kind in ("out", "photo"):
+        (output / kind / split).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (24, 20), (80 * i + 10 * (kind == "out"),) * 3).save(output / kind / split / f"{i}.png")
+(output / "scene.bin").write_bytes(data.read_bytes() * 10)
+(output / "tables").mkdir()
+(output / "tables" / "a.bin").write_bytes(bytes(7))
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CommandSettings:
+    """A codec that writes ten times its input and 7 bytes of tables."""
+    (tmp_path / "my codec.py").write_text(_CODEC)
+    (tmp_path / "scene").write_bytes(bytes(11))
+    return CommandSettings(
+        command=f"{sys.executable} '{tmp_path}/my codec.py' {{data}} {{output}}",
+        renders="out/{split}",
+        photos="photo/{split}",
+        bytes_of=("scene.bin", "**/*.bin"),
+        rate="tiny",
+    )
+
+
+def test_any_program_that_leaves_renders_and_bytes_is_a_codec(settings: CommandSettings, tmp_path: Path):
+    Compress(codec="command", command=settings, data=tmp_path / "scene", output=tmp_path / "out").main()
+    (folder,) = find_pair_folders([tmp_path / "out" / "pairs"])
+    assert folder.label == "scene/tiny" and folder.bytes == 117
+    assert {split: len(names) for split, names in folder.splits.items()} == {"train": 3, "test": 2}
+    assert [r["bytes"] for r in results.load(tmp_path / "out" / "results.json")] == [117] * 3
+
+
+def test_every_pattern_of_bytes_must_name_a_file(tmp_path: Path):
+    (tmp_path / "a.bin").write_bytes(bytes(3))
+    with pytest.raises(NifiError, match=r"--bytes-of \*\.mlp names no file"):
+        count_bytes(tmp_path, ("*.bin", "*.mlp"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"command": ""}, "needs --command"),
+        ({"bytes_of": ()}, "needs --command (what to run) and --bytes-of"),
+        ({"command": "a 'b"}, "cannot be read"),
+        ({"command": "no-such-codec {data}"}, "no program 'no-such-codec'"),
+        ({"renders": "out"}, "must have {split}"),
+        ({"bytes_of": ("/etc/hosts",)}, "give paths relative"),
+        ({"rate": "a/b"}, "must be a plain name"),
+    ],
+)
+def test_says_what_is_wrong_before_any_work(settings: CommandSettings, tmp_path: Path, change: dict, message: str):
+    changed = replace(settings, **change)
+    with pytest.raises(NifiError, match=re.escape(message)):
+        Compress(codec="command", command=changed, data=tmp_path / "scene", output=tmp_path / "out").main()
+    assert not (tmp_path / "out").exists()
