@@ -121,7 +121,9 @@ class Splats:
             raise NifiError(f"no such file: {path}")
         try:
             vertex = PlyData.read(str(path))["vertex"].data
-        except (PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
+        except (OverflowError, MemoryError) as error:
+            raise CorruptFileError(f"{path} says it holds more gaussians than memory does") from error
+        except (PlyParseError, KeyError, ValueError) as error:
             raise CorruptFileError(f"{path} is not a readable .ply: {error}") from error
         names = vertex.dtype.names or ()
         rest = sum(name.startswith("f_rest_") for name in names)

@@ -1,7 +1,12 @@
-"""Niantic's `.spz`, versions 2 and 3: https://github.com/nianticlabs/spz (README, "File Format"); writes version 3."""
+"""Niantic's `.spz`, versions 2 to 4: https://github.com/nianticlabs/spz (README, "File Format").
+
+Written as version 3, which more viewers know than 4. Scales below e^-10 do not exist there: a scene of a few
+centimetres in units of a metre loses its smallest.
+"""
 
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +25,14 @@ from nifi_ns.formats._codes import (
 )
 from nifi_ns.splats import Splats
 
-_HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, SH degree, fractional bits, flags, reserved
+_HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, SH degree, fractional bits, flags, streams
 _MAGIC = b"NGSP"
 _EXTENDED = 2  # the flag of a file with extensions, whose bytes come at no fixed place
 _COLOR = 0.15
 _MAX_FRACTIONAL_BITS = 16
 _GZIP = 16 + zlib.MAX_WBITS
-_MAX_DEFLATE_RATIO = 1032
+_MAX_RATIO = 1032  # the most that deflate can do; zstd could do more, but not to gaussians
+_MAX_WINDOW = 2**27  # that of the highest level of zstd
 
 # from the ply's right-down-front to the file's right-up-back and back: y and z, and every basis function odd in y + z
 _FLIP_XYZ = np.array([1.0, -1, -1])
@@ -42,23 +48,23 @@ def load(path: Path | str) -> Splats:
         CorruptFileError: if it is damaged or truncated.
     """
     path = Path(path)
-    version, count, degree, fractional_bits, body = _inflated(path, path.read_bytes())
-    coefficients = (degree + 1) ** 2 - 1
-    ends = np.cumsum(count * np.array([9, 1, 3, 3, 4 if version >= 3 else 3, 3 * coefficients]))
+    data = path.read_bytes()
+    header, parts = (_from_zstd if data[:4] == _MAGIC else _from_gzip)(path, data)
+    count, coefficients = header.count, (header.sh_degree + 1) ** 2 - 1
     positions, alphas, colors, scales, rotations, sh = (
-        np.frombuffer(part, np.uint8).reshape(count, -1) for part in _split(body, ends)
+        np.frombuffer(part, np.uint8).reshape(count, len(part) // count) for part in parts
     )
     # 24 bits with a sign: the upper three bytes of an int32
     fixed = np.zeros((count, 3, 4), np.uint8)
     fixed[..., 1:] = positions.reshape(count, 3, 3)
-    means = (fixed.view("<i4")[..., 0] >> 8) / 2.0**fractional_bits
+    means = (fixed.view("<i4")[..., 0] >> 8) / 2.0**header.fractional_bits
     dc = (colors / 255.0 - 0.5) / _COLOR
     higher = (sh.reshape(count, coefficients, 3) / 128.0 - 1) * _FLIP_SH[:coefficients]
     return checked(
         path,
         means * _FLIP_XYZ,
         scales / 16.0 - 10,
-        (_unpack_rotations(rotations) if version >= 3 else _unpack_three(rotations)) * _FLIP_WXYZ,
+        (_unpack_three(rotations) if header.version == 2 else _unpack_rotations(rotations)) * _FLIP_WXYZ,
         opacity_logits(alphas[:, 0]),
         np.concatenate([dc[:, None], higher], axis=1),
     )
@@ -90,36 +96,85 @@ def save(path: Path | str, splats: Splats) -> None:
     write_bytes(path, data)
 
 
-def _inflated(path: Path, data: bytes) -> tuple[int, int, int, int, bytes]:
-    """Version, count, SH degree, fractional bits and the arrays, which are no longer than the header says."""
-    if data[:4] == _MAGIC:
-        version = int.from_bytes(data[4:8], "little")
-        raise NifiError(f"{path} is a .spz of version {version}; versions 2 and 3 are read: convert it to one of them")
+@dataclass
+class _Header:
+    version: int
+    count: int
+    sh_degree: int
+    fractional_bits: int
+    streams: int
+    """Of version 4; a reserved byte before."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of positions, opacities, colours, scales, rotations and harmonics."""
+        each = (9, 1, 3, 3, 3 if self.version == 2 else 4, 3 * ((self.sh_degree + 1) ** 2 - 1))
+        return [self.count * size for size in each]
+
+
+def _parse(path: Path, data: bytes, file_size: int) -> _Header:
+    """The header at the beginning of `data`, of a file that can hold what it says."""
+    if len(data) < _HEADER.size or data[:4] != _MAGIC:
+        raise CorruptFileError(f"{path} is not a .spz: it has no header")
+    _, version, count, degree, fractional_bits, flags, streams = _HEADER.unpack_from(data)
+    if version not in (2, 3, 4):
+        raise NifiError(f"{path} is a .spz of version {version}; versions 2 to 4 are read")
+    if degree > 3 or fractional_bits > 24:
+        raise CorruptFileError(f"{path}: SH degree {degree} with {fractional_bits} fractional bits cannot be read")
+    if flags & _EXTENDED:
+        raise NifiError(f"{path} has extensions, which are not read: write it without them")
+    header = _Header(version, count, degree, fractional_bits, streams)
+    if count == 0 or sum(header.sizes) > _MAX_RATIO * file_size:
+        raise CorruptFileError(f"{path} says {count} gaussians in {file_size} bytes")
+    return header
+
+
+def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
+    """Versions 2 and 3: header and arrays in one stream, no more of it than the header says."""
     inflate = zlib.decompressobj(_GZIP)
     try:
-        header = inflate.decompress(data, _HEADER.size)
-        if len(header) < _HEADER.size or header[:4] != _MAGIC:
-            raise CorruptFileError(f"{path} is not a .spz: it has no header")
-        _, version, count, degree, fractional_bits, flags, _ = _HEADER.unpack(header)
-        if version not in (2, 3):
-            raise NifiError(f"{path} is a .spz of version {version}; versions 2 and 3 are read")
-        if degree > 3 or fractional_bits > 24:
-            raise CorruptFileError(f"{path}: SH degree {degree} with {fractional_bits} fractional bits is not a .spz's")
-        if flags & _EXTENDED:
-            raise NifiError(f"{path} has extensions, which are not read: write it without them")
-        size = count * (16 + (4 if version >= 3 else 3) + 3 * ((degree + 1) ** 2 - 1))
-        if size > _MAX_DEFLATE_RATIO * len(data):
-            raise CorruptFileError(f"{path} says {count} gaussians, more than its {len(data)} bytes can hold")
+        header = _parse(path, inflate.decompress(data, _HEADER.size), len(data))
+        if header.version > 3:
+            raise CorruptFileError(f"{path}: a .spz of version {header.version} is not in gzip")
+        size = sum(header.sizes)
         body = inflate.decompress(inflate.unconsumed_tail, size + 1)
     except zlib.error as error:
         raise CorruptFileError(f"{path} is not a readable .spz: {error}") from error
     if len(body) != size or not inflate.eof:
-        raise CorruptFileError(f"{path} does not hold the {count} gaussians of SH degree {degree} that it says")
-    return version, count, degree, fractional_bits, body
+        raise CorruptFileError(f"{path} does not hold the {header.count} gaussians that it says")
+    ends = np.cumsum(header.sizes).tolist()
+    return header, [body[end - size : end] for end, size in zip(ends, header.sizes, strict=True)]
 
 
-def _split(body: bytes, ends: NDArray) -> list[bytes]:
-    return [body[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+def _from_zstd(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
+    """Version 4: the header, an offset to a table of two uint64 (packed and plain size) a stream, then the streams."""
+    import zstandard
+
+    header = _parse(path, data, len(data))
+    if header.version < 4 or len(data) < _HEADER.size + 4:
+        raise CorruptFileError(f"{path}: a .spz of version {header.version} starts with gzip, or is longer")
+    table = int.from_bytes(data[_HEADER.size : _HEADER.size + 4], "little")
+    offset = table + 16 * header.streams
+    if len(data) < offset:
+        raise CorruptFileError(f"{path} is truncated: its table of streams ends at {offset}")
+    sizes = [size for size in header.sizes if size]
+    found = list(struct.iter_unpack("<QQ", data[table:offset]))
+    if [plain for _, plain in found] != sizes:
+        raise CorruptFileError(f"{path} does not hold the {header.count} gaussians that it says")
+    parts = []
+    for packed, plain in found:
+        if packed > len(data) - offset:
+            raise CorruptFileError(f"{path} is truncated: a stream of {packed} bytes does not fit")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+        try:
+            part = decompressor.stream_reader(data[offset : offset + packed]).read(plain + 1)
+        except zstandard.ZstdError as error:
+            raise CorruptFileError(f"{path} is not a readable .spz: {error}") from error
+        if len(part) != plain:
+            raise CorruptFileError(f"{path} does not hold the {header.count} gaussians that it says")
+        parts.append(part)
+        offset += packed
+    return header, [*parts, b""][:6]
 
 
 def _unpack_three(codes: NDArray) -> NDArray:
@@ -130,7 +185,7 @@ def _unpack_three(codes: NDArray) -> NDArray:
 
 
 def _unpack_rotations(codes: NDArray) -> NDArray:
-    """Version 3: 2 bits for which of xyzw is largest, then a sign and 9 bits for each of the others. To wxyz."""
+    """Versions 3 and 4: 2 bits for which of xyzw is largest, then a sign and 9 bits for each of the others. To wxyz."""
     packed = np.ascontiguousarray(codes).view("<u4")
     fields = (packed >> np.array([20, 10, 0], np.uint32)) & 1023
     others = np.where(fields & 512, -1.0, 1.0) * (fields & 511) * (np.sqrt(0.5) / 511)

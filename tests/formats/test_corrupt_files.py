@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+import zstandard
 from PIL import Image
 from random_splats import random_splats
 
 from nifi_ns import formats
 from nifi_ns.errors import CorruptFileError, NifiError
 
-SUFFIXES = (".spz", ".splat", ".compressed.ply", ".sog")
+SUFFIXES = (".ply", ".spz", "_v4.spz", ".splat", ".compressed.ply", ".sog")
 
 
 def is_refused(path: Path, data: bytes) -> bool:
@@ -35,6 +36,8 @@ def is_refused(path: Path, data: bytes) -> bool:
 
 
 def written(folder: Path, suffix: str) -> bytes:
+    if suffix == "_v4.spz":  # only read here
+        return (Path(__file__).parents[1] / "data" / "formats" / "random_v4.spz").read_bytes()
     formats.save(folder / f"whole{suffix}", random_splats(9, 1))
     return (folder / f"whole{suffix}").read_bytes()
 
@@ -88,6 +91,11 @@ def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
     header = struct.pack("<4sIIBBBB", b"NGSP", 3, 2**32 - 1, 3, 12, 0, 0)
     assert is_refused(tmp_path / "a.spz", gzip.compress(header + bytes(1000)))
     ply = written(tmp_path, ".compressed.ply")
+    plain = written(tmp_path, ".ply")
+    for count in (b"vertex -1", b"vertex 2000000000", b"vertex " + b"9" * 30):
+        for encoding in (b"ascii", b"binary_little_endian", b"binary_big_endian"):
+            data = plain.replace(b"binary_little_endian", encoding).replace(b"vertex 9", count)
+            assert is_refused(tmp_path / "a.ply", data)
     for line in (b"vertex 9", b"chunk 1", b"sh 9"):
         for count in (b"0", b"-1", b"99999999999", b"9" * 4000, b"1e9", b""):
             assert is_refused(tmp_path / "a.ply", ply.replace(line, line.split()[0] + b" " + count, 1)), (line, count)
@@ -98,6 +106,18 @@ def test_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
     header = struct.pack("<4sIIBBBB", b"NGSP", 3, 1, 0, 12, 0, 0)
     bomb = deflate.compress(header) + deflate.compress(bytes(2**26)) + deflate.flush()
     assert is_refused(tmp_path / "a.spz", bomb)
+
+
+def test_zstd_streams_of_another_size(tmp_path: Path) -> None:
+    data = bytearray(written(tmp_path, "_v4.spz"))
+    for place, value in ((8, 2**31), (8, 0), (16, 2**32 - 1), (16, 0), (32, 2**31), (40, 1), (48, 0)):
+        damaged = data.copy()
+        damaged[place : place + 4] = struct.pack("<I", value)
+        assert is_refused(tmp_path / "a.spz", bytes(damaged))
+    head = struct.pack("<4sIIBBBBI12x", b"NGSP", 4, 1, 0, 12, 0, 5, 32)
+    packed = [zstandard.compress(bytes(2**26)), *(zstandard.compress(bytes(size)) for size in (1, 3, 3, 4))]
+    table = b"".join(struct.pack("<QQ", len(p), s) for p, s in zip(packed, (9, 1, 3, 3, 4), strict=True))
+    assert is_refused(tmp_path / "a.spz", head + table + b"".join(packed))
 
 
 def test_zip_bomb_is_not_inflated(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import struct
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_no_gaussians_are_refused(tmp_path: Path, suffix: str) -> None:
     [  # written by @playcanvas/splat-transform 2.7.1, .spz with Adobe's build of Niantic's library, from random.ply
         ("random.compressed.ply", (0.01, 0.004, 0.0016, 0.0021, 0.006, 0.017)),
         ("random.spz", (1.3e-4, 0.032, 0.002, 0.0021, 0.0135, 0.067)),
+        ("random_v4.spz", (1.3e-4, 0.032, 0.002, 0.0021, 0.0135, 0.067)),
         ("random_v2.spz", (1.3e-4, 0.032, 0.09, 0.0021, 0.0135, 0.067)),
         ("random.sog", (0.0005, 0.06, 0.0079, 0.0042, 0.02, 0.75)),  # its palette of 24 has lost some
     ],
@@ -108,11 +110,16 @@ def test_files_of_the_reference_implementations(name: str, limits: tuple[float, 
     assert_close(formats.load(GOLDEN / name), Splats.load_ply(GOLDEN / "random.ply"), limits)
 
 
-def test_v2_of_spz_has_its_rotations(tmp_path: Path) -> None:
+def test_v2_of_spz_has_its_rotations() -> None:
     two, three = formats.load(GOLDEN / "random_v2.spz"), formats.load(GOLDEN / "random.spz")
     for name in ("means", "scales", "opacities", "sh"):
         assert torch.equal(getattr(two, name), getattr(three, name))
     assert ((two.quats * three.quats).sum(dim=1).abs() > 0.995).all()
+
+
+def test_v4_of_spz_holds_what_v3_does() -> None:
+    three, four = formats.load(GOLDEN / "random.spz"), formats.load(GOLDEN / "random_v4.spz")
+    assert all(torch.equal(getattr(four, f.name), getattr(three, f.name)) for f in fields(Splats))
 
 
 def test_splat_is_laid_out_as_convert_py_does(tmp_path: Path) -> None:
@@ -194,7 +201,7 @@ def test_zip_of_a_folder_made_by_hand_is_read(tmp_path: Path) -> None:
 
 
 def test_newer_spz_is_named_by_its_version(tmp_path: Path) -> None:
-    (tmp_path / "a.spz").write_bytes(b"NGSP\x04\x00\x00\x00" + bytes(100))
-    with pytest.raises(NifiError, match="version 4") as caught:
+    (tmp_path / "a.spz").write_bytes(b"NGSP\x05\x00\x00\x00" + bytes(100))
+    with pytest.raises(NifiError, match="version 5") as caught:
         formats.load(tmp_path / "a.spz")
     assert not isinstance(caught.value, CorruptFileError)
