@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +43,11 @@ class Compress:
     output: Path | None = None
     """The file to write with --ply and --decode; by default beside the input, as .nifi or .ply. With another
     --codec, the folder for all that comes of it; by default outputs/<scene>/<codec>/<rate>."""
+    sizes: tuple[str, ...] = ()
+    """With --load-config: several target sizes in one go, each a file of its own."""
+    target_psnr_drop: float | None = None
+    """With --load-config, in place of a size: the smallest file found that loses at most so many dB against the
+    training photos. Named after the size it turns out to have."""
     codec: Literal["nifi", "hacpp", "command"] = "nifi"
     """hacpp: a checkout of HAC++ in its own environment; command: any program. Their renders become pairs, their bytes
     and quality rows of results."""
@@ -75,6 +80,10 @@ class Compress:
             raise NifiError(f"give exactly one of {', '.join(modes)}; got {' and '.join(chosen) or 'none'}")
         if self.output is not None and (self.load_config or self.info):
             raise NifiError(f"--output does not go with {chosen[0]}: use it with --ply or --decode")
+        if (self.sizes or self.target_psnr_drop is not None) and self.load_config is None:
+            raise NifiError(f"--sizes and --target-psnr-drop go with --load-config, not with {chosen[0]}")
+        if self.sizes and self.target_psnr_drop is not None:
+            raise NifiError("give --sizes or --target-psnr-drop, not both")
         if self.load_config is not None:
             self._compress_run(self.load_config)
         elif self.ply is not None:
@@ -87,15 +96,19 @@ class Compress:
             _print_scene(self.info.name, info(_read(self.info)))
 
     def _compress_run(self, config: Path) -> None:
+        from nifi_ns.files import format_size
         from nifi_ns.plugin.runs import load_run
 
+        ladder = [replace(self.compression, target_size=size) for size in self.sizes]  # checked before long work
         opened = load_run(config)
         background, mode = opened.model.background_color, opened.model.config.rasterize_mode
         drawn = {"background": background, "antialiased": mode == "antialiased"}
-        compressed, seconds = self._compress(opened.uncompressed, opened.train_views, drawn)
-        written = opened.save_scene(compressed.data, self.compression.target_size)
-        _report(opened.uncompressed, compressed, seconds, opened.eval_views, drawn, "the held-out photos")
-        print(f"written to {written.with_name('scene.nifi')}; look at it with --load-config {written}")
+        for settings in ladder or [self.compression]:
+            compressed, seconds = self._compress(opened.uncompressed, opened.train_views, settings, drawn)
+            rate = settings.target_size if self.target_psnr_drop is None else format_size(len(compressed.data))
+            written = opened.save_scene(compressed.data, rate)
+            _report(opened.uncompressed, compressed, seconds, opened.eval_views, drawn, "the held-out photos")
+            print(f"written to {written.with_name('scene.nifi')}; look at it with --load-config {written}")
 
     def _compress_ply(self, source: Path, target: Path) -> None:
         from nifi_ns.compress.cameras import cameras_around, with_renders
@@ -104,17 +117,24 @@ class Compress:
 
         _check_target(target, ".nifi")
         splats = load(source).to(_device())
-        compressed, seconds = self._compress(splats, [], {})
+        compressed, seconds = self._compress(splats, [], self.compression, {})
         write_bytes(target, compressed.data)
         unseen = with_renders(splats, cameras_around(splats, count=8, seed=self.compression.seed + 1))
         _report(splats, compressed, seconds, unseen, {}, "the uncompressed splats' renders")
         print(f"written to {target}")
 
-    def _compress(self, splats: "Splats", views: "Sequence[View]", drawn: dict[str, Any]) -> tuple["Compressed", float]:
+    def _compress(
+        self, splats: "Splats", views: "Sequence[View]", settings: CompressionSettings, drawn: dict[str, Any]
+    ) -> tuple["Compressed", float]:
         from nifi_ns.compress import compress
+        from nifi_ns.compress.rate import compress_to_loss
 
         started = time.perf_counter()
-        return compress(splats, views, self.compression, **drawn), time.perf_counter() - started
+        if self.target_psnr_drop is None:
+            compressed = compress(splats, views, settings, **drawn)
+        else:
+            compressed = compress_to_loss(splats, views, self.target_psnr_drop, settings, **drawn)
+        return compressed, time.perf_counter() - started
 
     def _decode(self, source: Path, target: Path) -> None:
         from nifi_ns.compress import decode
@@ -157,6 +177,10 @@ def _print_scene(name: str, scene: "SceneInfo") -> None:
     for stream, size in (*scene.sizes.items(), ("all", scene.size)):
         table.add_row(stream, format_size(size), f"{8 * size / scene.count:.1f}")
     Console().print(table)
+    if len(scene.levels) > 1 or scene.missing:
+        cut = f", {scene.missing} cut off" if scene.missing else ""
+        steps = ", ".join(f"{level.count:,} in {format_size(level.size)}" for level in scene.levels)
+        print(f"gaussians by level: {steps}{cut}")
 
 
 def _report(

@@ -21,9 +21,8 @@ from nifi_ns.compress.budget import Ladder, affordable, bits_for
 from nifi_ns.compress.codec import decode
 from nifi_ns.compress.grid import PRESETS, Bits, Grid
 from nifi_ns.compress.quantize import fake_quantize
-from nifi_ns.compress.settings import CompressionSettings
+from nifi_ns.compress.settings import CompressionSettings, target_bytes
 from nifi_ns.errors import NifiError
-from nifi_ns.files import parse_size
 from nifi_ns.splats import Splats
 
 Importance = Callable[[Splats], Tensor]
@@ -54,7 +53,7 @@ class Compressor:
 
     def __init__(self, settings: CompressionSettings) -> None:
         self.settings = settings
-        self.target = parse_size(settings.target_size)
+        self.target = target_bytes(settings.target_size)
         spacing = settings.prune_until * settings.steps / settings.stages
         self._prunings = sorted({round(i * spacing) for i in range(settings.stages)})
         self._bits: Bits | None = None

@@ -57,7 +57,7 @@ class Bits:
 PRESETS = {
     "coarse": Bits(means=10.5, scales=5.25, quats=4.5, opacities=3.75, luma=4.75, chroma=4.5, sh=3),
     "mid": Bits(means=12, scales=6, quats=5.25, opacities=4.5, luma=5.5, chroma=5.25, sh=4),
-    "fine": Bits(means=14, scales=7.25, quats=6.5, opacities=5.5, luma=6.75, chroma=6.5, sh=6),
+    "fine": Bits(means=14, scales=8, quats=6.5, opacities=7, luma=7.25, chroma=7, sh=6.5),
 }
 """Named choices of `Bits`, from smallest to best."""
 

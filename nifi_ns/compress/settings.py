@@ -6,14 +6,26 @@ from typing import Literal
 from nifi_ns.errors import NifiError
 from nifi_ns.files import parse_size
 
+PAPER_SIZES = {"paper-0.1": "1.152MB", "paper-0.5": "357KB", "paper-1.0": "223KB"}
+"""What the NiFi paper's codec takes for a scene of Mip-NeRF 360, on average, by its lambda."""
+
+
+def target_bytes(size: str) -> int:
+    """Bytes in a size as `files.parse_size` reads it, or in one of `PAPER_SIZES`.
+
+    Raises:
+        NifiError: if it is neither.
+    """
+    return parse_size(PAPER_SIZES.get(size, size))
+
 
 @dataclass(frozen=True)
 class CompressionSettings:
     """How splats become a scene file of a given size."""
 
     target_size: str = "60KB"
-    """Size of the scene file, every byte counted: 60KB, 0.36MB, ... Met from below, within 2 % where the scene has as
-    much in it."""
+    """Size of the scene file, every byte counted: 60KB, 0.36MB, ..., or one of the paper's: paper-0.1, paper-0.5,
+    paper-1.0. Met from below, within 2 % where the scene has as much in it."""
     sh_degree: int = 0
     """Highest degree of the spherical harmonics to keep. At small sizes more gaussians beat view-dependent colour."""
     bits: Literal["auto", "coarse", "mid", "fine"] = "auto"
@@ -42,7 +54,7 @@ class CompressionSettings:
     """For the order of the views."""
 
     def __post_init__(self) -> None:
-        parse_size(self.target_size)
+        target_bytes(self.target_size)
         checks = {
             "sh_degree": (self.sh_degree in range(4), "0, 1, 2 or 3"),
             "steps": (self.steps >= 0, "0 or more"),

@@ -67,6 +67,13 @@ def test_tells_what_is_inside(scene: Path, capsys: pytest.CaptureFixture[str]):
     assert all(stream in printed for stream in info(scene.read_bytes()).sizes)
 
 
+def test_tells_which_levels_are_inside(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = encode(Splats.load_ply(ply), PRESETS["coarse"], counts=[70, 230])
+    (tmp_path / "cut.nifi").write_bytes(data[: info(data).levels[0].size])
+    Compress(info=tmp_path / "cut.nifi").main()
+    assert re.search(r"gaussians by level: 70 in \S+, 1 cut off", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,6 +85,9 @@ def test_tells_what_is_inside(scene: Path, capsys: pytest.CaptureFixture[str]):
         ({"ply": Path("a.ply"), "output": Path("b.zip")}, "--output b.zip must end in .nifi"),
         ({"decode": Path("a.nifi"), "output": Path("b.zip")}, "b.zip must end in one of .ply, "),
         ({"info": Path("a.nifi"), "output": Path("b.ply")}, "--output does not go with --info"),
+        ({"ply": Path("a.ply"), "sizes": ("1KB", "2KB")}, "go with --load-config, not with --ply"),
+        ({"load_config": Path("c.yml"), "sizes": ("1KB",), "target_psnr_drop": 0.1}, "not both"),
+        ({"load_config": Path("c.yml"), "sizes": ("1KB", "some")}, "cannot read the size 'some'"),
     ],
 )
 def test_says_what_is_wrong_before_any_work(arguments: dict, message: str):

@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from splat_scenes import random_splats
+
+from nifi_ns.compress import CompressionSettings, info
+from nifi_ns.compress.cameras import cameras_around, with_renders
+from nifi_ns.compress.rate import _quality, compress_to_loss
+from nifi_ns.errors import NifiError
+from nifi_ns.splats import Splats
+from nifi_ns.views import View
+
+SETTINGS = CompressionSettings(steps=0, sh_degree=0)
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Splats, list[View]]:
+    """Gaussians, and noisy photos of them."""
+    splats = random_splats(300, 0)
+    noise = torch.Generator().manual_seed(0)
+    views = []
+    for view in with_renders(splats, cameras_around(splats, count=4, size=48)):
+        assert view.image is not None
+        views.append(replace(view, image=view.image + 0.02 * torch.randn(view.image.shape, generator=noise)))
+    return splats, views
+
+
+@pytest.mark.parametrize("loss", [0.3, 2.0])
+def test_loses_at_most_what_it_may(scene: tuple[Splats, list[View]], loss: float) -> None:
+    splats, views = scene
+    compressed = compress_to_loss(splats, views, loss, SETTINGS)
+    lost = _quality(splats, views, {}) - _quality(compressed.splats, views, {})
+    assert 0 < lost <= loss
+    assert info(compressed.data).count == len(compressed.splats)
+
+
+def test_a_greater_loss_makes_a_smaller_file(scene: tuple[Splats, list[View]]) -> None:
+    splats, views = scene
+    sizes = [len(compress_to_loss(splats, views, loss, SETTINGS).data) for loss in (0.1, 1.0, 5.0)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+
+
+def test_fine_tuning_makes_it_no_larger_and_keeps_the_promise(scene: tuple[Splats, list[View]]) -> None:
+    splats, views = scene
+    tuned = compress_to_loss(splats, views, 1.0, CompressionSettings(steps=40, stages=2, sh_degree=0), progress=False)
+    assert _quality(splats, views, {}) - _quality(tuned.splats, views, {}) <= 1.0
+    assert len(tuned.data) <= len(compress_to_loss(splats, views, 1.0, SETTINGS).data)
+
+
+def test_says_what_it_cannot_do(scene: tuple[Splats, list[View]]) -> None:
+    splats, views = scene
+    with pytest.raises(NifiError, match=r"a \.ply has none"):
+        compress_to_loss(splats, [], 1.0, SETTINGS)
+    with pytest.raises(NifiError, match="more than zero, not 0"):
+        compress_to_loss(splats, views, 0.0, SETTINGS)
+    with pytest.raises(NifiError, match="no file loses less than 1e-09 dB"):
+        compress_to_loss(splats, views, 1e-9, SETTINGS)
