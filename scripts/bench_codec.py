@@ -1,0 +1,210 @@
+"""Rate and distortion of our scene files beside other codecs', on the same splats, in one run.
+
+    python scripts/bench_codec.py --load-config outputs/fox/nifi-splat-lite/demo/config.yml
+
+For every run: the splats as trained, with and without view-dependent colour, in formats that keep all gaussians, and
+our smallest file that loses at most `--max-drop` dB, without fine-tuning; then files of a given size: ours, fine-tuned
+on the training photos, and the first of the other formats after decimation to as many gaussians as fit. Quality is that
+of the held-out photos, and every byte is counted. With `--splat-transform` the others are written by PlayCanvas's own
+program (the npm package @playcanvas/splat-transform), which decimates by merging pairs; without it, by
+`nifi_ns.formats`, after leaving away what matters least.
+"""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nifi_ns import formats, metrics
+from nifi_ns.commands._cli import run
+from nifi_ns.compress import CompressionSettings, compress
+from nifi_ns.compress.importance import importance, spread
+from nifi_ns.compress.rate import compress_to_loss
+from nifi_ns.compress.settings import target_bytes
+from nifi_ns.errors import NifiError
+from nifi_ns.files import format_size
+from nifi_ns.plugin.runs import Run, load_run
+from nifi_ns.rasterize import render
+from nifi_ns.results import Row, row, save
+from nifi_ns.splats import Splats
+
+_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
+_TRIES = 6  # to decimate to a size
+
+
+@dataclass
+class BenchCodec:
+    """Measure our scene files beside other formats."""
+
+    load_config: tuple[Path, ...]
+    """The config.yml of trained runs."""
+    sizes: tuple[str, ...] = ("11KB", "21KB", "52KB", "100KB")
+    """Sizes to fine-tune to."""
+    steps: int = CompressionSettings.steps
+    """Steps of fine-tuning."""
+    max_drop: float = 0.1
+    """dB that a file without fine-tuning may lose against the training photos."""
+    peers: tuple[str, ...] = (".sog", ".spz", ".compressed.ply")
+    """Other formats, as suffixes; the first is decimated to the sizes, too."""
+    splat_transform: str | None = None
+    """PlayCanvas's program."""
+    output: Path = Path("results/bench_codec.json")
+    """Where the numbers go, as JSON and CSV; the plot beside them as PNG."""
+
+    def main(self) -> None:
+        """Measure, print a table, write the numbers and draw them."""
+        if not self.load_config:
+            raise NifiError("give at least one --load-config")
+        for size in self.sizes:
+            target_bytes(size)
+        if unknown := set(self.peers) - set(formats.SUFFIXES):
+            raise NifiError(f"--peers {unknown.pop()} is not one of {', '.join(formats.SUFFIXES)}")
+        rows: list[Row] = []
+        for config in self.load_config:
+            opened = load_run(config)
+            with torch.no_grad():
+                rows += self._untuned(opened)
+            save(self.output, rows, peers=self.splat_transform or "nifi_ns.formats")
+            for size in self.sizes:
+                rows += self._at_size(opened, size)
+                save(self.output, rows, peers=self.splat_transform or "nifi_ns.formats")
+        Console().print(_table(rows))
+        _plot(rows, self.output.with_suffix(".png"))
+        print(f"written to {self.output}, .csv and .png")
+
+    def _untuned(self, opened: Run) -> list[Row]:
+        rows = []
+        for degree in sorted({0, opened.uncompressed.sh_degree}):
+            splats = opened.uncompressed.with_sh_degree(degree)
+            rows.append(_row(opened, "ply", splats, splats.ply_size, "uncompressed"))
+            for peer in self.peers:
+                size, decoded = self._written(splats, peer)
+                rows.append(_row(opened, peer[1:], decoded, size))
+            settings = CompressionSettings(steps=0, sh_degree=degree)
+            made, seconds = _timed(
+                lambda: compress_to_loss(splats, opened.train_views, self.max_drop, settings, **_drawn(opened))  # noqa: B023
+            )
+            rows.append(_row(opened, "nifi", made.splats, len(made.data), seconds=seconds))
+        return rows
+
+    def _at_size(self, opened: Run, size: str) -> list[Row]:
+        settings = CompressionSettings(target_size=size, steps=self.steps)
+        made, seconds = _timed(lambda: compress(opened.uncompressed, opened.train_views, settings, **_drawn(opened)))
+        plain = compress(opened.uncompressed, opened.train_views, replace(settings, steps=0), **_drawn(opened))
+        rows = [
+            _row(opened, "nifi fine-tuned", made.splats, len(made.data), target=size, seconds=seconds),
+            _row(opened, "nifi", plain.splats, len(plain.data), target=size),
+        ]
+        if (decimated := self._decimated(opened, target_bytes(size))) is not None:
+            rows.append(_row(opened, f"{self.peers[0][1:]} decimated", decimated[1], decimated[0], target=size))
+        return rows
+
+    def _decimated(self, opened: Run, target: int) -> tuple[int, Splats] | None:
+        """The first of the peers with as many gaussians as fit into `target` bytes; None if not even a few do."""
+        splats = opened.uncompressed.with_sh_degree(0)
+        with torch.no_grad():
+            matters = importance(splats, spread(opened.train_views, 96), **_drawn(opened))
+        order = matters.argsort(descending=True)
+        low, high, best = 1, len(splats), None
+        count = min(high, max(1, target // 14))
+        for _ in range(_TRIES):
+            kept = splats if self.splat_transform else splats[order[:count]]
+            size, decoded = self._written(kept, self.peers[0], count)
+            if size <= target:
+                low, best = count, (size, decoded)
+            else:
+                high = count
+            count = min(max(round(count * 0.99 * target / size), low + 1), high - 1)
+            if count <= low:
+                break
+        return best
+
+    def _written(self, splats: Splats, suffix: str, count: int | None = None) -> tuple[int, Splats]:
+        """Bytes of the splats in another format, and what it decodes to."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"splats{suffix}"
+            if self.splat_transform is None:
+                formats.save(path, splats)
+                return path.stat().st_size, formats.load(path)
+            source, back = Path(folder) / "source.ply", Path(folder) / "back.ply"
+            splats.save_ply(source)
+            decimate = () if count is None else ("--decimate", str(count))
+            self._transform(source, *decimate, path)
+            self._transform(path, back)
+            return path.stat().st_size, Splats.load_ply(back)
+
+    def _transform(self, *arguments: str | Path) -> None:
+        command = [self.splat_transform or "", "--quiet", "--overwrite", "--gpu", "cpu", *map(str, arguments)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise NifiError(f"cannot run --splat-transform {self.splat_transform}: {error.strerror}") from error
+        if done.returncode:
+            raise NifiError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
+def _drawn(opened: Run) -> dict[str, Any]:
+    config = opened.model.config
+    return {"background": opened.model.background_color, "antialiased": config.rasterize_mode == "antialiased"}
+
+
+@torch.no_grad()
+def _row(opened: Run, codec: str, splats: Splats, size: int, variant: Any = "compressed", **extra: Any) -> Row:
+    measured = []
+    for view in opened.eval_views:
+        assert view.image is not None
+        image = render(splats.to(view.image.device), view, **_drawn(opened)).rgb.clamp(0, 1)
+        measured.append(metrics.compute(image, view.image, names=_METRICS))
+    more = {"codec": codec, "sh_degree": splats.sh_degree, **extra}
+    return row(opened.scene, variant, bytes=size, gaussians=len(splats), metrics=metrics.mean(measured), **more)
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title="held-out photos, mean", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("scene", "codec"):
+        table.add_column(name, no_wrap=True)
+    for name in ("SH", "bytes", "gaussians", "bits each", "PSNR", "MS-SSIM", "HaarPSI"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for r in rows:
+        table.add_row(
+            *(r["scene"], r["codec"], str(r["sh_degree"]), format_size(r["bytes"]), f"{r['gaussians']:,}"),
+            *(f"{8 * r['bytes'] / r['gaussians']:.1f}", f"{r['psnr']:.2f}"),
+            *(f"{r['ms_ssim']:.3f}", f"{r['haarpsi']:.3f}"),
+        )
+    return table
+
+
+def _plot(rows: list[Row], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    scenes = list(dict.fromkeys(r["scene"] for r in rows))
+    figure, axes = plt.subplots(1, len(scenes), figsize=(6 * len(scenes), 4.5), squeeze=False)
+    for axis, scene in zip(axes[0], scenes, strict=True):
+        for codec in dict.fromkeys(r["codec"] for r in rows if r["scene"] == scene):
+            points = sorted((r["bytes"] / 1e3, r["psnr"]) for r in rows if (r["scene"], r["codec"]) == (scene, codec))
+            axis.plot(*zip(*points, strict=True), marker="o", linestyle="-" if len(points) > 2 else "", label=codec)
+        axis.set(title=scene, xscale="log", xlabel="KB", ylabel="PSNR of held-out photos, dB")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    run(BenchCodec)
