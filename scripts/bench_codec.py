@@ -181,8 +181,8 @@ def _table(rows: list[Row]) -> Table:
     for r in rows:
         table.add_row(
             *(r["scene"], r["codec"], str(r["sh_degree"]), format_size(r["bytes"]), f"{r['gaussians']:,}"),
-            *(f"{8 * r['bytes'] / r['gaussians']:.1f}", f"{r['psnr']:.2f}"),
-            *(f"{r['ms_ssim']:.3f}", f"{r['haarpsi']:.3f}"),
+            f"{8 * r['bytes'] / r['gaussians']:.1f}",
+            *("-" if r[name] is None else f"{r[name]:.4g}" for name in ("psnr", "ms_ssim", "haarpsi")),
         )
     return table
 

@@ -11,7 +11,7 @@ from nifi_ns.errors import NifiError
 
 def test_every_codec_is_measured_on_the_same_splats(run_config: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    BenchCodec(load_config=(run_config,), sizes=("2KB", "10KB"), steps=2, max_drop=3.0, output=output).main()
+    BenchCodec(load_config=(run_config,), sizes=("2KB", "40KB"), steps=2, max_drop=3.0, output=output).main()
     rows = results.load(output)
     codecs = [r["codec"] for r in rows]
     assert {"ply", "sog", "spz", "compressed.ply", "nifi", "nifi fine-tuned", "sog decimated"} == set(codecs)
