@@ -134,12 +134,10 @@ class BenchCodec:
             if self.splat_transform is None:
                 formats.save(path, splats)
                 return path.stat().st_size, formats.load(path)
-            source, back = Path(folder) / "source.ply", Path(folder) / "back.ply"
+            source = Path(folder) / "source.ply"
             splats.save_ply(source)
-            decimate = () if count is None else ("--decimate", str(count))
-            self._transform(source, *decimate, path)
-            self._transform(path, back)
-            return path.stat().st_size, Splats.load_ply(back)
+            self._transform(source, *(() if count is None else ("--decimate", str(count))), path)
+            return path.stat().st_size, formats.load(path)
 
     def _transform(self, *arguments: str | Path) -> None:
         command = [self.splat_transform or "", "--quiet", "--overwrite", "--gpu", "cpu", *map(str, arguments)]
