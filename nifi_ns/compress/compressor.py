@@ -32,6 +32,8 @@ _SLACK = 1.03
 """Prunings leave room for gaussians getting cheaper while they are fine-tuned; the rest goes at the end."""
 
 
+_WHOLE_FROM = 0.8
+"""Part of the steps after which all look at the whole, which the others had pulled away from its best."""
 _SETTLED = 0.9
 """Part of the gaussians whose level is not changed any more after the last pruning."""
 
@@ -119,7 +121,7 @@ class Compressor:
         # how many of `count` gaussians are up to the level that this step looks at; None for all of them
         coarser = self._ladder.up_to(count)[:-1]
         every = round(1 / self.settings.level_steps) if self.settings.level_steps else 0
-        if not coarser or not every or step % every:
+        if not coarser or not every or step % every or step >= _WHOLE_FROM * self.settings.steps:
             return None
         return coarser[step // every % len(coarser)]
 

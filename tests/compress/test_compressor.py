@@ -104,15 +104,15 @@ def test_each_level_adds_several_times_as_many_as_there_are(levels: int, count: 
 def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantising():
     splats = random_splats(2000)
     settings = CompressionSettings(
-        target_size="10KB", steps=20, stages=1, prune_until=0, bits="coarse", level_steps=0.5
+        target_size="10KB", steps=20, stages=1, prune_until=0, bits="coarse", levels=3, level_steps=0.5
     )
     compressor = Compressor(settings)
     keep = compressor.prune_mask(0, splats, opacity)
     assert keep is not None
     splats = splats[keep]
-    seen = [compressor.as_decoded(step, splats) for step in range(12, 16)]
+    seen = [compressor.as_decoded(step, splats) for step in range(12, 17)]
     ladder = Ladder(3, 4.0).up_to(len(splats))
-    assert [len(part) for part in seen] == [ladder[0], ladder[2], ladder[1], ladder[2]]
+    assert [len(part) for part in seen] == [ladder[0], ladder[2], ladder[1], ladder[2], ladder[2]]
     dropped = len(splats) - len(seen[0])
     assert seen[0].opacities.min() >= splats.opacities.sort().values[:dropped].max() - 0.5  # as quantised
     data = compressor.finish(splats, opacity).data
