@@ -172,9 +172,14 @@ def test_ctrl_c_ends_it_and_all_it_started(codec, settings, output, behaviour, m
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(codec, output)
+    # a test run in the background may have been started with interrupts ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(codec, output)
+    finally:
+        signal.signal(signal.SIGINT, before)
     for pid in map(int, pids.read_text().split()):
         assert not _alive(pid)
     assert json.loads((output / "run.json").read_text())["status"] == "started"
