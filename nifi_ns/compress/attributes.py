@@ -93,7 +93,9 @@ class ChannelCoder:
         values: np.ndarray,
     ) -> None:
         skips = np.zeros(self.count, dtype=np.int64) if skips is None else skips
-        side = np.stack([self.contexts[other] for other in given], axis=1)
+        side = np.empty((self.count, len(given)), dtype=np.int64)
+        for place, other in enumerate(given):
+            side[:, place] = self.contexts[other]
         _code_channel(
             *(coder.state, coder.buffer, coder.decoding),
             *(values, shape.bits, skips, shape.middle, shape.shift),

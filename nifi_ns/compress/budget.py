@@ -1,13 +1,10 @@
 """From a size in bytes to how many gaussians, how finely quantised."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from torch import Tensor
-
-from nifi_ns.compress.codec import encode
-from nifi_ns.compress.grid import PRESETS, Bits, Grid
-from nifi_ns.splats import Splats
+from nifi_ns.compress.grid import PRESETS, Bits
 
 _LEAST = 64  # gaussians of the coarsest level
 
@@ -31,26 +28,21 @@ class Ladder:
         return [high - low for low, high in pairwise([0, *self.up_to(count)])]
 
 
-def affordable(
-    splats: Splats, order: Tensor, bits: Bits, target: int, grid: Grid | None = None, ladder: Ladder | None = None
-) -> tuple[int, bytes]:
-    """How many gaussians fit into `target` bytes, and their file.
+def affordable(count: int, target: int, encode_first: Callable[[int], bytes]) -> tuple[int, bytes]:
+    """How many gaussians, of `count`, fit into `target` bytes, and their file.
 
     Args:
-        splats: the gaussians.
-        order: [N] their indices, the most important first.
-        bits: see `encode`.
+        count: the number of gaussians there are.
         target: bytes.
-        grid: see `encode`.
-        ladder: the levels of the file; one by default.
+        encode_first: the file of the n most important gaussians.
 
     Returns:
-        The count n, and the file of the gaussians `order[:n]`; 0 and no bytes if not even one fits.
+        n and its file; 0 and no bytes if not even one fits.
     """
-    fits, fails, best = 0, len(order) + 1, b""
-    guess = min(len(order), max(1, target // 6))  # not all at once: there may be millions
+    fits, fails, best = 0, count + 1, b""
+    guess = min(count, max(1, target // 6))  # not all at once: there may be millions
     while fails - fits > 1 and len(best) < 0.998 * target:
-        data = encode(splats[order[:guess]], bits, grid, (ladder or Ladder()).counts(guess))
+        data = encode_first(guess)
         if len(data) <= target:
             fits, best = guess, data
         else:
@@ -60,19 +52,23 @@ def affordable(
     return fits, best
 
 
-def bits_for(splats: Splats, target: int) -> Bits:
+def bits_for(target: int, encode_all: Callable[[Bits], bytes]) -> Bits:
     """As many bits as all gaussians can have within `target` bytes, between the presets coarse and fine.
 
     Below coarse, more gaussians gave less than the bits they were paid with (measured after fine-tuning, at a tenth of
     a scene's gaussians); beyond it, bits are spent only when there are no more gaussians to spend bytes on.
+
+    Args:
+        target: bytes.
+        encode_all: the file of all gaussians, quantised to some bits.
     """
     coarse, fine = PRESETS["coarse"], PRESETS["fine"]
-    if len(encode(splats, coarse)) > target:
+    if len(encode_all(coarse)) > target:
         return coarse
     low, high = 0.0, 1.0
     for _ in range(6):
         middle = (low + high) / 2
-        if len(encode(splats, between(coarse, fine, middle))) <= target:
+        if len(encode_all(between(coarse, fine, middle))) <= target:
             low = middle
         else:
             high = middle

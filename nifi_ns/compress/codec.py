@@ -9,12 +9,13 @@ gaussians to those of the levels before; a file cut behind any of them is a file
     depth         varint, bits of a coordinate
     frame         centre (3 floats), radius (float), origin (3 floats); see `grid.Grid` for all that follows
     steps         means, scales, quats, luma, chroma, SH (floats)
-    alpha levels  varint
-    precision     of quats (signed varint)
+    levels        of ratios, of alpha (varints)
+    offsets       of means, ratios, quats (signed varints)
 
-A level holds five streams, in the order of `STREAMS`: first the lengths of all of them (varints), then the streams.
-Its gaussians are in Morton order. The first stream is an octree (`octree`), the others are channels of integers
-(`attributes`). The models of all of them go on learning from level to level.
+A level holds eight streams, in the order of `STREAMS`: first the lengths of all of them (varints), then the streams.
+Its gaussians are in Morton order. The first stream is an octree of the high bits of positions (`octree`), the others
+are channels of integers (`attributes`), the last one's the low bits of positions. The models of all of them go on
+learning from level to level.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from nifi_ns.compress.attributes import ChannelCoder, ChannelModels, Plan
 from nifi_ns.compress.container import VERSION, Reader, Writer, read_file, write_file
-from nifi_ns.compress.grid import MAX_LEVELS, Bits, Grid
+from nifi_ns.compress.grid import MAX_LEVELS, MAX_SKIP, SIZED, Bits, Grid
 from nifi_ns.compress.octree import PositionCoder, coordinates_of, morton_codes
 from nifi_ns.compress.quantize import MAX_DEPTH, Quantized, dequantize, quantize
 from nifi_ns.errors import CorruptFileError, NifiError
@@ -36,7 +37,7 @@ MAX_COUNT = 1 << 24
 """Most gaussians of a scene file."""
 MAX_LEVELS_OF_DETAIL = 16
 """Most levels of a scene file."""
-STREAMS: tuple[str, ...] = ("means", "scales", "quats", "opacities", "sh")
+STREAMS: tuple[str, ...] = ("cells", "grades", "scales", "ratios", "quats", "opacities", "sh", "means")
 """What the bytes of a scene file are spent on, in file order."""
 
 
@@ -70,13 +71,15 @@ class LevelInfo:
     """Bytes of the file if it is cut behind this level."""
 
 
-def encode(splats: Splats, bits: Bits, grid: Grid | None = None, counts: Sequence[int] | None = None) -> bytes:
-    """The scene file of `splats`, quantised to `bits` (or to an earlier `grid` of theirs, see `fake_quantize`).
+def encode(
+    splats: Splats, grid: Grid | Bits, grades: Tensor | None = None, counts: Sequence[int] | None = None
+) -> bytes:
+    """The scene file of `splats`, quantised to a grid (an earlier one of theirs, or what fits so many bits).
 
     Args:
         splats: the gaussians; with several levels in order of importance.
-        bits: how finely to quantise.
-        grid: instead of `bits`.
+        grid: how finely to quantise.
+        grades: [N] int64, how finely each of them, see `grid.grades`; all the same by default.
         counts: how many gaussians each level adds, from the coarsest; all at once by default.
 
     Raises:
@@ -88,29 +91,37 @@ def encode(splats: Splats, bits: Bits, grid: Grid | None = None, counts: Sequenc
     if sum(counts) != len(splats) or min(counts) < 1 or len(counts) > MAX_LEVELS_OF_DETAIL:
         raise ValueError(f"levels of {list(counts)} gaussians do not divide {len(splats)}")
     with torch.no_grad():
-        grid = grid or Grid.fit(splats, bits)
-        quantized = quantize(splats, grid).to("cpu")
+        grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
+        quantized = quantize(splats, grid, grades).to("cpu")
     depth = max(1, int(quantized.means.max()).bit_length())
     header = Writer()
     for value in (len(counts), *counts, splats.sh_degree, depth):
         header.unsigned(value)
     _write_grid(header, grid)
     chunks = [("H", bytes(header.data))]
-    positions, models = PositionCoder(depth), ChannelModels(_channels(quantized))
+    positions, models = PositionCoder(depth - _low_bits(depth)), ChannelModels(_channels(quantized, _low_bits(depth)))
     begin = 0
     for count in counts:
         part = quantized[torch.arange(begin, begin + count)]
-        chunks.append(("L", _encode_level(part, grid, positions, models)))
+        chunks.append(("L", _encode_level(part, grid, depth, positions, models)))
         begin += count
     return write_file(chunks)
 
 
-def _encode_level(quantized: Quantized, grid: Grid, positions: PositionCoder, models: ChannelModels) -> bytes:
-    codes = morton_codes(quantized.means.numpy(), positions.depth)
+def _low_bits(depth: int) -> int:
+    # how many low bits of a coordinate are not in the octree: all that a gaussian may do without
+    return min(MAX_SKIP, depth - 1)
+
+
+def _encode_level(
+    quantized: Quantized, grid: Grid, depth: int, positions: PositionCoder, models: ChannelModels
+) -> bytes:
+    codes = morton_codes(quantized.means.numpy(), depth)
     order = np.argsort(codes, kind="stable")
-    codes = codes[order]
-    channels = _channels(quantized[torch.from_numpy(order)])
-    coder = ChannelCoder(coordinates_of(codes, positions.depth), models)
+    low = _low_bits(depth)
+    codes = codes[order] >> 3 * low
+    channels = _channels(quantized[torch.from_numpy(order)], low)
+    coder = ChannelCoder(coordinates_of(codes, depth - low), models)
     streams = [positions.encode(codes)]
     for name, plan in _plans(quantized.sh_degree).items():
         streams.append(coder.encode(plan, channels, _skips(name, channels, grid)))
@@ -131,19 +142,27 @@ def decode(data: bytes, levels: int | None = None) -> Splats:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
     """
     scene, depth, parts = _open(data)
-    positions, models = PositionCoder(depth), ChannelModels()
+    low = _low_bits(depth)
+    positions, models = PositionCoder(depth - low), ChannelModels()
     decoded, before = [], 0
     for level, streams in list(zip(scene.levels, parts, strict=True))[:levels]:
         count, before = level.count - before, level.count
-        coordinates = coordinates_of(positions.decode(streams["means"], count), depth)
-        coder = ChannelCoder(coordinates, models)
+        cells = coordinates_of(positions.decode(streams["cells"], count), depth - low)
+        coder = ChannelCoder(cells, models)
         channels: dict[str, np.ndarray] = {}
         for name, plan in _plans(scene.sh_degree).items():
             channels |= coder.decode(plan, streams[name], _skips(name, channels, scene.grid))
-        if channels["opacity"].max() >= scene.grid.alpha_levels:
-            raise CorruptFileError("the scene file is damaged: an opacity makes no sense")
-        decoded.append(dequantize(_quantized(coordinates, channels, scene.sh_degree), scene.grid))
+        _check(channels, scene.grid, low)
+        decoded.append(dequantize(_quantized(cells << low, channels, scene.sh_degree), scene.grid))
     return Splats.cat(decoded)
+
+
+def _check(channels: dict[str, np.ndarray], grid: Grid, low: int) -> None:
+    bounds = {"grade": MAX_SKIP + 1, "ratio0": grid.ratio_levels, "opacity": grid.alpha_levels}
+    bounds |= dict.fromkeys("xyz", 1 << low)
+    shortest = channels["ratio0"] - channels["ratio1"]
+    if shortest.min() < 0 or any(channels[n].min() < 0 or channels[n].max() >= most for n, most in bounds.items()):
+        raise CorruptFileError("the scene file is damaged: its gaussians make no sense")
 
 
 def info(data: bytes) -> SceneInfo:
@@ -190,61 +209,73 @@ def _open(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
 
 def _plans(sh_degree: int) -> dict[str, Plan]:
     # the channels of each stream, and what each is conditioned on besides its neighbours
-    sh: Plan = [("y0", ("scale0", "opacity")), ("co0", ("y0",)), ("cg0", ("co0", "y0"))]
+    sh: Plan = [("y0", ("scale", "opacity", "grade")), ("co0", ("y0", "grade")), ("cg0", ("co0", "y0", "grade"))]
     for k in range(1, (sh_degree + 1) ** 2):
         sh += [(f"y{k}", (f"y{k - 1}",)), (f"co{k}", (f"y{k}", f"co{k - 1}")), (f"cg{k}", (f"co{k}", f"cg{k - 1}"))]
     return {
-        "scales": [("scale0", ("spacing",)), ("scale1", ("scale0",)), ("scale2", ("scale1", "scale0"))],
-        "quats": [("quat0", ("scale1",)), ("quat1", ("quat0",)), ("quat2", ("quat1", "quat0"))],
-        "opacities": [("opacity", ("scale0", "scale2"))],
+        "grades": [("grade", ("spacing",))],
+        "scales": [("scale", ("spacing", "grade"))],
+        "ratios": [("ratio0", ("scale", "grade")), ("ratio1", ("ratio0", "scale", "grade"))],
+        "quats": [("quat0", ("ratio0", "ratio1")), ("quat1", ("quat0", "ratio1")), ("quat2", ("quat1", "quat0"))],
+        "opacities": [("opacity", ("scale", "ratio1", "grade"))],
         "sh": sh,
+        "means": [("x", ()), ("y", ()), ("z", ())],
     }
 
 
 def _skips(stream: str, channels: dict[str, np.ndarray], grid: Grid) -> np.ndarray | None:
-    # [N] how many low bits of a stream's values are zero and not coded: it follows from the channels before
-    return grid.quat_skips(_scales(channels)).numpy() if stream == "quats" else None
+    # [N] how many low bits of a stream's values are zero and not coded: it follows from the streams before
+    if stream == "grades":
+        return None
+    grade, longest, middle, shorter = (
+        torch.from_numpy(channels[name]) if name in channels else None
+        for name in ("grade", "scale", "ratio0", "ratio1")
+    )
+    shortest = None if middle is None or shorter is None else middle - shorter
+    assert grade is not None
+    return grid.skips(stream, grade, longest, shortest).numpy()
 
 
-def _scales(channels: dict[str, np.ndarray]) -> Tensor:
-    longest, second, third = (channels[f"scale{i}"] for i in range(3))
-    return torch.from_numpy(np.stack([longest, longest - second, longest - second - third], axis=1))
-
-
-def _channels(quantized: Quantized) -> dict[str, np.ndarray]:
-    # scales are sorted, so that their differences are small and never negative
-    longest, middle, shortest = quantized.scales.unbind(dim=1)
-    channels = {"scale0": longest, "scale1": longest - middle, "scale2": middle - shortest}
+def _channels(quantized: Quantized, low: int) -> dict[str, np.ndarray]:
+    # the axes are sorted, so that their differences are small and never negative
+    channels = {"grade": quantized.grades, "scale": quantized.scales}
+    channels |= {"ratio0": quantized.ratios[:, 0], "ratio1": quantized.ratios[:, 0] - quantized.ratios[:, 1]}
     channels |= {f"quat{i}": quantized.quats[:, i] for i in range(3)}
     channels["opacity"] = quantized.opacities
     for k in range(quantized.sh.shape[1]):
         channels |= {f"{name}{k}": quantized.sh[:, k, i] for i, name in enumerate(("y", "co", "cg"))}
+    channels |= {axis: quantized.means[:, i] & ((1 << low) - 1) for i, axis in enumerate("xyz")}
     return {name: channel.numpy() for name, channel in channels.items()}
 
 
-def _quantized(coordinates: np.ndarray, channels: dict[str, np.ndarray], sh_degree: int) -> Quantized:
+def _quantized(cells: np.ndarray, channels: dict[str, np.ndarray], sh_degree: int) -> Quantized:
     # the inverse of _channels
-    quats = np.stack([channels[f"quat{i}"] for i in range(3)], axis=1)
-    count = (sh_degree + 1) ** 2
-    sh = np.stack(
-        [np.stack([channels[f"{name}{k}"] for name in ("y", "co", "cg")], axis=1) for k in range(count)], axis=1
-    )
-    means, mrp, levels, sh = map(torch.from_numpy, (coordinates, quats, channels["opacity"], sh))
-    return Quantized(means, _scales(channels), mrp, levels, sh)
+    def together(*names: str) -> Tensor:
+        return torch.from_numpy(np.stack([channels[name] for name in names], axis=1))
+
+    means = torch.from_numpy(cells) + together("x", "y", "z")
+    longest, middle, shorter = (torch.from_numpy(channels[name]) for name in ("scale", "ratio0", "ratio1"))
+    quats, levels = together("quat0", "quat1", "quat2"), torch.from_numpy(channels["opacity"])
+    sh = torch.stack([together(f"y{k}", f"co{k}", f"cg{k}") for k in range((sh_degree + 1) ** 2)], dim=1)
+    grades = torch.from_numpy(channels["grade"])
+    return Quantized(grades, means, longest, torch.stack([middle, middle - shorter], dim=1), quats, levels, sh)
 
 
 def _write_grid(header: Writer, grid: Grid) -> None:
     header.float32(*grid.centre, grid.radius, *grid.origin)
     header.float32(grid.mean_step, grid.scale_step, grid.quat_step, grid.luma_step, grid.chroma_step, grid.sh_step)
+    header.unsigned(grid.ratio_levels)
     header.unsigned(grid.alpha_levels)
-    header.signed(grid.quat_precision)
+    for offset in grid.offsets:
+        header.signed(offset)
 
 
 def _read_grid(header: Reader) -> Grid:
     x, y, z, radius, *corner = (header.float32() for _ in range(7))
     means, scales, quats, luma, chroma, sh = steps = [header.float32() for _ in range(6)]
-    levels, precision = header.unsigned(most=MAX_LEVELS), header.signed(most=1 << 40)
-    if levels < 2 or min(radius, *steps) <= 0:
+    ratios, alphas = (header.unsigned(most=MAX_LEVELS) for _ in range(2))
+    offsets = tuple(header.signed(most=1 << 40) for _ in SIZED)
+    if min(ratios, alphas) < 2 or min(radius, *steps) <= 0:
         raise CorruptFileError("the scene file is damaged: its quantisers make no sense")
     origin = corner[0], corner[1], corner[2]
-    return Grid((x, y, z), radius, origin, means, scales, quats, luma, chroma, sh, levels, precision)
+    return Grid((x, y, z), radius, origin, means, scales, quats, luma, chroma, sh, ratios, alphas, offsets)

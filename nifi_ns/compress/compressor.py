@@ -2,31 +2,28 @@
 
     compressor = Compressor(settings)
     for step in range(settings.steps):
-        keep = compressor.prune_mask(step, splats, importance)
+        keep = compressor.prune_mask(step, splats, judge)
         ...  # where it is not None, remove the other gaussians and their optimiser state
-        image = render(compressor.as_decoded(step, splats), view)
+        image = render(compressor.as_decoded(step, splats, judge), view)
         ...  # loss, backward, optimiser step
-    compressed = compressor.finish(splats, importance)
+    compressed = compressor.finish(splats, judge)
 
-`importance` is a function of splats that returns [N] numbers, such as `importance.fading_energy` in some views.
+`judge` tells the importance of splats, as `importance.importance` does in some views.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nifi_ns.compress.budget import Ladder, affordable, bits_for
-from nifi_ns.compress.codec import decode
-from nifi_ns.compress.grid import PRESETS, Bits, Grid
+from nifi_ns.compress.codec import decode, encode
+from nifi_ns.compress.grid import PRESETS, Bits, Grid, grades
+from nifi_ns.compress.importance import Importance, Judge
 from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings, target_bytes
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
-
-Importance = Callable[[Splats], Tensor]
-"""[N] how much each gaussian matters."""
 
 _SLACK = 1.03
 """Prunings leave room for gaussians getting cheaper while they are fine-tuned; the rest goes at the end."""
@@ -59,11 +56,11 @@ class Compressor:
         spacing = settings.prune_until * settings.steps / settings.stages
         self._prunings = sorted({round(i * spacing) for i in range(settings.stages)})
         self._bits: Bits | None = None
-        self._grid: Grid | None = None
+        self._quantizers: tuple[Grid, Tensor] | None = None  # and how finely each gaussian uses them
         self._ladder = Ladder(settings.levels, settings.level_ratio)
         self._rank: Tensor | None = None
 
-    def prune_mask(self, step: int, splats: Splats, importance: Importance) -> Tensor | None:
+    def prune_mask(self, step: int, splats: Splats, judge: Judge) -> Tensor | None:
         """Which gaussians to keep at this step: [N] booleans, or None where it is no time for pruning.
 
         Raises:
@@ -71,9 +68,9 @@ class Compressor:
         """
         if step not in self._prunings:
             return None
-        order = importance(splats).argsort(descending=True)
-        target = round(_SLACK * self.target)
-        count, _ = self._affordable(splats, order, target)
+        importance = judge(splats)
+        order = importance.fading.argsort(descending=True)
+        count, _ = self._affordable(splats, order, importance, round(_SLACK * self.target))
         left = len(self._prunings) - self._prunings.index(step)
         count = round(len(splats) * (count / len(splats)) ** (1 / left))  # by equal factors
         keep = torch.zeros(len(splats), dtype=torch.bool, device=splats.device)
@@ -81,36 +78,49 @@ class Compressor:
         self._rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))[keep]
         return keep
 
-    def as_decoded(self, step: int, splats: Splats) -> Splats:
+    def as_decoded(self, step: int, splats: Splats, judge: Judge) -> Splats:
         """What to draw at this step: the splats, or what the file would decode to, with gradients to the splats.
 
         Now and then it is what a coarser level would decode to.
         """
         if step < self.settings.quantize_from * self.settings.steps:
             return splats
-        if self._grid is None:
-            self._grid = Grid.fit(splats, self._chosen_bits(splats))
-        decoded = fake_quantize(splats, self._chosen_bits(splats), self._grid)
+        if self._quantizers is None:
+            importance = judge(splats.detach())
+            bits = self._chosen_bits(splats, importance)
+            self._quantizers = Grid.fit(splats, bits), grades(importance.growing)
+        grid, graded = self._quantizers
+        decoded = fake_quantize(splats, grid, graded)
         count = self._level_at(step, len(splats))
         return decoded if count is None or self._rank is None else decoded[self._rank < count]
 
-    def finish(self, splats: Splats, importance: Importance) -> Compressed:
+    def finish(self, splats: Splats, judge: Judge) -> Compressed:
         """The scene file of the most important gaussians that fit.
 
         Raises:
             NifiError: if the target size has no room for any.
         """
         splats = splats.detach()
-        order = importance(splats).argsort(descending=True)
+        importance = judge(splats)
+        order = importance.fading.argsort(descending=True)
         if self._rank is not None:
             # who is in which level was settled by the last pruning; only the least important are judged anew
             kept, doubtful = order.tensor_split([round(_SETTLED * len(order))])
             order = torch.cat([kept[self._rank[kept].argsort()], doubtful])
-        _, data = self._affordable(splats, order, self.target)
-        return Compressed(data, decode(data).to(splats.device), self._chosen_bits(splats))
+        _, data = self._affordable(splats, order, importance, self.target)
+        return Compressed(data, decode(data).to(splats.device), self._chosen_bits(splats, importance))
 
-    def _affordable(self, splats: Splats, order: Tensor, target: int) -> tuple[int, bytes]:
-        count, data = affordable(splats, order, self._chosen_bits(splats), target, self._grid, self._ladder)
+    def _affordable(self, splats: Splats, order: Tensor, importance: Importance, target: int) -> tuple[int, bytes]:
+        bits = self._chosen_bits(splats, importance)
+
+        def encode_first(count: int) -> bytes:
+            first, counts = order[:count], self._ladder.counts(count)
+            if self._quantizers is None:
+                return encode(splats[first], bits, grades(importance.growing[first]), counts)
+            grid, graded = self._quantizers
+            return encode(splats[first], grid, graded[first], counts)
+
+        count, data = affordable(len(splats), target, encode_first)
         if count == 0:
             raise NifiError(
                 f"not a single gaussian fits into {self.settings.target_size}: choose a larger --target-size"
@@ -125,9 +135,13 @@ class Compressor:
             return None
         return coarser[step // every % len(coarser)]
 
-    def _chosen_bits(self, splats: Splats) -> Bits:
+    def _chosen_bits(self, splats: Splats, importance: Importance) -> Bits:
         # chosen once, of all gaussians
         if self._bits is None:
             named = self.settings.bits
-            self._bits = bits_for(splats, round(_SLACK * self.target)) if named == "auto" else PRESETS[named]
+            if named == "auto":
+                graded = grades(importance.growing)
+                self._bits = bits_for(round(_SLACK * self.target), lambda bits: encode(splats, bits, graded))
+            else:
+                self._bits = PRESETS[named]
         return self._bits

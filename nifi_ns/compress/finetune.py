@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nifi_ns.compress.cameras import cameras_around, with_renders
 from nifi_ns.compress.compressor import Compressed, Compressor
-from nifi_ns.compress.importance import importance, spread
+from nifi_ns.compress.importance import Importance, importance, spread
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import kernels_own_the_threads, render
@@ -57,7 +57,7 @@ def compress(
         views = with_renders(splats, views, **drawn)
     watched = spread(views, settings.importance_views)
 
-    def matters(splats: Splats) -> Tensor:
+    def judge(splats: Splats) -> Importance:
         return importance(splats, watched, **drawn, seed=settings.seed)
 
     parameters = _parameters(splats.with_sh_degree(min(settings.sh_degree, splats.sh_degree)))
@@ -70,14 +70,13 @@ def compress(
     with kernels_own_the_threads(splats.device), Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"compressing to {settings.target_size}", total=settings.steps)
         for step in range(settings.steps):
-            keep = compressor.prune_mask(step, _splats(parameters), matters)
+            keep = compressor.prune_mask(step, _splats(parameters), judge)
             if keep is not None:
                 remove(parameters, optimizers, {}, ~keep)
             queue = queue or shuffle.sample(range(len(views)), len(views))
             view = views[queue.pop()]
-            loss = photo_loss(
-                render(compressor.as_decoded(step, _splats(parameters)), view, **drawn).rgb, view, settings
-            )
+            shown = compressor.as_decoded(step, _splats(parameters), judge)
+            loss = photo_loss(render(shown, view, **drawn).rgb, view, settings)
             loss.backward()
             rates = learning_rates(step, settings, radius)
             for name, optimizer in optimizers.items():
@@ -85,7 +84,7 @@ def compress(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             bar.advance(task)
-    return compressor.finish(_splats(parameters), matters)
+    return compressor.finish(_splats(parameters), judge)
 
 
 def learning_rates(step: int, settings: CompressionSettings, extent: float) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """How finely each attribute is quantised, and the frame of a scene's positions."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,33 +15,53 @@ MRP_RANGE = 2 * math.tan(math.pi / 8)
 """Width of the range of a modified Rodrigues parameter v / (1 + w) where w is the largest component."""
 SCALE_RANGE = 10.0
 """Nats of log-scale that `Bits.scales` divides."""
-MAX_SKIP = 6
-"""Most low bits that a gaussian's rotation may do without."""
+MAX_SKIP = 7
+"""Most low bits that a value may do without, and the grade of the gaussians that matter least."""
 MAX_LEVELS = 1 << 12
-"""Most levels of alpha."""
+"""Most levels of alpha, and of an axis' length relative to the longest."""
 UNIT = 256
 """Precisions are compared in integers of 1 / UNIT bit."""
 
-# Precision in bits that a rotation needs, by nat of the log-scales, longest first: half the log2 of the Gauss-Newton
-# Hessian's diagonal over the renders of trained scenes, fitted. Turning a round gaussian shows little.
-_QUAT_PRECISION = (1.6, -0.5, -0.57)
-_QUAT_HEADROOM = 2  # bits of those that need most, above the average
+HEADROOM = 3
+"""Bits that the finest grade has above the average gaussian: the average gaussian's grade."""
 
-_ALPHA_MIN, _ALPHA_MAX = 0.01, 0.999  # what is fainter is as good as gone; above, logits grow for nothing
+# How many bits less than its grade says an attribute needs, by octave of the longest axis and by the shortest axis'
+# part of it. Fitted to half the log2 of the Gauss-Newton Hessian's diagonal over the renders of trained scenes: large
+# gaussians show a shift less, and a turn or a change of shape more; round ones show no turn.
+_LESS_BY_SIZE = {"means": 0.7, "ratios": -0.3, "quats": -0.35}
+_LESS_BY_ROUNDNESS = {"quats": 3.0}
+_OCTAVES = 1.4426950408889634  # in a nat
+SIZED = tuple(_LESS_BY_SIZE)
+"""Attributes whose bits do not only depend on the grade."""
+_COARSEST = {"scales": 0.5, "ratios": 0.25, "opacities": 0.125}
+# steps beyond which damage grows faster than with their square: nats, part of the longest axis, part of the levels
+
+_ALPHA_MIN, _ALPHA_MAX = (
+    Decimal("0.005"),
+    Decimal("0.999"),
+)  # what is fainter is as good as gone; above, logits grow for nothing
+
+
+_MOST_BITS = {"means": 16, "ratios": 9, "opacities": 9}
 
 
 @dataclass(frozen=True)
 class Bits:
-    """How finely each attribute is quantised; fractions are allowed. The entropy coder spends fewer bits than these."""
+    """How finely the attributes of an average gaussian are quantised; fractions are allowed.
+
+    Gaussians that matter more have up to `HEADROOM` bits more, others fewer. The entropy coder spends less than that.
+    """
 
     means: float
     """Position: 2^means steps across the contracted scene."""
     scales: float
-    """Log-scale: 2^scales steps over 10 nats."""
+    """Logarithm of the longest axis: 2^scales steps over 10 nats."""
+    ratios: float
+    """Lengths of the other axes: 2^ratios steps up to the longest."""
     quats: float
-    """Rotation of a gaussian of average sensitivity: 2^quats steps over the range of a modified Rodrigues parameter."""
+    """Rotation: 2^quats steps over the range of a modified Rodrigues parameter."""
     opacities: float
-    """Opacity: 2^opacities levels of alpha."""
+    """Opacity: 2^opacities levels of the logarithm of alpha."""
     luma: float
     """Brightness: 2^luma steps from black to white."""
     chroma: float
@@ -49,15 +71,15 @@ class Bits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, most = getattr(self, field.name), 16 if field.name == "means" else 12
+            value, most = getattr(self, field.name), _MOST_BITS.get(field.name, 12)
             if not 1 <= value <= most:
                 raise NifiError(f"bits of {field.name}: {value} is outside 1 to {most}")
 
 
 PRESETS = {
-    "coarse": Bits(means=10.5, scales=5.25, quats=4.5, opacities=3.75, luma=4.75, chroma=4.5, sh=3),
-    "mid": Bits(means=12, scales=6, quats=5.25, opacities=4.5, luma=5.5, chroma=5.25, sh=4),
-    "fine": Bits(means=14, scales=8, quats=6.5, opacities=7, luma=7.25, chroma=7, sh=6.5),
+    "coarse": Bits(means=11.5, scales=6.5, ratios=4.5, quats=5, opacities=5, luma=5.75, chroma=5.5, sh=4.5),
+    "mid": Bits(means=12.5, scales=7.5, ratios=5.5, quats=6, opacities=6, luma=6.75, chroma=6.5, sh=5.5),
+    "fine": Bits(means=14, scales=9, ratios=7, quats=7.5, opacities=7.5, luma=8.25, chroma=8, sh=7),
 }
 """Named choices of `Bits`, from smallest to best."""
 
@@ -71,21 +93,22 @@ class Grid:
     radius: float
     """Distance from the middle up to which space is not contracted."""
     origin: tuple[float, float, float]
-    """Contracted position of the corner cell's centre."""
+    """Contracted position of the lowest corner."""
     mean_step: float
     scale_step: float
     quat_step: float
-    """Of the rotations that need most precision."""
     luma_step: float
     chroma_step: float
     sh_step: float
+    ratio_levels: int
+    """Steps of an axis' length up to the longest."""
     alpha_levels: int
-    quat_precision: int
-    """In 1 / UNIT bit: the precision from which on a rotation has all of its bits."""
+    offsets: tuple[int, ...]
+    """In 1 / UNIT bit, one for each of `SIZED`: what makes the average gaussian have the bits that were asked for."""
 
     @classmethod
     def fit(cls, splats: Splats, bits: Bits) -> "Grid":
-        """The grid of `bits` for these gaussians: the frame of their positions, and the average rotation's precision.
+        """The grid of `bits` for these gaussians.
 
         Raises:
             NifiError: if there are no gaussians, or a value is not finite.
@@ -101,41 +124,102 @@ class Grid:
         contracted = contract((means - centre) / radius)
         low, high = contracted.amin(dim=0), contracted.amax(dim=0)
         span = max(float((high - low).max()), 1e-6)
-        scale_step = _float32(SCALE_RANGE * 2.0**-bits.scales)
-        scales = (splats.scales.detach().sort(dim=1, descending=True).values / scale_step).round().long()
-        precision = int(_quat_precision(scales, scale_step).double().mean()) + _QUAT_HEADROOM * UNIT
         x, y, z = map(_float32, centre.tolist())
         corner_x, corner_y, corner_z = map(_float32, low.tolist())
-        return cls(
+        grid = cls(
             centre=(x, y, z),
             radius=_float32(radius),
             origin=(corner_x, corner_y, corner_z),
-            mean_step=_float32(span * 2.0**-bits.means),
-            scale_step=scale_step,
-            quat_step=_float32(MRP_RANGE * 2.0 ** (-bits.quats - _QUAT_HEADROOM)),
-            luma_step=_float32(2.0**-bits.luma),
-            chroma_step=_float32(2.0**-bits.chroma),
-            sh_step=_float32(2.0**-bits.sh),
-            alpha_levels=max(2, round(2.0**bits.opacities)),
-            quat_precision=precision,
+            mean_step=_float32(span * 2.0 ** -(bits.means + HEADROOM)),
+            scale_step=_float32(SCALE_RANGE * 2.0 ** -(bits.scales + HEADROOM)),
+            quat_step=_float32(MRP_RANGE * 2.0 ** -(bits.quats + HEADROOM)),
+            luma_step=_float32(2.0 ** -(bits.luma + HEADROOM)),
+            chroma_step=_float32(2.0 ** -(bits.chroma + HEADROOM)),
+            sh_step=_float32(2.0 ** -(bits.sh + HEADROOM)),
+            ratio_levels=min(MAX_LEVELS, round(2.0 ** (bits.ratios + HEADROOM))),
+            alpha_levels=min(MAX_LEVELS, round(2.0 ** (bits.opacities + HEADROOM))),
+            offsets=(0,) * len(SIZED),
         )
+        scales = splats.scales.detach().float().sort(dim=1, descending=True).values
+        longest = (scales[:, 0] / grid.scale_step).round().long()
+        shortest = ((scales[:, 2] - scales[:, 0]).exp() * grid.ratio_levels).long()
+        offsets = (-round(float(grid._less(name, longest, shortest).double().mean())) for name in SIZED)
+        return replace(grid, offsets=tuple(offsets))
 
-    def quat_skips(self, scales: Tensor) -> Tensor:
-        """[N] int64: how many low bits of their rotations gaussians do without. `scales` [N, 3] as quantised."""
-        spare = self.quat_precision - _quat_precision(scales, self.scale_step)
-        return ((spare + UNIT // 2) // UNIT).clamp(0, MAX_SKIP)
+    def skips(self, name: str, grades: Tensor, longest: Tensor | None = None, shortest: Tensor | None = None) -> Tensor:
+        """How many low bits gaussians do without in an attribute, [N] int64 from 0 to MAX_SKIP.
+
+        Args:
+            name: of the attribute, as in `Bits`.
+            grades: [N] int64, see `grades`.
+            longest: [N] int64, the quantised logarithm of the longest axis; needed for those in `SIZED`.
+            shortest: [N] int64, the quantised length of the shortest axis; needed for quats.
+        """
+        less = UNIT * grades
+        if name in SIZED:
+            assert longest is not None
+            less = less + self.offsets[SIZED.index(name)] + self._less(name, longest, shortest)
+        return ((less + UNIT // 2) // UNIT).clamp(0, self._most(name))
+
+    def _most(self, name: str) -> int:
+        steps = {"scales": self.scale_step, "ratios": 1 / self.ratio_levels, "opacities": 1 / self.alpha_levels}
+        if name not in steps:
+            return MAX_SKIP
+        return sum(steps[name] * 2.0**skip <= _COARSEST[name] for skip in range(1, MAX_SKIP + 1))
+
+    def _less(self, name: str, longest: Tensor, shortest: Tensor | None) -> Tensor:
+        # [N] int64, in 1 / UNIT bit, up to a constant
+        less = round(UNIT * _OCTAVES * _LESS_BY_SIZE[name] * self.scale_step) * longest
+        if shortest is not None and name in _LESS_BY_ROUNDNESS:
+            less = less + round(UNIT * _LESS_BY_ROUNDNESS[name]) * shortest // self.ratio_levels
+        return less
 
     @property
-    def alphas(self) -> list[float]:
-        """The alpha of every level."""
-        last = self.alpha_levels - 1
-        return [_ALPHA_MIN + (_ALPHA_MAX - _ALPHA_MIN) * level / last for level in range(self.alpha_levels)]
+    def logits(self) -> list[float]:
+        """The opacity of every level, from the most opaque."""
+        return list(_logits(self.alpha_levels))
+
+    def alpha_level(self, opacities: Tensor) -> Tensor:
+        """[N] logits -> [N] levels, not rounded."""
+        high, low = (float(alpha.ln()) for alpha in (_ALPHA_MAX, _ALPHA_MIN))
+        return (torch.nn.functional.logsigmoid(opacities) - high) / (low - high) * self.alpha_levels
+
+    @property
+    def log_ratios(self) -> list[float]:
+        """Logarithms of axes' lengths relative to the longest, by twice the length in steps."""
+        return list(_log_ratios(self.ratio_levels))
 
 
-def _quat_precision(scales: Tensor, scale_step: float) -> Tensor:
-    # [N] int64, in 1 / UNIT bit: the precision that rotations need, up to a constant
-    a, b, c = (round(UNIT * slope * scale_step) for slope in _QUAT_PRECISION)
-    return a * scales[:, 0] + b * scales[:, 1] + c * scales[:, 2]
+# in decimals, which round the same everywhere, where the processor's logarithm may not
+
+
+@lru_cache(maxsize=8)
+def _logits(levels: int) -> tuple[float, ...]:
+    high, low = _ALPHA_MAX.ln(), _ALPHA_MIN.ln()
+    alphas = [(high + (low - high) * level / levels).exp() for level in range(levels)]
+    return tuple(float((alpha / (1 - alpha)).ln()) for alpha in alphas)
+
+
+@lru_cache(maxsize=8)
+def _log_ratios(levels: int) -> tuple[float, ...]:
+    return tuple(float((Decimal(max(twice, 1)) / (2 * levels)).ln()) for twice in range(2 * levels + 1))
+
+
+def grades(growing: Tensor) -> Tensor:
+    """How finely gaussians are quantised, from how much they matter: the optimum spends equal damage on all.
+
+    Args:
+        growing: [N] energies, see `importance.Importance`.
+
+    Returns:
+        [N] int64, from 0 for the finest to MAX_SKIP; each more stands for a quarter of the energy. Those of average
+        (of the logarithm) have HEADROOM.
+    """
+    seen = growing[growing > 0].sort().values
+    if len(seen) == 0:
+        return torch.full_like(growing, HEADROOM, dtype=torch.long)
+    precision = 0.5 * growing.clamp_min(float(seen[len(seen) // 50])).log2()
+    return (HEADROOM - (precision - precision.mean())).round().clamp(0, MAX_SKIP).long()
 
 
 def contract(points: Tensor) -> Tensor:

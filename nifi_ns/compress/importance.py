@@ -1,7 +1,7 @@
-"""How much the pictures would miss each gaussian: what pruning goes by."""
+"""How much each gaussian matters in the pictures: what pruning and precision go by."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,24 +17,45 @@ def spread(views: Sequence[View], count: int) -> list[View]:
     return [views[i * len(views) // count] for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Importance:
+    """How much the pictures change with each of N gaussians, as energies: sums over pixels, channels and views."""
+
+    fading: Tensor
+    """[N] `(d image / d log alpha)^2`: what pruning goes by."""
+    growing: Tensor
+    """[N] `(d image / d log scale)^2`, over the three axes: what precision goes by."""
+
+    def __getitem__(self, index: Tensor) -> "Importance":
+        """That of the gaussians selected by `index`."""
+        return Importance(self.fading[index], self.growing[index])
+
+
+Judge = Callable[[Splats], Importance]
+"""Tells the importance of splats; the views that it looks at are its own."""
+
+
 def importance(
     splats: Splats, views: Sequence[View], *, background: Tensor | None = None, antialiased: bool = False, seed: int = 0
-) -> Tensor:
-    """[N] `sum over pixels and channels of (d image / d log alpha)^2`: the energy of the change when a gaussian fades.
+) -> Importance:
+    """The importance of each gaussian in some views.
 
-    Unlike the sum of its blending weights this knows that a gaussian of the colour of what lies behind it will not be
-    missed. It is the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al. 2025), estimated in one
-    backward pass a view: with random signs, the square of the gradient of `sum(sign * image)` has it as expectation.
+    Unlike the sum of its blending weights, the energy of fading knows that a gaussian of the colour of what lies behind
+    it will not be missed. Both are parts of the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al.
+    2025), estimated in one backward pass a view: with random signs, the square of the gradient of `sum(sign * image)`
+    has it as expectation.
     """
     generator = torch.Generator(device=splats.device).manual_seed(seed)
     alphas = splats.opacities.detach().sigmoid()
-    energy = torch.zeros_like(alphas)
+    fading, growing = torch.zeros_like(alphas), torch.zeros_like(alphas)
     for view in views:
         with torch.enable_grad():
             gain = torch.ones_like(alphas, requires_grad=True)
-            faded = replace(splats, opacities=torch.logit(alphas * gain, eps=1e-6))
-            image = render(faded, view, background=background, antialiased=antialiased).rgb
+            scales = splats.scales.detach().requires_grad_()
+            changed = replace(splats, opacities=torch.logit(alphas * gain, eps=1e-6), scales=scales)
+            image = render(changed, view, background=background, antialiased=antialiased).rgb
             signs = torch.randint(0, 2, image.shape, generator=generator, device=image.device) * 2 - 1
-            (gradient,) = torch.autograd.grad((image * signs).sum(), gain)
-        energy += gradient**2
-    return energy
+            by_gain, by_scales = torch.autograd.grad((image * signs).sum(), [gain, scales])
+        fading += by_gain.square()
+        growing += by_scales.square().sum(dim=1)
+    return Importance(fading, growing)

@@ -4,15 +4,16 @@ What is quantised, and how:
 
 - **means**: contracted as in mip-NeRF 360 (Barron et al. 2022, eq. 10), which keeps the middle of the scene as it is
   and folds everything outside into a shell, so that a step is about one size in the pictures; then a cubic grid.
-- **scales**: natural logarithms, uniform, axes sorted from longest to shortest.
+- **scales**: axes sorted from longest to shortest; the natural logarithm of the longest, uniform, and the lengths of
+  the others relative to it, uniform: how thin a thin gaussian is shows little.
 - **quats**: with the axes sorted, a rotation counts modulo half turns about them, so w can always be made the largest
-  component; then modified Rodrigues parameters v / (1 + w), whose grid is nearly uniform in angle. The rounder a
-  gaussian, the fewer bits its rotation gets.
-- **opacities**: uniform in alpha.
+  component; then modified Rodrigues parameters v / (1 + w), whose grid is nearly uniform in angle.
+- **opacities**: uniform in the logarithm of alpha.
 - **sh**: YCoCg of each SH coefficient, uniform, with coarser chroma.
 
-How many bits a rotation has follows from the quantised scales in integers (`Grid.quat_skips`), and every decoded value
-is made of single IEEE additions, products, quotients and square roots, or looked up: two machines decode the same.
+Gaussians that matter less have coarser grids, by powers of two: each has a grade, and how many low bits of a value are
+left away follows from the grade and the quantised size in integers (`Grid.skips`). Every decoded value is made of
+single IEEE additions, products, quotients and square roots, or looked up: two machines decode the same.
 """
 
 import math
@@ -21,7 +22,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.grid import MAX_SKIP, Bits, Grid, contract, expand, squared_norm
+from nifi_ns.compress.grid import HEADROOM, MAX_SKIP, Bits, Grid, contract, expand, squared_norm
 from nifi_ns.compress.rotations import canonical
 from nifi_ns.splats import SH_C0, Splats
 
@@ -36,14 +37,18 @@ _MOST = (MAX_SYMBOLS // 2 - 1) >> MAX_SKIP << MAX_SKIP
 class Quantized:
     """N gaussians as integers (int64 tensors)."""
 
+    grades: Tensor
+    """[N] 0 for the gaussians that matter most, to MAX_SKIP: how many low bits of most values are zero."""
     means: Tensor
-    """[N, 3] grid coordinates, 0 to 2^20 - 1."""
+    """[N, 3] lowest corner of a cell of 2^skip grid coordinates, 0 to 2^20 - 1."""
     scales: Tensor
-    """[N, 3] log-scale steps, not increasing along the last axis."""
+    """[N] log-scale steps of the longest axis."""
+    ratios: Tensor
+    """[N, 2] steps of the middle and shortest axis' length, from 0: the lower end of a range of 2^skip."""
     quats: Tensor
-    """[N, 3] modified Rodrigues steps, multiples of 2^quat_skips."""
+    """[N, 3] modified Rodrigues steps."""
     opacities: Tensor
-    """[N] alpha levels, from 0."""
+    """[N] levels, from the most opaque."""
     sh: Tensor
     """[N, (degree + 1)^2, 3] YCoCg steps."""
 
@@ -61,59 +66,90 @@ class Quantized:
         return Quantized(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
-def quantize(splats: Splats, grid: Grid) -> Quantized:
-    """Round to the grid, in the order of `splats`. Values beyond what the format can hold are clamped to it."""
+def quantize(splats: Splats, grid: Grid, grades: Tensor | None = None) -> Quantized:
+    """Round to the grid, in the order of `splats`. Values beyond what the format can hold are clamped to it.
+
+    Args:
+        splats: the gaussians.
+        grid: the quantisers.
+        grades: [N] int64; the average one for all by default.
+    """
     splats = canonical(splats)
+    grades = torch.full_like(splats.opacities, HEADROOM, dtype=torch.long) if grades is None else grades
+    scales = _rounded(splats.scales[:, 0] / grid.scale_step, grid.skips("scales", grades))
+    lengths = (splats.scales[:, 1:] - splats.scales[:, :1]).exp() * grid.ratio_levels
+    ratios = _cells(lengths, grid.skips("ratios", grades, scales)[:, None], grid.ratio_levels - 1)
     contracted = contract((splats.means - splats.means.new_tensor(grid.centre)) / grid.radius)
-    means = ((contracted - contracted.new_tensor(grid.origin)) / grid.mean_step).round().clamp(0, 2**MAX_DEPTH - 1)
-    scales = (splats.scales / grid.scale_step).round().clamp(-_MOST, _MOST).long()
+    corners = (contracted - contracted.new_tensor(grid.origin)) / grid.mean_step
+    means = _cells(corners, grid.skips("means", grades, scales)[:, None], 2**MAX_DEPTH - 1)
     mrp = splats.quats[:, 1:] / (1 + splats.quats[:, :1]) / grid.quat_step
-    unit = 2 ** grid.quat_skips(scales)[:, None]
-    low, high = grid.alphas[0], grid.alphas[-1]
-    levels = ((splats.opacities.sigmoid().clamp(low, high) - low) / (high - low) * (grid.alpha_levels - 1)).round()
-    sh = (_rgb_to_ycocg(splats.sh) / _sh_steps(splats.sh, grid)).round().clamp(-_MOST, _MOST)
-    return Quantized(means.long(), scales, ((mrp / unit).round() * unit).long(), levels.long(), sh.long())
+    quats = _rounded(mrp, grid.skips("quats", grades, scales, ratios[:, 1])[:, None])
+    level, skip = grid.alpha_level(splats.opacities), grid.skips("opacities", grades)
+    opacities = torch.minimum(_rounded(level, skip), (grid.alpha_levels - 1) >> skip << skip).clamp_min(0)
+    sh = _rounded(_rgb_to_ycocg(splats.sh) / _sh_steps(splats.sh, grid), grid.skips("sh", grades)[:, None, None])
+    return Quantized(grades, means, scales, ratios, quats, opacities, sh)
 
 
 def dequantize(quantized: Quantized, grid: Grid) -> Splats:
     """The gaussians that the integers stand for (float32, unit quaternions)."""
-    contracted = quantized.means.float() * grid.mean_step
+    grades = quantized.grades
+    middles = _middles(quantized.means, grid.skips("means", grades, quantized.scales)[:, None])
+    contracted = middles.float() * (grid.mean_step / 2)
     contracted = contracted + contracted.new_tensor(grid.origin)
     means = expand(contracted, 2 - grid.mean_step / 2) * grid.radius + contracted.new_tensor(grid.centre)
+    longest = quantized.scales.float()[:, None] * grid.scale_step
+    middles = _middles(quantized.ratios, grid.skips("ratios", grades, quantized.scales)[:, None])
+    others = longest + longest.new_tensor(grid.log_ratios)[middles.clamp_max(2 * grid.ratio_levels)]
+    scales = torch.cat([longest, others], dim=1)
     mrp = quantized.quats.float() * grid.quat_step
     square = squared_norm(mrp)[:, None]
     quats = torch.cat([1 - square, 2 * mrp], dim=1) / (1 + square)
-    logits = means.new_tensor([math.log(alpha / (1 - alpha)) for alpha in grid.alphas])
     sh = quantized.sh.float()
     sh = _ycocg_to_rgb(sh * _sh_steps(sh, grid))
-    return Splats(means, quantized.scales.float() * grid.scale_step, quats, logits[quantized.opacities], sh)
+    return Splats(means, scales, quats, means.new_tensor(grid.logits)[quantized.opacities], sh)
 
 
-def fake_quantize(splats: Splats, bits: Bits, grid: Grid | None = None) -> Splats:
-    """What `decode(encode(splats, bits))` gives, in the order of `splats`, with gradients passed straight through.
+def _rounded(values: Tensor, skips: Tensor) -> Tensor:
+    # to the nearest multiple of 2^skip
+    units = 2**skips
+    return (values.clamp(-_MOST, _MOST) / units).round().long() * units
+
+
+def _cells(values: Tensor, skips: Tensor, most: int) -> Tensor:
+    # down to a multiple of 2^skip, the first of a range whose middle is decoded
+    return values.long().clamp(0, most) >> skips << skips
+
+
+def _middles(cells: Tensor, skips: Tensor) -> Tensor:
+    # twice the middle of a range of 2^skip
+    return 2 * cells + 2**skips
+
+
+def fake_quantize(splats: Splats, grid: Grid | Bits, grades: Tensor | None = None) -> Splats:
+    """What `decode(encode(splats, grid, grades))` gives, in the order of `splats`, with gradients straight through.
 
     The axes of a gaussian may come back permuted (longest first) and its quaternion changed to match: the same
-    ellipsoid. Pass the `grid` of an earlier step while optimising, so that it does not move under the splats.
+    ellipsoid. Pass the grid of an earlier step while optimising, so that it does not move under the splats.
     """
-    grid = grid or Grid.fit(splats, bits)
+    grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
     splats = canonical(splats)
     with torch.no_grad():
-        decoded = dequantize(quantize(splats, grid), grid)
+        decoded = dequantize(quantize(splats, grid, grades), grid)
     # x - x.detach() is zero with gradient one
     pairs = ((getattr(splats, f.name), getattr(decoded, f.name)) for f in fields(splats))
     return Splats(*(value + (x - x.detach()) for x, value in pairs))
 
 
 def _rgb_to_ycocg(sh: Tensor) -> Tensor:
-    # [N, K, 3]; the first coefficient becomes the colour seen at degree 0, from black 0 to white 1
-    r, g, b = torch.cat([0.5 + SH_C0 * sh[:, :1], sh[:, 1:]], dim=1).unbind(dim=-1)
+    # [N, K, 3]; the first coefficient becomes the colour seen at degree 0, black at -0.5 and white at 0.5
+    r, g, b = torch.cat([SH_C0 * sh[:, :1], sh[:, 1:]], dim=1).unbind(dim=-1)
     return torch.stack([r / 4 + g / 2 + b / 4, (r - b) / 2, g / 2 - r / 4 - b / 4], dim=-1)
 
 
 def _ycocg_to_rgb(sh: Tensor) -> Tensor:
     y, co, cg = sh.unbind(dim=-1)
     rgb = torch.stack([y - cg + co, y + cg, y - cg - co], dim=-1)
-    return torch.cat([(rgb[:, :1] - 0.5) / SH_C0, rgb[:, 1:]], dim=1)
+    return torch.cat([rgb[:, :1] / SH_C0, rgb[:, 1:]], dim=1)
 
 
 def _sh_steps(sh: Tensor, grid: Grid) -> Tensor:

@@ -1,6 +1,6 @@
 """From a loss of quality to a size: the smallest scene file that looks almost as good."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from nifi_ns.compress.budget import Ladder, between
 from nifi_ns.compress.codec import decode, encode
 from nifi_ns.compress.compressor import Compressed
 from nifi_ns.compress.finetune import compress
-from nifi_ns.compress.grid import PRESETS, Bits
+from nifi_ns.compress.grid import PRESETS, Bits, grades
 from nifi_ns.compress.importance import importance, spread
 from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings
@@ -88,29 +88,30 @@ def _without_tuning(
 ) -> Compressed | None:
     """The smallest of the files with fewer gaussians, more coarsely quantised, of quality `least`."""
     matters = importance(splats, spread(views, settings.importance_views), **drawn, seed=settings.seed)
-    order = matters.argsort(descending=True)
+    order = matters.fading.argsort(descending=True)
     watched, ladder = spread(views, _VIEWS), Ladder(settings.levels, settings.level_ratio)
     best: Compressed | None = None
     for part in _KEPT:
-        kept = splats[order[: max(1, round(part * len(splats)))]]
-        bits = _coarsest(kept, watched, least, drawn)
+        first = order[: max(1, round(part * len(splats)))]
+        kept, graded = splats[first], grades(matters.growing[first])
+        bits = _coarsest(lambda bits: _quality(fake_quantize(kept, bits, graded), watched, drawn) >= least)  # noqa: B023
         if bits is None:
             break
-        data = encode(kept, bits, counts=ladder.counts(len(kept)))
+        data = encode(kept, bits, graded, ladder.counts(len(kept)))
         if best is not None and len(data) >= len(best.data):
             break
         best = Compressed(data, decode(data).to(splats.device), bits)
     return best
 
 
-def _coarsest(splats: Splats, views: Sequence[View], least: float, drawn: dict[str, Any]) -> Bits | None:
+def _coarsest(suffices: Callable[[Bits], bool]) -> Bits | None:
     coarse, fine = PRESETS["coarse"], PRESETS["fine"]
-    if _quality(fake_quantize(splats, fine), views, drawn) < least:
+    if not suffices(fine):
         return None
     low, high = 0.0, 1.0
     for _ in range(5):
         middle = (low + high) / 2
-        if _quality(fake_quantize(splats, between(coarse, fine, middle)), views, drawn) >= least:
+        if suffices(between(coarse, fine, middle)):
             high = middle
         else:
             low = middle

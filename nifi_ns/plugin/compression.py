@@ -14,6 +14,7 @@ from nifi_ns.splats import Splats
 
 if TYPE_CHECKING:
     from nifi_ns.compress import Compressor
+    from nifi_ns.compress.importance import Importance
     from nifi_ns.plugin.model import NifiSplatModel
 
 
@@ -55,7 +56,7 @@ class CompressionStage:
         if self._compressor is None:
             return None
         step = self._model.step - self.config.start_step
-        splats = self._compressor.as_decoded(step, self._splats())
+        splats = self._compressor.as_decoded(step, self._splats(), self._judge)
         return splats.to_gauss_params(self._model.config.sh_degree)
 
     def callbacks(self, trainer: Trainer) -> list[TrainingCallback]:
@@ -83,7 +84,7 @@ class CompressionStage:
             self._compressor = Compressor(self.config)
             assert model.train_views is not None
             self._extent = extent(model.train_views)
-        keep = self._compressor.prune_mask(step - self.config.start_step, self._splats().detach(), self._importance)
+        keep = self._compressor.prune_mask(step - self.config.start_step, self._splats().detach(), self._judge)
         if keep is not None:
             remove(model.gauss_params, model.optimizers, {}, ~keep)
         self._set_learning_rates(step - self.config.start_step)
@@ -94,7 +95,7 @@ class CompressionStage:
         from nifi_ns.plugin.runs import save_scene
 
         model = self._model
-        compressed = self._compressor.finish(self._splats(), self._importance)
+        compressed = self._compressor.finish(self._splats(), self._judge)
         self._compressor = None
         model.show(compressed.splats)
         for name, parameter in model.gauss_params.items():
@@ -111,8 +112,8 @@ class CompressionStage:
         )
         trainer.stop_training = True  # a resumed run would otherwise train on, on what is already in the file
 
-    def _importance(self, splats: Splats) -> Tensor:
-        """[N] of `splats`, in a spread of the training views."""
+    def _judge(self, splats: Splats) -> "Importance":
+        """The importance of `splats`, in a spread of the training views."""
         from nifi_ns.compress.importance import importance, spread
 
         model = self._model

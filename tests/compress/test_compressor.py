@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 import torch
 from splat_scenes import random_splats
-from torch import Tensor
 
-from nifi_ns.compress import PRESETS, CompressionSettings, Compressor, decode, encode, fake_quantize, info
+from nifi_ns.compress import PRESETS, Bits, CompressionSettings, Compressor, decode, encode, fake_quantize, info
 from nifi_ns.compress.budget import Ladder, affordable, bits_for
+from nifi_ns.compress.importance import Importance
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
 
-def opacity(splats: Splats) -> Tensor:
-    return splats.opacities
+def opacity(splats: Splats) -> Importance:
+    return Importance(fading=splats.opacities, growing=torch.ones_like(splats.opacities))
 
 
 def run(settings: CompressionSettings, splats: Splats) -> list[int]:
@@ -28,25 +28,31 @@ def run(settings: CompressionSettings, splats: Splats) -> list[int]:
 @pytest.mark.parametrize("target", [600, 3_000, 10_000])
 def test_affordable_fills_the_target_from_below(target: int):
     splats = random_splats(3000)
-    order = splats.opacities.argsort(descending=True)
-    count, data = affordable(splats, order, PRESETS["coarse"], target)
+    count, data = affordable(3000, target, lambda n: encode(splats[torch.arange(n)], PRESETS["coarse"]))
     assert 0.98 * target <= len(data) <= target
     assert info(data).count == count
-    assert data == encode(splats[order[:count]], PRESETS["coarse"])
+    assert data == encode(splats[torch.arange(count)], PRESETS["coarse"])
 
 
 def test_affordable_takes_all_or_nothing_where_it_must():
     splats = random_splats(50)
-    order = torch.arange(50)
-    assert affordable(splats, order, PRESETS["coarse"], 10**6)[0] == 50
-    assert affordable(splats, order, PRESETS["coarse"], 40) == (0, b"")
+
+    def encode_first(count: int) -> bytes:
+        return encode(splats[torch.arange(count)], PRESETS["coarse"])
+
+    assert affordable(50, 10**6, encode_first)[0] == 50
+    assert affordable(50, 40, encode_first) == (0, b"")
 
 
 def test_bits_grow_only_when_all_gaussians_fit():
     splats = random_splats(500)
-    sizes = {name: len(encode(splats, bits)) for name, bits in PRESETS.items()}
-    assert bits_for(splats, sizes["coarse"] // 2) == PRESETS["coarse"]
-    between = bits_for(splats, sizes["mid"])
+
+    def encode_all(bits: Bits) -> bytes:
+        return encode(splats, bits)
+
+    sizes = {name: len(encode_all(bits)) for name, bits in PRESETS.items()}
+    assert bits_for(sizes["coarse"] // 2, encode_all) == PRESETS["coarse"]
+    between = bits_for(sizes["mid"], encode_all)
     assert PRESETS["coarse"].scales < between.scales < PRESETS["fine"].scales
     assert 0.95 * sizes["mid"] < len(encode(splats, between)) <= sizes["mid"]
 
@@ -70,11 +76,11 @@ def test_keeps_the_most_important():
 def test_quantises_from_the_step_it_is_told():
     splats = random_splats(50)
     compressor = Compressor(CompressionSettings(target_size="1MB", steps=10, bits="coarse", quantize_from=0.6))
-    assert compressor.as_decoded(5, splats) is splats
-    seen = compressor.as_decoded(6, splats)
+    assert compressor.as_decoded(5, splats, opacity) is splats
+    seen = compressor.as_decoded(6, splats, opacity)
     torch.testing.assert_close(seen.scales, fake_quantize(splats, PRESETS["coarse"]).scales)
     moved = replace(splats, means=splats.means * 1.01)
-    grid_of_before = compressor.as_decoded(7, moved).means
+    grid_of_before = compressor.as_decoded(7, moved, opacity).means
     assert not torch.equal(grid_of_before, fake_quantize(moved, PRESETS["coarse"]).means)
 
 
@@ -110,7 +116,7 @@ def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantisin
     keep = compressor.prune_mask(0, splats, opacity)
     assert keep is not None
     splats = splats[keep]
-    seen = [compressor.as_decoded(step, splats) for step in range(12, 17)]
+    seen = [compressor.as_decoded(step, splats, opacity) for step in range(12, 17)]
     ladder = Ladder(3, 4.0).up_to(len(splats))
     assert [len(part) for part in seen] == [ladder[0], ladder[2], ladder[1], ladder[2], ladder[2]]
     dropped = len(splats) - len(seen[0])

@@ -18,7 +18,7 @@ def wall_and_dots() -> Splats:
 
 
 def test_what_is_hidden_or_of_the_colour_behind_it_matters_little():
-    _, contrasting, same, hidden = importance(wall_and_dots(), views_of_middle()).tolist()
+    _, contrasting, same, hidden = importance(wall_and_dots(), views_of_middle()).fading.tolist()
     assert contrasting > 100 * same
     assert contrasting > 100 * hidden
 
@@ -34,13 +34,22 @@ def test_is_the_energy_of_fading_on_average():
             faded[i] *= factor
             images.append(render(Splats(splats.means, splats.scales, splats.quats, faded.logit(), splats.sh), view).rgb)
         exact.append(((images[1] - images[0]) / 0.02).square().sum())
-    estimate = torch.stack([importance(splats, [view], seed=seed) for seed in range(400)]).mean(dim=0)
+    estimate = torch.stack([importance(splats, [view], seed=seed).fading for seed in range(400)]).mean(dim=0)
     torch.testing.assert_close(estimate, torch.stack(exact), rtol=0.25, atol=1e-3)
+
+
+def test_large_gaussians_in_sight_change_the_pictures_most_when_they_grow():
+    splats = random_splats(3)
+    splats.means[:] = torch.tensor([[-0.5, 0, 0], [0.5, 0, 0], [0, 0, 900.0]])  # the last is a dot far away
+    splats.scales[:] = torch.tensor([[-1.0], [-3], [-3]])
+    splats.opacities[:] = 2
+    large, small, away = importance(splats, views_of_middle()).growing.tolist()
+    assert large > 4 * small > 16 * away >= 0
 
 
 def test_follows_its_seed():
     splats, views = random_splats(20), views_of_middle()
-    first, again, other = (importance(splats, views, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (importance(splats, views, seed=seed).fading for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
