@@ -112,7 +112,7 @@ class BenchCodec:
         splats = opened.uncompressed.with_sh_degree(0)
         with torch.no_grad():
             matters = importance(splats, spread(opened.train_views, 96), **_drawn(opened))
-        order = matters.argsort(descending=True)
+        order = matters.fading.argsort(descending=True)
         low, high, best = 1, len(splats), None
         count = min(high, max(1, target // 14))
         for _ in range(_TRIES):

@@ -76,6 +76,6 @@ def bits_for(target: int, encode_all: Callable[[Bits], bytes]) -> Bits:
 
 
 def between(coarse: Bits, fine: Bits, part: float) -> Bits:
-    """Bits on the way from `coarse` (0) to `fine` (1)."""
+    """Bits on the way from `coarse` (0) to `fine` (1), or beyond."""
     mixed = {f.name: (1 - part) * getattr(coarse, f.name) + part * getattr(fine, f.name) for f in fields(Bits)}
     return Bits(**mixed)

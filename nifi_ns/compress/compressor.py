@@ -88,7 +88,7 @@ class Compressor:
         if self._quantizers is None:
             importance = judge(splats.detach())
             bits = self._chosen_bits(splats, importance)
-            self._quantizers = Grid.fit(splats, bits), grades(importance.growing)
+            self._quantizers = Grid.fit(splats, bits), grades(importance.changing)
         grid, graded = self._quantizers
         decoded = fake_quantize(splats, grid, graded)
         count = self._level_at(step, len(splats))
@@ -116,7 +116,7 @@ class Compressor:
         def encode_first(count: int) -> bytes:
             first, counts = order[:count], self._ladder.counts(count)
             if self._quantizers is None:
-                return encode(splats[first], bits, grades(importance.growing[first]), counts)
+                return encode(splats[first], bits, grades(importance.changing[first]), counts)
             grid, graded = self._quantizers
             return encode(splats[first], grid, graded[first], counts)
 
@@ -140,7 +140,7 @@ class Compressor:
         if self._bits is None:
             named = self.settings.bits
             if named == "auto":
-                graded = grades(importance.growing)
+                graded = grades(importance.changing)
                 self._bits = bits_for(round(_SLACK * self.target), lambda bits: encode(splats, bits, graded))
             else:
                 self._bits = PRESETS[named]

@@ -77,9 +77,9 @@ class Bits:
 
 
 PRESETS = {
-    "coarse": Bits(means=11.5, scales=6.5, ratios=4.5, quats=5, opacities=5, luma=5.75, chroma=5.5, sh=4.5),
-    "mid": Bits(means=12.5, scales=7.5, ratios=5.5, quats=6, opacities=6, luma=6.75, chroma=6.5, sh=5.5),
-    "fine": Bits(means=14, scales=9, ratios=7, quats=7.5, opacities=7.5, luma=8.25, chroma=8, sh=7),
+    "coarse": Bits(means=12, scales=6.5, ratios=4, quats=4.5, opacities=5, luma=5.5, chroma=5.5, sh=4.25),
+    "mid": Bits(means=13, scales=7.5, ratios=5, quats=5.5, opacities=6, luma=6.5, chroma=6.5, sh=5.25),
+    "fine": Bits(means=14.5, scales=9, ratios=6.5, quats=7, opacities=7.5, luma=8, chroma=8, sh=6.75),
 }
 """Named choices of `Bits`, from smallest to best."""
 
@@ -205,20 +205,20 @@ def _log_ratios(levels: int) -> tuple[float, ...]:
     return tuple(float((Decimal(max(twice, 1)) / (2 * levels)).ln()) for twice in range(2 * levels + 1))
 
 
-def grades(growing: Tensor) -> Tensor:
+def grades(changing: Tensor) -> Tensor:
     """How finely gaussians are quantised, from how much they matter: the optimum spends equal damage on all.
 
     Args:
-        growing: [N] energies, see `importance.Importance`.
+        changing: [N] energies, see `importance.Importance`.
 
     Returns:
         [N] int64, from 0 for the finest to MAX_SKIP; each more stands for a quarter of the energy. Those of average
         (of the logarithm) have HEADROOM.
     """
-    seen = growing[growing > 0].sort().values
+    seen = changing[changing > 0].sort().values
     if len(seen) == 0:
-        return torch.full_like(growing, HEADROOM, dtype=torch.long)
-    precision = 0.5 * growing.clamp_min(float(seen[len(seen) // 50])).log2()
+        return torch.full_like(changing, HEADROOM, dtype=torch.long)
+    precision = 0.5 * changing.clamp_min(float(seen[len(seen) // 50])).log2()
     return (HEADROOM - (precision - precision.mean())).round().clamp(0, MAX_SKIP).long()
 
 

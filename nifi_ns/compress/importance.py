@@ -23,12 +23,13 @@ class Importance:
 
     fading: Tensor
     """[N] `(d image / d log alpha)^2`: what pruning goes by."""
-    growing: Tensor
-    """[N] `(d image / d log scale)^2`, over the three axes: what precision goes by."""
+    changing: Tensor
+    """[N] geometric mean of the energies of growing, `(d image / d log scale)^2`, and of moving in units of the longest
+    axis, each over the three axes: what precision goes by."""
 
     def __getitem__(self, index: Tensor) -> "Importance":
         """That of the gaussians selected by `index`."""
-        return Importance(self.fading[index], self.growing[index])
+        return Importance(self.fading[index], self.changing[index])
 
 
 Judge = Callable[[Splats], Importance]
@@ -41,21 +42,23 @@ def importance(
     """The importance of each gaussian in some views.
 
     Unlike the sum of its blending weights, the energy of fading knows that a gaussian of the colour of what lies behind
-    it will not be missed. Both are parts of the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al.
+    it will not be missed. All energies are of the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al.
     2025), estimated in one backward pass a view: with random signs, the square of the gradient of `sum(sign * image)`
     has it as expectation.
     """
     generator = torch.Generator(device=splats.device).manual_seed(seed)
     alphas = splats.opacities.detach().sigmoid()
-    fading, growing = torch.zeros_like(alphas), torch.zeros_like(alphas)
+    fading, growing, moving = (torch.zeros_like(alphas) for _ in range(3))
+    longest = splats.scales.detach().amax(dim=1).exp()
     for view in views:
         with torch.enable_grad():
             gain = torch.ones_like(alphas, requires_grad=True)
-            scales = splats.scales.detach().requires_grad_()
-            changed = replace(splats, opacities=torch.logit(alphas * gain, eps=1e-6), scales=scales)
+            scales, means = (x.detach().requires_grad_() for x in (splats.scales, splats.means))
+            changed = replace(splats, opacities=torch.logit(alphas * gain, eps=1e-6), scales=scales, means=means)
             image = render(changed, view, background=background, antialiased=antialiased).rgb
             signs = torch.randint(0, 2, image.shape, generator=generator, device=image.device) * 2 - 1
-            by_gain, by_scales = torch.autograd.grad((image * signs).sum(), [gain, scales])
-        fading += by_gain.square()
-        growing += by_scales.square().sum(dim=1)
-    return Importance(fading, growing)
+            gradients = torch.autograd.grad((image * signs).sum(), [gain, scales, means])
+        fading += gradients[0].square()
+        growing += gradients[1].square().sum(dim=1)
+        moving += gradients[2].square().sum(dim=1) * longest.square()
+    return Importance(fading, growing.sqrt() * moving.sqrt())

@@ -35,7 +35,7 @@ SQUASH = np.array([_squash(i - _LOGITS // 2) for i in range(_LOGITS)])
 """Probability (of 65536) by logit + 2048."""
 STRETCH = np.clip(np.searchsorted(SQUASH, 16 * np.arange(4096) + 8) - _LOGITS // 2, -2047, 2047)
 """Logit by probability // 16."""
-_LIMIT = 255
+_LIMIT = 127
 RATES = 65536 // np.arange(2, _LIMIT + 3)
 """How far a probability moves at its n-th observation, of 65536."""
 

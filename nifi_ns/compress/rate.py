@@ -22,6 +22,7 @@ from nifi_ns.views import View
 
 _VIEWS = 16  # that a loss is measured in
 _KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # parts of the gaussians that are tried without fine-tuning
+_LOWEST = -0.8  # bits that are tried without fine-tuning, on the way from coarse (0) to fine (1)
 _TRIALS = 5  # short fine-tunings
 _TRIAL_STEPS = 0.2  # of the steps
 _SMALLEST = 1 / 32  # of the size without fine-tuning
@@ -93,7 +94,7 @@ def _without_tuning(
     best: Compressed | None = None
     for part in _KEPT:
         first = order[: max(1, round(part * len(splats)))]
-        kept, graded = splats[first], grades(matters.growing[first])
+        kept, graded = splats[first], grades(matters.changing[first])
         bits = _coarsest(lambda bits: _quality(fake_quantize(kept, bits, graded), watched, drawn) >= least)  # noqa: B023
         if bits is None:
             break
@@ -108,8 +109,8 @@ def _coarsest(suffices: Callable[[Bits], bool]) -> Bits | None:
     coarse, fine = PRESETS["coarse"], PRESETS["fine"]
     if not suffices(fine):
         return None
-    low, high = 0.0, 1.0
-    for _ in range(5):
+    low, high = _LOWEST, 1.0
+    for _ in range(6):
         middle = (low + high) / 2
         if suffices(between(coarse, fine, middle)):
             high = middle

@@ -77,12 +77,12 @@ def test_an_earlier_grid_is_kept():
 
 def test_bits_go_where_they_matter():
     splats = random_splats(2000)
-    growing = 10 ** (2 * torch.randn(2000, generator=torch.Generator().manual_seed(0)))
-    graded = fake_quantize(splats, PRESETS["mid"], grades(growing))
+    changing = 10 ** (2 * torch.randn(2000, generator=torch.Generator().manual_seed(0)))
+    graded = fake_quantize(splats, PRESETS["mid"], grades(changing))
     same = fake_quantize(splats, PRESETS["mid"])
-    damage = [(growing * (coded.sh - splats.sh).square().sum(dim=(1, 2))).sum() for coded in (graded, same)]
+    damage = [(changing * (coded.sh - splats.sh).square().sum(dim=(1, 2))).sum() for coded in (graded, same)]
     assert damage[0] < damage[1] / 10
-    assert len(encode(splats, PRESETS["mid"], grades(growing))) < 1.1 * len(encode(splats, PRESETS["mid"]))
+    assert len(encode(splats, PRESETS["mid"], grades(changing))) < 1.1 * len(encode(splats, PRESETS["mid"]))
 
 
 def test_is_far_smaller_than_a_ply():

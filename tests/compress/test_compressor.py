@@ -12,7 +12,7 @@ from nifi_ns.splats import Splats
 
 
 def opacity(splats: Splats) -> Importance:
-    return Importance(fading=splats.opacities, growing=torch.ones_like(splats.opacities))
+    return Importance(fading=splats.opacities, changing=torch.ones_like(splats.opacities))
 
 
 def run(settings: CompressionSettings, splats: Splats) -> list[int]:

@@ -43,7 +43,7 @@ def test_large_gaussians_in_sight_change_the_pictures_most_when_they_grow():
     splats.means[:] = torch.tensor([[-0.5, 0, 0], [0.5, 0, 0], [0, 0, 900.0]])  # the last is a dot far away
     splats.scales[:] = torch.tensor([[-1.0], [-3], [-3]])
     splats.opacities[:] = 2
-    large, small, away = importance(splats, views_of_middle()).growing.tolist()
+    large, small, away = importance(splats, views_of_middle()).changing.tolist()
     assert large > 4 * small > 16 * away >= 0
 
 

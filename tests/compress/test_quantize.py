@@ -58,9 +58,9 @@ def test_every_value_is_off_by_half_a_step_at_most(grade: int):
 
 def test_gaussians_that_matter_more_have_finer_steps():
     splats = random_splats(1000)
-    growing = torch.full((1000,), 1.0)
-    growing[:500] = 64.0**2
-    graded = grades(growing)
+    changing = torch.full((1000,), 1.0)
+    changing[:500] = 64.0**2
+    graded = grades(changing)
     assert graded[:500].unique().tolist() == [0] and graded[500:].unique().tolist() == [6]
     coded, exact = fake_quantize(splats, PRESETS["mid"], graded), canonical(splats)
     for name in ("means", "scales", "sh"):
