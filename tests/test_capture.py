@@ -7,7 +7,8 @@ from PIL import Image
 from plyfile import PlyData
 
 from nifi_ns.capture import CaptureSettings, make_capture
-from nifi_ns.capture._trace import BOX, ELLIPSOID, FRUSTUM, TORUS, Scene, trace
+from nifi_ns.capture._shapes import BOX, ELLIPSOID, FRUSTUM, TORUS
+from nifi_ns.capture._trace import Scene, trace
 from nifi_ns.errors import NifiError
 
 TINY = CaptureSettings(views=4, width=32, height=24, samples=1, points=60)

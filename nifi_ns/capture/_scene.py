@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nifi_ns.capture import _surfaces as material
-from nifi_ns.capture._trace import BOX, ELLIPSOID, FRUSTUM, GROUND, TORUS, Scene
+from nifi_ns.capture._shapes import BOX, ELLIPSOID, FRUSTUM, GROUND, TORUS
+from nifi_ns.capture._trace import Scene
 
 TABLE_HEIGHT = 0.95
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nifi_ns.capture._shapes import BOX, ELLIPSOID, FAR, FRUSTUM, GROUND, hit_box, hit_ellipsoid, hit_frustum, hit_torus
 from nifi_ns.capture._surfaces import cut_out, mean_albedo, sky, surface
 from nifi_ns.capture._vectors import (
     Vector,
@@ -19,12 +20,6 @@ from nifi_ns.capture._vectors import (
     scale,
     sub,
 )
-
-ELLIPSOID, BOX, FRUSTUM, TORUS, GROUND = range(5)
-"""Shapes. Their `size` is the radii, the half extents, (bottom radius, top radius, half height), (major radius, minor
-radius, -) and nothing: the ground is the plane z = 0."""
-
-_FAR = 1e9
 
 
 class Scene(NamedTuple):
@@ -83,85 +78,6 @@ def _rotate_back(m: Any, v: Vector) -> Vector:
 
 
 @jit
-def _hit_ellipsoid(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, float, Vector]:
-    """Both distances (the nearer first, _FAR for none beyond `start`) and the nearer one's normal, in the object."""
-    q = (o[0] / size[0], o[1] / size[1], o[2] / size[2])
-    e = (d[0] / size[0], d[1] / size[1], d[2] / size[2])
-    a, b, c = dot(e, e), dot(q, e), dot(q, q) - 1.0
-    h = b * b - a * c
-    if h < 0.0:
-        return _FAR, _FAR, (0.0, 0.0, 1.0)
-    h = math.sqrt(h)
-    near, far = (-b - h) / a, (-b + h) / a
-    if near < start:
-        near = far
-    if near < start:
-        return _FAR, _FAR, (0.0, 0.0, 1.0)
-    p = along(q, e, near)
-    return near, far, normalize((p[0] / size[0], p[1] / size[1], p[2] / size[2]))
-
-
-@jit
-def _hit_box(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
-    near, far, axis, sign = -_FAR, _FAR, 0, 1.0
-    for i in range(3):
-        if abs(d[i]) < 1e-12:
-            if abs(o[i]) > size[i]:
-                return _FAR, (0.0, 0.0, 1.0)
-            continue
-        s = 1.0 if d[i] < 0.0 else -1.0
-        t0, t1 = (s * size[i] - o[i]) / d[i], (-s * size[i] - o[i]) / d[i]
-        if t0 > near:
-            near, axis, sign = t0, i, s
-        far = min(far, t1)
-    if near > far or near < start:
-        return _FAR, (0.0, 0.0, 1.0)
-    return near, (sign if axis == 0 else 0.0, sign if axis == 1 else 0.0, sign if axis == 2 else 0.0)
-
-
-@jit
-def _hit_frustum(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
-    """An upright cylinder, cone or anything between, with its caps."""
-    slope = (size[1] - size[0]) / (2.0 * size[2])
-    middle = 0.5 * (size[0] + size[1]) + slope * o[2]  # the radius at the height of the origin
-    a = d[0] * d[0] + d[1] * d[1] - slope * slope * d[2] * d[2]
-    b = o[0] * d[0] + o[1] * d[1] - slope * d[2] * middle
-    c = o[0] * o[0] + o[1] * o[1] - middle * middle
-    best, normal = _FAR, (0.0, 0.0, 1.0)
-    h = b * b - a * c
-    if h >= 0.0 and abs(a) > 1e-12:
-        h = math.sqrt(h)
-        for t in ((-b - h) / a, (-b + h) / a):
-            p = along(o, d, t)
-            if start < t < best and abs(p[2]) <= size[2]:
-                best, normal = t, normalize((p[0], p[1], -slope * math.sqrt(p[0] * p[0] + p[1] * p[1])))
-    for side in (-1.0, 1.0):
-        t = (side * size[2] - o[2]) / d[2] if abs(d[2]) > 1e-12 else _FAR
-        p = along(o, d, t)
-        radius = size[1] if side > 0.0 else size[0]
-        if start < t < best and p[0] * p[0] + p[1] * p[1] <= radius * radius:
-            best, normal = t, (0.0, 0.0, side)
-    return best, normal
-
-
-@jit
-def _hit_torus(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
-    """Sphere tracing (Hart 1996): step by the distance to the ring until it is as good as nothing."""
-    t = max(start, -dot(o, d) - size[0] - size[1])
-    for _ in range(64):
-        p = along(o, d, t)
-        ring = math.sqrt(p[0] * p[0] + p[1] * p[1])
-        distance = math.sqrt((ring - size[0]) ** 2 + p[2] * p[2]) - size[1]
-        if distance < 1e-4:
-            k = 1.0 - size[0] / max(ring, 1e-9)
-            return (t, normalize((p[0] * k, p[1] * k, p[2]))) if t > start else (_FAR, (0.0, 0.0, 1.0))
-        t += distance
-        if t > 2.0 * (size[0] + size[1]) - dot(o, d):
-            break
-    return _FAR, (0.0, 0.0, 1.0)
-
-
-@jit
 def trace(scene: Scene, origin: Vector, direction: Vector, nearest: float) -> tuple[float, int, Vector]:
     """The first hit before `nearest`: distance, object (-1: none) and the unit normal, which faces the ray."""
     start = 1e-4
@@ -173,7 +89,7 @@ def trace(scene: Scene, origin: Vector, direction: Vector, nearest: float) -> tu
         for i in range(scene.groups[g, 0], scene.groups[g, 1]):
             shape = scene.shapes[i]
             if shape == GROUND:
-                t = -origin[2] / direction[2] if direction[2] < -1e-9 else _FAR
+                t = -origin[2] / direction[2] if direction[2] < -1e-9 else FAR
                 if start < t < best:
                     best, which, normal = t, i, (0.0, 0.0, 1.0)
                 continue
@@ -184,15 +100,15 @@ def trace(scene: Scene, origin: Vector, direction: Vector, nearest: float) -> tu
             o = _rotate(frame, sub(origin, (c[0], c[1], c[2])))
             d = _rotate(frame, direction)
             if shape == ELLIPSOID:
-                t, far, n = _hit_ellipsoid(o, d, size, start)
+                t, far, n = hit_ellipsoid(o, d, size, start)
                 if t < best and cut_out(scene.lattice, scene.materials[i], along(o, d, t)):
-                    t = far if far > t and not cut_out(scene.lattice, scene.materials[i], along(o, d, far)) else _FAR
+                    t = far if far > t and not cut_out(scene.lattice, scene.materials[i], along(o, d, far)) else FAR
             elif shape == BOX:
-                t, n = _hit_box(o, d, size, start)
+                t, n = hit_box(o, d, size, start)
             elif shape == FRUSTUM:
-                t, n = _hit_frustum(o, d, size, start)
+                t, n = hit_frustum(o, d, size, start)
             else:
-                t, n = _hit_torus(o, d, size, start)
+                t, n = hit_torus(o, d, size, start)
             if t < best:
                 best, which, normal = t, i, _rotate_back(frame, n)
     if which >= 0 and dot(normal, direction) > 0.0:
@@ -221,7 +137,7 @@ def _sunlight(scene: Scene, p: Vector, n: Vector, u: float, v: float) -> Vector:
     radius, angle = 0.012 * math.sqrt(u), 2.0 * math.pi * v
     l = normalize(add(along(sun, t, radius * math.cos(angle)), scale(b, radius * math.sin(angle))))
     cosine = dot(n, l)
-    if cosine <= 0.0 or trace(scene, along(p, n, 1e-3), l, _FAR)[1] >= 0:
+    if cosine <= 0.0 or trace(scene, along(p, n, 1e-3), l, FAR)[1] >= 0:
         return _BLACK
     return scale(_SUN, cosine)
 
@@ -229,7 +145,7 @@ def _sunlight(scene: Scene, p: Vector, n: Vector, u: float, v: float) -> Vector:
 @jit
 def _glimpse(scene: Scene, origin: Vector, direction: Vector, u: float, v: float) -> Vector:
     """Radiance along a secondary ray: one sun ray, the mean sky instead of further bounces, no texture."""
-    t, which, n = trace(scene, origin, direction, _FAR)
+    t, which, n = trace(scene, origin, direction, FAR)
     if which < 0:
         return sky(scene.lattice, direction, scene.sun)
     light = add(_sunlight(scene, along(origin, direction, t), n, u, v), scale(_SKY_MEAN, 0.45))
@@ -243,9 +159,9 @@ def _shade(scene: Scene, origin: Vector, direction: Vector, u: Any) -> tuple[Vec
     Returns linear radiance but for what arrives by a bounce or from the sky, the albedo that such light meets, one
     random sample of it, the unit normal (0 in the sky), and the distance.
     """
-    t, which, n = trace(scene, origin, direction, _FAR)
+    t, which, n = trace(scene, origin, direction, FAR)
     if which < 0:
-        return sky(scene.lattice, direction, scene.sun), _BLACK, _BLACK, _BLACK, _FAR
+        return sky(scene.lattice, direction, scene.sun), _BLACK, _BLACK, _BLACK, FAR
     p = along(origin, direction, t)
     c, frame = scene.centres[which], scene.frames[which]
     local = _rotate(frame, sub(p, (c[0], c[1], c[2])))
@@ -280,7 +196,7 @@ def render(scene: Scene, pose: Any, focal: float, width: int, height: int, sampl
     pairs are independent.
     """
     image = np.zeros((height, width, 13))
-    image[..., 12] = _FAR
+    image[..., 12] = FAR
     u = np.zeros(8)
     origin = (pose[0, 3], pose[1, 3], pose[2, 3])
     for y in range(height):
