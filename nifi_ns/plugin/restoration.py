@@ -1,6 +1,7 @@
 """Restored views of any nerfstudio model that draws colour and depth: a mixin, and its part of the config."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,7 @@ class RestoredViewsConfig:
     """How many of the capture's photos guide `rgb_referenced`."""
 
 
-class RestoredViews(Model):
+class RestoredViews(Model, ABC):
     """Gives a model the outputs `rgb_referenced`, `rgb_restored` and `restoration_change`.
 
     The first is guided by the capture's photos, the second by the restorer, the third ([H, W, 1]) the mean absolute
@@ -53,17 +54,17 @@ class RestoredViews(Model):
     _complained = False
     _in_training = False
 
+    @abstractmethod
     def draw(self, view: View) -> tuple[Tensor, Tensor]:
         """What the model shows from a view: [H, W, 3] in [0, 1], and expected depth [H, W, 1]."""
-        raise NotImplementedError
 
     def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
         """Pictures [H, W, 3] that the model can also draw of a view; `rgb` stands for them while the camera moves."""
         return {}
 
+    @abstractmethod
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
-        raise NotImplementedError
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
