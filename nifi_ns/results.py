@@ -115,11 +115,12 @@ def _processor() -> str:
 def table(rows: Iterable[Row], *, title: str | None = None) -> Table:
     """A rich table of the rows that are means (no `image`); restored variants show their change from `compressed`.
 
-    A row is compared with the compressed row of the same scene and bytes. Rows that repeat one above, as the splats
-    before compression do for each rate, and metrics that no row has are left out; the caption names the latter.
+    A row is compared with the compressed row of the same scene and bytes, or rate where there are no bytes. Rows that
+    repeat one above, as the splats before compression do for each rate, and metrics that no row has are left out; the
+    caption names the latter.
     """
-    means = list({(r["scene"], r["variant"], r["bytes"]): r for r in rows if r.get("image") is None}.values())
-    baselines = {(r["scene"], r["bytes"]): r for r in means if r["variant"] == "compressed"}
+    means = list({(r["variant"], *_group(r)): r for r in rows if r.get("image") is None}.values())
+    baselines = {_group(r): r for r in means if r["variant"] == "compressed"}
     shown = [name for name in METRICS if any(r[name] is not None for r in means)]
     absent = [name for name in METRICS if name not in shown]
     caption = f"unavailable here: {', '.join(absent)}" if means and absent else None
@@ -132,15 +133,20 @@ def table(rows: Iterable[Row], *, title: str | None = None) -> Table:
         output.add_column(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}", justify="right", min_width=7)
     previous = None
     for r in means:
-        group = (r["scene"], r["bytes"])
+        group = _group(r)
         if previous not in (None, group):
             output.add_section()
         previous = group
         baseline = baselines.get(group) if r["variant"] in ("restored", "referenced") else None
-        size = "" if r["bytes"] is None else format_size(r["bytes"])
+        size = r.get("rate") or "" if r["bytes"] is None else format_size(r["bytes"])
         count = "" if r["gaussians"] is None else f"{r['gaussians']:,}"
         output.add_row(r["scene"], r["variant"], size, count, *(_cell(name, r, baseline) for name in shown))
     return output
+
+
+def _group(r: Row) -> tuple[str, int | str | None]:
+    """Scene, and bytes or what stands for them."""
+    return r["scene"], r.get("rate") if r["bytes"] is None else r["bytes"]
 
 
 def _cell(name: str, r: Row, baseline: Row | None) -> str:

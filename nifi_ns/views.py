@@ -1,6 +1,8 @@
 """A posed view: the one way cameras and photos travel between the splats, Nix and Fix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,3 +31,12 @@ class View:
         """The same view with its tensors on `device`."""
         image = None if self.image is None else self.image.to(device)
         return View(self.name, self.viewmat.to(device), self.K.to(device), self.width, self.height, image)
+
+
+def view_names(files: Sequence[Path]) -> list[str]:
+    """A name for each file, unique and without folders: the stem, with its folders where stems repeat."""
+    stems = [file.stem for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    names = ["_".join(file.with_suffix("").parts[1:]) for file in files]
+    return names if len(set(names)) == len(names) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]

@@ -46,6 +46,21 @@ def test_the_csv_has_every_row_and_column(tmp_path: Path) -> None:
     assert table[0]["psnr"] == "25.34" and table[0]["lpips"] == ""
 
 
+def test_rows_without_bytes_are_told_apart_by_their_rates() -> None:
+    def row(variant: results.Variant, rate: str, psnr: float) -> results.Row:
+        return results.row("kodak", variant, bytes=None, gaussians=None, metrics={"psnr": psnr}, rate=rate)
+
+    printed = text(
+        row("compressed", "proxy-0.5", 28), row("restored", "proxy-0.5", 29), row("compressed", "proxy-1", 24)
+    )
+    lines = [line.split() for line in printed.splitlines() if "proxy" in line]
+    assert lines == [
+        ["kodak", "compressed", "proxy-0.5", "28.00"],
+        ["kodak", "restored", "proxy-0.5", "29.00", "+1.00"],
+        ["kodak", "compressed", "proxy-1", "24.00"],
+    ]
+
+
 def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     results.save(path, rows())

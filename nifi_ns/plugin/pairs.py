@@ -1,17 +1,24 @@
-"""Pairs of a run: every photo with what its scene file renders there, as the folders restorers are trained on."""
+"""Pairs of a run: every photo with what its splats render there, as the folders restorers are trained on."""
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
+from nifi_ns.compress.importance import importance, spread
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
 
 VERSION = 2
-"""Counted up whenever the same scene file would give other pictures, so that cached pairs are made again."""
+"""Counted up whenever the same splats would give other pictures, so that cached pairs are made again."""
+
+FEWEST = 4096
+"""Gaussians of the coarsest level of pruning, as in the NiFi paper's training data."""
+_IMPORTANCE_VIEWS = 96
 
 
 def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced: bool = True) -> PairFolder:
@@ -28,14 +35,68 @@ def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced
     run = load_run(config_path)
     if run.scene_file is None:
         raise NifiError(f"{config_path} shows no scene file: run ns-nifi-compress --load-config {config_path} first")
-    rate = run.scene_file.parent.name
-    root = (output_dir or run.folder / "nifi" / "pairs") / run.scene / f"rate_{rate}"
-    fingerprint = _fingerprint(run, referenced)
-    if is_current(root, fingerprint):
-        return PairFolder.open(root)
-    size, count = run.scene_file.stat().st_size, len(run.model.splats)
-    writer = PairWriter(root, scene=run.scene, rate=rate, bytes=size, gaussians=count, fingerprint=fingerprint)
+    root = (output_dir or run.folder / "nifi" / "pairs") / run.scene
+    rate, data = run.scene_file.parent.name, run.scene_file.read_bytes()
+    fingerprint = _fingerprint(run, referenced, data)
+    if is_current(root / f"rate_{rate}", fingerprint):
+        return PairFolder.open(root / f"rate_{rate}")
+    return _write(run, root, rate, len(data), fingerprint, referenced)
+
+
+def write_pruned_pairs(
+    config_path: Path, levels: int, output_dir: Path, *, referenced: bool = True
+) -> Iterator[PairFolder]:
+    """Write `<output_dir>/<scene>/rate_pruned-<gaussians>` of a run's uncompressed splats, the coarsest level first.
+
+    The least important gaussians are left out, without fine-tuning: see `pruned_counts`. Folders that are there and
+    current are kept. `bytes` is the size of the plain .ply.
+
+    Raises:
+        NifiError: if the run cannot be opened, or has no more gaussians than the coarsest level.
+    """
+    if levels < 1:
+        raise NifiError(f"--prune-levels is {levels}, expected 1 or more")
+    run = load_run(config_path)
+    splats = run.uncompressed
+    counts = pruned_counts(len(splats), levels)
+    made_of = [getattr(splats, f.name).detach().float().cpu().numpy().tobytes() for f in fields(splats)]
+    order = None
+    for count in counts:
+        root, rate = output_dir / run.scene, f"pruned-{count}"
+        fingerprint = _fingerprint(run, referenced, *made_of, rate.encode())
+        if is_current(root / f"rate_{rate}", fingerprint):
+            yield PairFolder.open(root / f"rate_{rate}")
+            continue
+        if order is None:
+            watched = spread(run.train_views, _IMPORTANCE_VIEWS)
+            antialiased = run.model.config.rasterize_mode == "antialiased"
+            matters = importance(splats, watched, background=run.model.background_color, antialiased=antialiased)
+            order = matters.fading.argsort(descending=True)
+        pruned = splats[order[:count]]
+        run.model.show(pruned)
+        yield _write(run, root, rate, pruned.ply_size, fingerprint, referenced)
+
+
+def pruned_counts(count: int, levels: int) -> list[int]:
+    """How many of `count` gaussians are in each of `levels` coarser scenes: `FEWEST`, then more by equal factors.
+
+    The next one would be the whole. Levels that would be equal are one. Compare the levels of GoDe (Di Sario et al.
+    2025) and RAVE, and the training data of NiFi, with three of them.
+
+    Raises:
+        NifiError: if there are no more than `FEWEST`.
+    """
+    if count <= FEWEST:
+        raise NifiError(f"the splats are {count:,} gaussians: --prune-levels needs more than {FEWEST:,}")
+    counts = (round(FEWEST * (count / FEWEST) ** (level / levels)) for level in range(levels))
+    return sorted({min(level, count - 1) for level in counts})
+
+
+def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referenced: bool) -> PairFolder:
+    """Pairs of what the run's model shows."""
     splats = run.model.splats
+    what = {"bytes": size, "gaussians": len(splats), "fingerprint": fingerprint}
+    writer = PairWriter(root / f"rate_{rate}", scene=run.scene, rate=rate, **what)
     for split, views in (("train", run.train_views), ("test", run.eval_views)):
         for view in track(views, f"{run.scene} {rate}: {split} pairs", transient=True):
             assert view.image is not None
@@ -45,10 +106,11 @@ def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced
     return writer.finish()
 
 
-def _fingerprint(run: Run, referenced: bool) -> str:
-    """A hash of all that decides what the pairs look like."""
-    assert run.scene_file is not None
-    digest = hashlib.sha256(run.scene_file.read_bytes())
+def _fingerprint(run: Run, referenced: bool, *made_of: bytes) -> str:
+    """A hash of all that decides what the pairs look like; `made_of` says what is rendered."""
+    digest = hashlib.sha256()
+    for part in made_of:
+        digest.update(part)
     model = run.model.config
     settings = (VERSION, referenced, model.num_references, model.rasterize_mode, model.background_color)
     digest.update(repr(settings).encode())

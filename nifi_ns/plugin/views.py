@@ -9,7 +9,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from torch import Tensor
 
-from nifi_ns.views import View
+from nifi_ns.views import View, view_names
 
 # nerfstudio's cameras look along -z with y up (OpenGL); ours along +z with y down (OpenCV)
 _FLIP = torch.tensor([1.0, -1.0, -1.0])
@@ -37,7 +37,7 @@ class DatasetViews(Sequence[View]):
         self._datamanager = datamanager
         self._split = split
         dataset = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
-        self.names = _names([Path(file) for file in dataset.image_filenames])
+        self.names = view_names([Path(file) for file in dataset.image_filenames])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,12 +55,3 @@ class DatasetViews(Sequence[View]):
         device = torch.device(manager.device)
         camera = dataset.cameras[index : index + 1].to(device)
         return view_of(camera, self.names[index], image.to(device))
-
-
-def _names(files: list[Path]) -> list[str]:
-    """A name for each file, unique and without folders: the stem, with its folders where stems repeat."""
-    stems = [file.stem for file in files]
-    if len(set(stems)) == len(stems):
-        return stems
-    names = ["_".join(file.with_suffix("").parts[1:]) for file in files]
-    return names if len(set(names)) == len(names) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]

@@ -39,10 +39,10 @@ class PairFolder:
     scene: str
     rate: str
     """How a user wrote the size: `25KB`."""
-    bytes: int
-    """Size of the scene file that rendered `degraded`, every byte a decoder needs."""
+    bytes: int | None
+    """Size of the scene file that rendered `degraded`, every byte a decoder needs; None where none did (`proxy`)."""
     gaussians: int | None
-    """None where a foreign codec has none to count."""
+    """None where there are none to count: foreign codecs, proxies."""
     fingerprint: str
     """Hash of all that made the renders; equal hashes mean that making them again would change nothing."""
     splits: dict[str, tuple[str, ...]]
@@ -64,9 +64,8 @@ class PairFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["version"]
             splits = {split: tuple(map(str, content["splits"].get(split, ()))) for split in SPLITS}
-            count = content["gaussians"]
-            numbers = int(content["bytes"]), None if count is None else int(count)
-            folder = cls(root, content["scene"], content["rate"], *numbers, content["fingerprint"], splits)
+            size, count = (None if content[key] is None else int(content[key]) for key in ("bytes", "gaussians"))
+            folder = cls(root, content["scene"], content["rate"], size, count, content["fingerprint"], splits)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{path} is not a list of pairs ({type(error).__name__}: {error})") from error
         if version != VERSION:
@@ -139,7 +138,9 @@ class PairWriter:
     `pairs.json` is removed first and written last, so that an interrupted folder is never taken for a whole one.
     """
 
-    def __init__(self, root: Path | str, *, scene: str, rate: str, bytes: int, gaussians: int | None, fingerprint: str):
+    def __init__(
+        self, root: Path | str, *, scene: str, rate: str, bytes: int | None, gaussians: int | None, fingerprint: str
+    ):
         self._folder = PairFolder(Path(root), scene, rate, bytes, gaussians, fingerprint, splits={})
         self._names: dict[Split, list[str]] = {split: [] for split in SPLITS}
         (self._folder.root / "pairs.json").unlink(missing_ok=True)

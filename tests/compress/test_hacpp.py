@@ -56,6 +56,7 @@ def test_what_hacpp_leaves_becomes_pairs_and_rows(codec: ExternalCodec, output: 
     assert find_pair_folders([output / "pairs"]) == [folder]
     assert folder.splits == {"train": tuple(f"{i:05d}" for i in range(4)), "test": ("00000", "00001")}
     assert folder.gaussians is None
+    assert folder.bytes is not None
     assert abs(folder.bytes - stand_in.BYTES) <= 53  # the MLPs are known from the log, to four decimals of 2^20
     clean, degraded = folder.load("test", "00001")
     assert clean.shape == (40, 56, 3) and (clean == 60).all() and (degraded == 64).all()

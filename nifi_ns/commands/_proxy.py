@@ -1,0 +1,135 @@
+"""The mode of `ns-nifi-pairs` that needs no splats: folders of photos, degraded directly, as pairs."""
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.proxy import SMALLEST, ProxySettings, degrade, rate_of
+from nifi_ns.restore.pairs import PairFolder, PairWriter, Split, image_size, is_current
+from nifi_ns.views import view_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+VERSION = 1
+"""Counted up whenever the same photos would give other pictures, so that cached pairs are made again."""
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_TEST_EVERY = 8
+
+Photos = dict[Split, dict[str, Path]]
+"""Files by split and view."""
+
+
+def write_proxies(folders: "Sequence[Path]", output_dir: Path, settings: ProxySettings) -> "Iterator[PairFolder]":
+    """Write `<output_dir>/<scene>/rate_proxy-<strength>` of each folder, unless they are there and current.
+
+    A scene is a folder of photos, searched recursively, or a capture, of which those in `images/` are taken. Photos
+    that a capture's `transforms.json` holds out, or else every eighth, are the test split.
+
+    Raises:
+        NifiError: before anything is written, if a folder has no photos, one cannot be used, or two have one name.
+    """
+    scenes: dict[str, Photos] = {}
+    for folder in folders:
+        scene = scene_of(folder)
+        if scene in scenes:
+            raise NifiError(f"--proxy: two folders are called {scene}: give them different names, or --output-dir each")
+        scenes[scene] = find_photos(folder)
+    for scene, photos in scenes.items():
+        for strength in settings.strengths:
+            yield _write(scene, photos, strength, output_dir, settings)
+
+
+def scene_of(folder: Path) -> str:
+    """The name of a folder of photos; that of a capture for its `images/`."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "images" else folder.name
+
+
+def find_photos(folder: Path) -> Photos:
+    """The photos in `folder`, with readable headers and large enough; see `write_proxies`.
+
+    Raises:
+        NifiError: if there is no such folder, it has no photos, or one is too small.
+        CorruptFileError: naming the first that is not a picture.
+    """
+    if not folder.is_dir():
+        raise NifiError(f"--proxy: no such folder: {folder}")
+    folder = folder.resolve()
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise NifiError(f"--proxy: no photos ({', '.join(_SUFFIXES)}) in {root}")
+    for file in files:
+        if min(image_size(file)) < SMALLEST:
+            width, height = image_size(file)
+            raise NifiError(f"--proxy: {file} is {width}x{height}, expected at least {SMALLEST} pixels a side")
+    held_out = _held_out(root.parent if root.name == "images" else root)
+    names = view_names([root.name / file.relative_to(root) for file in files])
+    photos: Photos = {"train": {}, "test": {}}
+    for i, (name, file) in enumerate(zip(names, files, strict=True)):
+        tests = file in held_out if held_out else i % _TEST_EVERY == 0 and len(files) > 1
+        photos["test" if tests else "train"][name] = file
+    if not photos["train"]:
+        raise NifiError(f"--proxy: all photos in {root} are held out by transforms.json: none is left to train on")
+    return photos
+
+
+def _held_out(capture: Path) -> set[Path]:
+    path = capture / "transforms.json"
+    if not path.is_file():
+        return set()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {capture / name for key in ("val_filenames", "test_filenames") for name in content.get(key, ())}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a nerfstudio capture ({type(error).__name__}: {error})") from error
+
+
+def _write(scene: str, photos: Photos, strength: float, output_dir: Path, settings: ProxySettings) -> PairFolder:
+    from rich.progress import track
+
+    rate = rate_of(strength)
+    root = output_dir / scene / f"rate_{rate}"
+    fingerprint = _fingerprint(photos, strength, settings)
+    if is_current(root, fingerprint):
+        return PairFolder.open(root)
+    writer = PairWriter(root, scene=scene, rate=rate, bytes=None, gaussians=None, fingerprint=fingerprint)
+    views: list[tuple[Split, str, Path]] = [
+        (split, name, file) for split, named in photos.items() for name, file in named.items()
+    ]
+    for split, name, file in track(views, f"{scene} {rate}: pairs", transient=True):
+        photo = _read(file, settings.max_side)
+        rng = np.random.default_rng([settings.seed, zlib.crc32(f"{rate}/{name}".encode())])
+        writer.add(split, name, photo, degrade(photo, strength, rng, settings.degradations))
+    return writer.finish()
+
+
+def _read(file: Path, max_side: int) -> "Tensor":
+    """[H, W, 3] in [0, 1]: the photo as it is shown, no larger than `max_side`."""
+    try:
+        with Image.open(file) as image:
+            photo = ImageOps.exif_transpose(image).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
+        raise CorruptFileError(f"{file} is not a readable image: {error}") from error
+    photo.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(photo)).float() / 255
+
+
+def _fingerprint(photos: Photos, strength: float, settings: ProxySettings) -> str:
+    """A hash of all that decides what the pairs look like."""
+    digest = hashlib.sha256(repr((VERSION, strength, settings.degradations, settings.max_side, settings.seed)).encode())
+    for split, named in photos.items():
+        for name, file in named.items():
+            digest.update(f"{split} {name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()

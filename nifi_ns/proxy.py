@@ -1,0 +1,192 @@
+"""Proxy artefacts: clean photos, degraded directly, for training restorers where there are no splats yet.
+
+What coarse splats look like comes from `blotches`: too few gaussians, fitted to the photo for a moment. The others are
+what any restorer of pictures is trained on. Everything is computed on the CPU, whatever else there is.
+"""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from nifi_ns.errors import NifiError
+from nifi_ns.rasterize import kernels_own_the_threads, render
+from nifi_ns.splats import SH_C0, Splats
+from nifi_ns.views import View
+
+Degradation = Literal["blotches", "blur", "downsample", "quantize", "jpeg"]
+DEGRADATIONS: tuple[Degradation, ...] = get_args(Degradation)
+SMALLEST = 16
+"""Pixels along the shorter side of a photo that is degraded; a smaller one would be a handful of gaussians."""
+
+_CHANCE = {"blotches": 1.0, "blur": 0.25, "downsample": 0.25, "quantize": 0.25, "jpeg": 0.25}
+_FITTING_STEPS = 30
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """How clean photos are degraded."""
+
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0)
+    """Every photo is degraded once at each, above 0 and at most 1; each is a rate of its own, proxy-0.25 and so on."""
+    degradations: tuple[Degradation, ...] = DEGRADATIONS
+    """What to choose from: every picture gets blotches, if they are named, and a random mix of the others."""
+    max_side: int = 1600
+    """Photos with more pixels along a side are scaled down to this."""
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "strengths": (
+                bool(self.strengths)
+                and all(0 < s <= 1 for s in self.strengths)
+                and len(set(map(rate_of, self.strengths))) == len(self.strengths),
+                "different numbers above 0 and at most 1",
+            ),
+            "degradations": (bool(self.degradations), f"some of {', '.join(DEGRADATIONS)}"),
+            "max_side": (self.max_side >= SMALLEST, f"{SMALLEST} or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (right, wanted) in checks.items():
+            if not right:
+                raise NifiError(f"proxy: {name} is {getattr(self, name)}, expected {wanted}")
+
+
+def rate_of(strength: float) -> str:
+    """What pairs and tables call a strength: `proxy-0.5`."""
+    return f"proxy-{strength:g}"
+
+
+def degrade(
+    photo: Tensor,
+    strength: float,
+    rng: np.random.Generator,
+    degradations: Sequence[Degradation] = DEGRADATIONS,
+) -> Tensor:
+    """A photo after a random mix of degradations, each at 0.5 to 1 times `strength`, in the order of `DEGRADATIONS`.
+
+    Blotches are always among them if they are named: pictures that are all but clean teach a restorer to do nothing.
+
+    Args:
+        photo: [H, W, 3] in [0, 1], at least `SMALLEST` pixels along each side, on the CPU.
+        strength: above 0 and at most 1.
+        rng: where all randomness comes from: equal generators give equal pictures.
+        degradations: what to choose from; at least one is applied.
+
+    Returns:
+        [H, W, 3] in [0, 1].
+    """
+    chosen: list[Degradation] = [name for name in DEGRADATIONS if name in degradations and rng.random() < _CHANCE[name]]
+    if not chosen:
+        chosen = [degradations[int(rng.integers(len(degradations)))]]
+    for name in chosen:
+        photo = _APPLY[name](photo, strength * rng.uniform(0.5, 1), rng)
+    return photo
+
+
+def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """The photo by too few gaussians, one for 15 pixels at a strength of 0.25, for 28 at 0.5, for 100 at 1.
+
+    They are many and small where there is detail, and fitted to the photo for a moment, which makes them long along
+    edges. Noise on what was fitted stands for coarse quantisation, and for views that splats were never fitted to: it
+    leaves needles and stains.
+    """
+    height, width, _ = photo.shape
+    side, background = max(height, width), photo.mean(dim=(0, 1))
+    splats = _scattered(photo, math.ceil(height * width / (8 * 12.5**strength)), rng)
+    view = View(
+        "photo", torch.eye(4), torch.tensor([[side, 0, width / 2], [0, side, height / 2], [0, 0, 1]]), width, height
+    )
+    rates = {"means": 0.3 / side, "scales": 0.05, "quats": 0.05, "opacities": 0.1, "sh": 0.1}
+    parameters = [{"params": [getattr(splats, name).requires_grad_()], "lr": rate} for name, rate in rates.items()]
+    optimizer = torch.optim.Adam(parameters, eps=1e-15)
+    with kernels_own_the_threads(splats.device):
+        for _ in range(_FITTING_STEPS):
+            optimizer.zero_grad()
+            (render(splats, view, background=background).rgb - photo).abs().mean().backward()
+            optimizer.step()
+    splats = splats.detach()
+    splats.means += 0.3 * splats.scales[:, :2].exp().mean(dim=1, keepdim=True) * _normal(rng, len(splats), 3)
+    splats.scales += 0.15 * _normal(rng, len(splats), 3)
+    splats.sh += 0.06 * _normal(rng, len(splats), 1, 3)
+    return render(splats, view, background=background).rgb.clamp(0, 1)
+
+
+def _scattered(photo: Tensor, count: int, rng: np.random.Generator) -> Splats:
+    """A wall of flat gaussians, the small ones before the large ones, of which a camera at the origin sees one unit."""
+    height, width, _ = photo.shape
+    nchw = photo.movedim(-1, 0)[None]
+    detail = (nchw - F.avg_pool2d(nchw, 5, 1, 2, count_include_pad=False)).abs().mean(dim=1).flatten().double()
+    density = detail / detail.mean().clamp(min=1e-6) + 0.15
+    density /= density.sum()
+    cells = torch.from_numpy(rng.choice(height * width, count, p=density.numpy()))
+    dx, dy, turn = torch.from_numpy(rng.random((3, count), np.float32)) * torch.tensor([[1], [1], [math.pi]])
+    sigma = 0.6 / (count * density[cells]).sqrt().float()
+    depth = 1 + 0.5 * sigma.argsort().argsort() / count
+    unit, none, thin = torch.ones(count), torch.zeros(count), torch.full((count,), 1e-3)
+    side = max(height, width)
+    x, y = (cells % width + dx - width / 2) / side, (cells // width + dy - height / 2) / side
+    means = torch.stack([x, y, unit], dim=1) * depth[:, None]
+    scales = torch.stack([sigma, sigma, thin], dim=1) / side * depth[:, None]
+    quats = torch.stack([turn.cos(), none, none, turn.sin()], dim=1)
+    colours = (photo.reshape(-1, 3)[cells, None] - 0.5) / SH_C0
+    return Splats(means, scales.log() + 0.3 * _normal(rng, count, 3), quats, 1 + 1.5 * _normal(rng, count), colours)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(shape, np.float32))
+
+
+def blur(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """The photo under a gaussian of 0.5 to 3 pixels, narrower across a random direction."""
+    long = 0.5 + 2.5 * strength
+    short, turn, radius = long * rng.uniform(0.3, 1), rng.uniform(0, math.pi), math.ceil(3 * long)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    u, v = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+    kernel = torch.from_numpy(np.exp(-0.5 * ((u / long) ** 2 + (v / short) ** 2))).to(photo)
+    padded = F.pad(photo.movedim(-1, 0)[None], [radius] * 4, mode="replicate")
+    return F.conv2d(padded, (kernel / kernel.sum()).expand(3, 1, -1, -1), groups=3)[0].movedim(0, -1).clamp(0, 1)
+
+
+def downsample(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """The photo with fewer pixels, along each side down to a fifth of them, brought back by a random interpolation."""
+    height, width, _ = photo.shape
+    factor = 1 + 4 * strength
+    pixels = photo.movedim(-1, 0)[None]
+    small = F.interpolate(pixels, (math.ceil(height / factor), math.ceil(width / factor)), mode="area")
+    mode = ("nearest", "bilinear", "bicubic")[rng.integers(3)]
+    return F.interpolate(small, (height, width), mode=mode)[0].movedim(0, -1).clamp(0, 1)
+
+
+def quantize(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """The photo with few values of each channel, 48 to 12, at a random offset."""
+    step = 1 / (round(48 * (12 / 48) ** strength) - 1)
+    offset = step * torch.from_numpy(rng.uniform(-0.5, 0.5, 3)).to(photo)
+    return (((photo - offset) / step).round() * step + offset).clamp(0, 1)
+
+
+def jpeg(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """The photo after JPEG of quality 60 to 8, with or without halved chroma."""
+    file = io.BytesIO()
+    pixels = photo.mul(255).round().to(torch.uint8).numpy()
+    quality, subsampling = round(60 * (8 / 60) ** strength), int(rng.choice([0, 2]))
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return torch.from_numpy(np.array(Image.open(file))).to(photo) / 255
+
+
+_APPLY: dict[Degradation, Callable[[Tensor, float, np.random.Generator], Tensor]] = {
+    "blotches": blotches,
+    "blur": blur,
+    "downsample": downsample,
+    "quantize": quantize,
+    "jpeg": jpeg,
+}
+"""Each maps a photo as `degrade` takes it, a strength and a generator to [H, W, 3] in [0, 1]."""

@@ -1,0 +1,72 @@
+"""Pairs of a run: of levels of pruning, which are told apart from each other and from the scene file's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nifi_ns.commands.pairs import Pairs
+from nifi_ns.errors import NifiError
+from nifi_ns.plugin import pairs
+from nifi_ns.plugin.pairs import FEWEST, pruned_counts, write_pruned_pairs
+from nifi_ns.plugin.runs import load_run
+from nifi_ns.restore.pairs import PairFolder, find_pair_folders
+
+
+def test_levels_are_equal_factors_apart_and_never_below_the_fewest():
+    assert pruned_counts(8 * FEWEST, 3) == [4096, 8192, 16384]
+    assert pruned_counts(36_244, 1) == [4096]
+    for count in (4097, 4100, 5000, 36_244, 3_000_000):
+        for levels in range(1, 12):
+            counts = pruned_counts(count, levels)
+            assert counts[0] == FEWEST and counts[-1] < count and len(counts) <= levels
+            assert counts == sorted(set(counts))
+    assert pruned_counts(4099, 5) == [4096, 4097, 4098]  # fewer levels where there is no room for more
+
+
+def test_a_scene_that_is_too_small_is_one_line(run_config: Path, tmp_path: Path) -> None:
+    for count in (0, 1, FEWEST):
+        with pytest.raises(NifiError, match="needs more than 4,096"):
+            pruned_counts(count, 3)
+    with pytest.raises(NifiError, match="needs more than 4,096"):  # the run has a few hundred
+        Pairs(load_config=(run_config,), prune_levels=3, output_dir=tmp_path).main()
+    with pytest.raises(NifiError, match="--prune-levels is 0"):
+        Pairs(load_config=(run_config,), prune_levels=0, output_dir=tmp_path).main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "FEWEST", 40)
+    run = load_run(run_config)
+    counts = pruned_counts(len(run.uncompressed), 3)
+    written = list(write_pruned_pairs(run_config, 3, tmp_path))
+    assert [folder.gaussians for folder in written] == counts and counts[0] == 40
+    assert [folder.label for folder in written] == [f"tiny/pruned-{count}" for count in counts]
+    assert [folder.bytes for folder in written] == [run.uncompressed[torch.arange(count)].ply_size for count in counts]
+    assert {folder.label for folder in find_pair_folders([tmp_path], "referenced")} == {f.label for f in written}
+    errors = []
+    for folder in written:
+        assert len(folder.splits["train"]) == 8 and len(folder.splits["test"]) == 2
+        pictures = [folder.load("train", name) for name in folder.splits["train"]]
+        errors.append(np.mean([np.square(d.astype(float) - c).mean() for c, d in pictures]))
+    assert errors[0] > errors[1] > errors[2]  # the most important come first
+    listed = written[0].root / "pairs.json"
+    before = listed.stat().st_mtime_ns
+    monkeypatch.setattr(pairs, "importance", lambda *_, **__: pytest.fail("what is current was made again"))
+    assert list(write_pruned_pairs(run_config, 3, tmp_path)) == written
+    assert listed.stat().st_mtime_ns == before
+
+
+def test_the_scene_files_pairs_and_those_of_levels_lie_side_by_side(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pairs, "FEWEST", 100)
+    monkeypatch.setenv("COLUMNS", "300")
+    Pairs(load_config=(run_config,), output_dir=tmp_path, referenced=False).main()
+    Pairs(load_config=(run_config,), output_dir=tmp_path, referenced=False, prune_levels=1).main()
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["rate_4KB", "rate_pruned-100"]
+    assert "tiny/pruned-100: 8 train + 2 test pairs" in capsys.readouterr().out
+    shown = load_run(run_config).scene_file
+    assert shown is not None
+    assert PairFolder.open(tmp_path / "tiny" / "rate_4KB").bytes == shown.stat().st_size
