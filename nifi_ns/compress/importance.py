@@ -47,14 +47,14 @@ def importance(
     has it as expectation.
     """
     generator = torch.Generator(device=splats.device).manual_seed(seed)
-    alphas = splats.opacities.detach().sigmoid()
+    alphas = splats.opacities.detach().sigmoid().clamp(1e-5, 0.99)  # beyond, gradients are clipped
     fading, growing, moving = (torch.zeros_like(alphas) for _ in range(3))
     longest = splats.scales.detach().amax(dim=1).exp()
     for view in views:
         with torch.enable_grad():
             gain = torch.ones_like(alphas, requires_grad=True)
             scales, means = (x.detach().requires_grad_() for x in (splats.scales, splats.means))
-            changed = replace(splats, opacities=torch.logit(alphas * gain, eps=1e-6), scales=scales, means=means)
+            changed = replace(splats, opacities=torch.logit(alphas * gain), scales=scales, means=means)
             image = render(changed, view, background=background, antialiased=antialiased).rgb
             signs = torch.randint(0, 2, image.shape, generator=generator, device=image.device) * 2 - 1
             gradients = torch.autograd.grad((image * signs).sum(), [gain, scales, means])

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from splat_scenes import random_splats, views_of_middle
 
@@ -21,6 +22,15 @@ def test_what_is_hidden_or_of_the_colour_behind_it_matters_little():
     _, contrasting, same, hidden = importance(wall_and_dots(), views_of_middle()).fading.tolist()
     assert contrasting > 100 * same
     assert contrasting > 100 * hidden
+
+
+@pytest.mark.parametrize("opacity", [6.0, 30.0])
+def test_fully_opaque_gaussians_matter_no_less(opacity: float):
+    splats = wall_and_dots()
+    before = importance(splats, views_of_middle()).fading
+    splats.opacities[:2] = opacity
+    after = importance(splats, views_of_middle()).fading
+    assert (after[:2] > 0.9 * before[:2]).all()
 
 
 def test_is_the_energy_of_fading_on_average():
