@@ -1,31 +1,9 @@
 """From a size in bytes to how many gaussians, how finely quantised."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from itertools import pairwise
+from dataclasses import fields
 
 from nifi_ns.compress.grid import PRESETS, Bits
-
-_LEAST = 64  # gaussians of the coarsest level
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """How a scene file is divided into levels."""
-
-    levels: int = 1
-    """Number of levels; scenes of few gaussians get fewer."""
-    ratio: float = 4.0
-    """How many times more gaussians, and about as many times more bytes, there are with each level."""
-
-    def up_to(self, count: int) -> list[int]:
-        """Gaussians up to each level, `count` up to the last."""
-        totals = [int(count / self.ratio**i) for i in reversed(range(self.levels))]
-        return [total for total in totals if _LEAST <= total < count] + [count]
-
-    def counts(self, count: int) -> list[int]:
-        """Gaussians that each level adds."""
-        return [high - low for low, high in pairwise([0, *self.up_to(count)])]
 
 
 def affordable(count: int, target: int, encode_first: Callable[[int], bytes]) -> tuple[int, bytes]:

@@ -1,10 +1,12 @@
 """Scene files: splats to bytes and back.
 
 A file (see `container`) holds one header chunk `H` and, one after the other, level chunks `L`. Each level adds
-gaussians to those of the levels before; a file cut behind any of them is a file of a coarser scene. The header:
+gaussians to those of the levels before; a file cut behind any of them is a file of a coarser scene, whose gaussians are
+larger, so that they cover as much as those of the whole. The header:
 
     levels        varint, 1 to 16
     counts        as many varints, numbers of gaussians
+    growths       for each level but the last: varint, in 1 / GROWTH_UNIT nat
     SH degree     varint, 0 to 3
     depth         varint, bits of a coordinate
     frame         centre (3 floats), radius (float), origin (3 floats); see `grid.Grid` for all that follows
@@ -19,7 +21,8 @@ learning from level to level.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from torch import Tensor
 from nifi_ns.compress.attributes import ChannelCoder, ChannelModels, Plan
 from nifi_ns.compress.container import VERSION, Reader, Writer, read_file, write_file
 from nifi_ns.compress.grid import MAX_LEVELS, MAX_SKIP, SIZED, Bits, Grid
+from nifi_ns.compress.levels import GROWTH_UNIT, MAX_GROWTH, growth
 from nifi_ns.compress.octree import PositionCoder, coordinates_of, morton_codes
 from nifi_ns.compress.quantize import MAX_DEPTH, Quantized, dequantize, quantize
 from nifi_ns.errors import CorruptFileError, NifiError
@@ -69,6 +73,8 @@ class LevelInfo:
     """Number of gaussians."""
     size: int
     """Bytes of the file if it is cut behind this level."""
+    growth: float
+    """How much larger its gaussians are then, in nats."""
 
 
 def encode(
@@ -93,18 +99,18 @@ def encode(
     with torch.no_grad():
         grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
         quantized = quantize(splats, grid, grades).to("cpu")
+        ends = list(accumulate(counts))
+        grown = [round(GROWTH_UNIT * growth(splats[torch.arange(end)], splats)) for end in ends[:-1]]
     depth = max(1, int(quantized.means.max()).bit_length())
     header = Writer()
-    for value in (len(counts), *counts, splats.sh_degree, depth):
+    for value in (len(counts), *counts, *grown, splats.sh_degree, depth):
         header.unsigned(value)
     _write_grid(header, grid)
     chunks = [("H", bytes(header.data))]
     positions, models = PositionCoder(depth - _low_bits(depth)), ChannelModels(_channels(quantized, _low_bits(depth)))
-    begin = 0
-    for count in counts:
-        part = quantized[torch.arange(begin, begin + count)]
+    for begin, end in pairwise([0, *ends]):
+        part = quantized[torch.arange(begin, end)]
         chunks.append(("L", _encode_level(part, grid, depth, positions, models)))
-        begin += count
     return write_file(chunks)
 
 
@@ -154,7 +160,8 @@ def decode(data: bytes, levels: int | None = None) -> Splats:
             channels |= coder.decode(plan, streams[name], _skips(name, channels, scene.grid))
         _check(channels, scene.grid, low)
         decoded.append(dequantize(_quantized(cells << low, channels, scene.sh_degree), scene.grid))
-    return Splats.cat(decoded)
+    coarse = Splats.cat(decoded)
+    return replace(coarse, scales=coarse.scales + scene.levels[len(decoded) - 1].growth)
 
 
 def _check(channels: dict[str, np.ndarray], grid: Grid, low: int) -> None:
@@ -188,19 +195,20 @@ def _open(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
         raise CorruptFileError("the scene file is truncated")
     reader = Reader(header)
     counts = [reader.unsigned(most=MAX_COUNT) for _ in range(reader.unsigned(most=MAX_LEVELS_OF_DETAIL))]
+    growths = [reader.unsigned(most=MAX_GROWTH * GROWTH_UNIT) / GROWTH_UNIT for _ in counts[1:]] + [0.0]
     degree, depth = (reader.unsigned(most=most) for most in (3, MAX_DEPTH))
     grid = _read_grid(reader)
     if reader or len(levels) > len(counts) or min(counts) < 1 or sum(counts) > MAX_COUNT or depth == 0:
         raise CorruptFileError("the scene file is damaged: its header makes no sense")
     sizes, parts, found = dict.fromkeys(STREAMS, 0), [], []
-    for count, (payload, end) in zip(counts, levels, strict=False):
+    for count, grown, (payload, end) in zip(counts, growths, levels, strict=False):
         level = Reader(payload)
         lengths = [level.unsigned(most=len(data)) for _ in STREAMS]
         parts.append({name: level.bytes(length) for name, length in zip(STREAMS, lengths, strict=True)})
         if level:
             raise CorruptFileError("the scene file is damaged: its streams are shorter than they say")
         sizes = {name: size + length for (name, size), length in zip(sizes.items(), lengths, strict=True)}
-        found.append(LevelInfo(count + (found[-1].count if found else 0), end))
+        found.append(LevelInfo(count + (found[-1].count if found else 0), end, grown))
     sizes["header"] = len(data) - sum(sizes.values())
     missing = len(counts) - len(levels)
     scene = SceneInfo(VERSION, found[-1].count, degree, len(data), sizes, grid, tuple(found), missing)

@@ -11,15 +11,16 @@
 `judge` tells the importance of splats, as `importance.importance` does in some views.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.budget import Ladder, affordable, bits_for
+from nifi_ns.compress.budget import affordable, bits_for
 from nifi_ns.compress.codec import decode, encode
 from nifi_ns.compress.grid import PRESETS, Bits, Grid, grades
 from nifi_ns.compress.importance import Importance, Judge
+from nifi_ns.compress.levels import Ladder, growth
 from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings, target_bytes
 from nifi_ns.errors import NifiError
@@ -29,7 +30,7 @@ _SLACK = 1.03
 """Prunings leave room for gaussians getting cheaper while they are fine-tuned; the rest goes at the end."""
 
 
-_WHOLE_FROM = 0.8
+_WHOLE_FROM = 0.9
 """Part of the steps after which all look at the whole, which the others had pulled away from its best."""
 _SETTLED = 0.9
 """Part of the gaussians whose level is not changed any more after the last pruning."""
@@ -83,16 +84,18 @@ class Compressor:
 
         Now and then it is what a coarser level would decode to.
         """
-        if step < self.settings.quantize_from * self.settings.steps:
-            return splats
-        if self._quantizers is None:
-            importance = judge(splats.detach())
-            bits = self._chosen_bits(splats, importance)
-            self._quantizers = Grid.fit(splats, bits), grades(importance.changing)
-        grid, graded = self._quantizers
-        decoded = fake_quantize(splats, grid, graded)
+        shown = splats
+        if step >= self.settings.quantize_from * self.settings.steps:
+            if self._quantizers is None:
+                importance = judge(splats.detach())
+                bits = self._chosen_bits(splats, importance)
+                self._quantizers = Grid.fit(splats, bits), grades(importance.changing)
+            shown = fake_quantize(splats, *self._quantizers)
         count = self._level_at(step, len(splats))
-        return decoded if count is None or self._rank is None else decoded[self._rank < count]
+        if count is None or self._rank is None:
+            return shown
+        coarse = shown[self._rank < count]
+        return replace(coarse, scales=coarse.scales + growth(coarse, shown))
 
     def finish(self, splats: Splats, judge: Judge) -> Compressed:
         """The scene file of the most important gaussians that fit.
@@ -131,7 +134,8 @@ class Compressor:
         # how many of `count` gaussians are up to the level that this step looks at; None for all of them
         coarser = self._ladder.up_to(count)[:-1]
         every = round(1 / self.settings.level_steps) if self.settings.level_steps else 0
-        if not coarser or not every or step % every or step >= _WHOLE_FROM * self.settings.steps:
+        begin, end = self.settings.prune_until * self.settings.steps, _WHOLE_FROM * self.settings.steps
+        if not coarser or not every or step % every or not begin <= step < end:
             return None
         return coarser[step // every % len(coarser)]
 

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from nifi_ns import metrics
-from nifi_ns.compress.budget import Ladder, between
+from nifi_ns.compress.budget import between
 from nifi_ns.compress.codec import decode, encode
 from nifi_ns.compress.compressor import Compressed
 from nifi_ns.compress.finetune import compress
 from nifi_ns.compress.grid import PRESETS, Bits, grades
 from nifi_ns.compress.importance import importance, spread
+from nifi_ns.compress.levels import Ladder
 from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError

@@ -42,13 +42,13 @@ class CompressionSettings:
     """Multiplies all learning rates."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss, against the L1 distance."""
-    levels: int = 1
-    """Levels of the scene file: cut behind any of them it is the file of a coarser scene. Three cost 1.4 % in bytes."""
+    levels: int = 3
+    """Levels of the scene file: cut behind any of them it is the file of a coarser scene. Three instead of one cost about
+    0.15 dB at the same bytes."""
     level_ratio: float = 4.0
     """How many times larger the file is up to a level than up to the level before."""
-    level_steps: float = 0.2
-    """Part of the steps with the quantisers in the loop, but for the last ones, that look at the coarser levels: these
-    gain 0.5 to 3 dB, and the whole loses up to 0.4 dB."""
+    level_steps: float = 0.5
+    """Part of the steps after the last pruning, but for the last ones, that look at the coarser levels."""
     importance_views: int = 96
     """Most views that are looked at to tell which gaussians matter. What only other views see is lost."""
     seed: int = 0

@@ -1,0 +1,42 @@
+"""Levels of detail: how a scene file is divided, and what makes up for the gaussians of levels that are not there."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch.nn.functional import logsigmoid
+
+from nifi_ns.splats import Splats
+
+GROWTH_UNIT = 64
+"""A file tells growths in integers of 1 / GROWTH_UNIT nat."""
+MAX_GROWTH = 4
+"""Nats."""
+_LEAST = 64  # gaussians of the coarsest level
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """How a scene file is divided into levels."""
+
+    levels: int = 1
+    """Number of levels; scenes of few gaussians get fewer."""
+    ratio: float = 4.0
+    """How many times more gaussians, and about as many times more bytes, there are with each level."""
+
+    def up_to(self, count: int) -> list[int]:
+        """Gaussians up to each level, `count` up to the last."""
+        totals = [int(count / self.ratio**i) for i in reversed(range(self.levels))]
+        return [total for total in totals if _LEAST <= total < count] + [count]
+
+    def counts(self, count: int) -> list[int]:
+        """Gaussians that each level adds."""
+        return [high - low for low, high in pairwise([0, *self.up_to(count)])]
+
+
+def growth(part: Splats, whole: Splats) -> float:
+    """How many nats larger a level's gaussians must be to cover as much as those of the whole, 0 to MAX_GROWTH."""
+    covered, wanted = (
+        (logsigmoid(splats.opacities) + splats.scales.sort(dim=1).values[:, 1:].sum(dim=1)).logsumexp(dim=0)
+        for splats in (part, whole)
+    )
+    return min(max(float(wanted - covered) / 2, 0.0), float(MAX_GROWTH))
