@@ -3,7 +3,14 @@
 from collections.abc import Callable
 from dataclasses import fields
 
+import torch
+
+from nifi_ns.compress.codec import encode
 from nifi_ns.compress.grid import PRESETS, Bits
+from nifi_ns.compress.settings import CompressionSettings, target_bytes
+from nifi_ns.splats import Splats
+
+_SAMPLE = 20_000  # gaussians that tell the size of all
 
 
 def affordable(count: int, target: int, encode_first: Callable[[int], bytes]) -> tuple[int, bytes]:
@@ -51,6 +58,19 @@ def bits_for(target: int, encode_all: Callable[[Bits], bytes]) -> Bits:
         else:
             high = middle
     return between(coarse, fine, low)
+
+
+def chosen_sh_degree(splats: Splats, settings: CompressionSettings) -> int:
+    """The degree of the harmonics to keep: as the settings say, and no more than there is."""
+    if settings.sh_degree != "auto":
+        return min(settings.sh_degree, splats.sh_degree)
+    count = min(len(splats), _SAMPLE)
+    some = splats[torch.arange(count) * len(splats) // count]
+    for degree in range(splats.sh_degree, 0, -1):
+        size = len(encode(some.with_sh_degree(degree), PRESETS["coarse"])) * len(splats) / count
+        if size <= target_bytes(settings.target_size):
+            return degree
+    return 0
 
 
 def between(coarse: Bits, fine: Bits, part: float) -> Bits:

@@ -30,7 +30,7 @@ _SLACK = 1.03
 """Prunings leave room for gaussians getting cheaper while they are fine-tuned; the rest goes at the end."""
 
 
-_WHOLE_FROM = 0.9
+_WHOLE_FROM = 0.8
 """Part of the steps after which all look at the whole, which the others had pulled away from its best."""
 _SETTLED = 0.9
 """Part of the gaussians whose level is not changed any more after the last pruning."""
@@ -84,18 +84,18 @@ class Compressor:
 
         Now and then it is what a coarser level would decode to.
         """
-        shown = splats
-        if step >= self.settings.quantize_from * self.settings.steps:
-            if self._quantizers is None:
-                importance = judge(splats.detach())
-                bits = self._chosen_bits(splats, importance)
-                self._quantizers = Grid.fit(splats, bits), grades(importance.changing)
-            shown = fake_quantize(splats, *self._quantizers)
+        if step < self.settings.quantize_from * self.settings.steps:
+            return splats
+        if self._quantizers is None:
+            importance = judge(splats.detach())
+            bits = self._chosen_bits(splats, importance)
+            self._quantizers = Grid.fit(splats, bits), grades(importance.changing)
+        whole = fake_quantize(splats, *self._quantizers)
         count = self._level_at(step, len(splats))
         if count is None or self._rank is None:
-            return shown
-        coarse = shown[self._rank < count]
-        return replace(coarse, scales=coarse.scales + growth(coarse, shown))
+            return whole
+        coarse = whole[self._rank < count]
+        return replace(coarse, scales=coarse.scales + growth(coarse, whole))
 
     def finish(self, splats: Splats, judge: Judge) -> Compressed:
         """The scene file of the most important gaussians that fit.
@@ -134,8 +134,7 @@ class Compressor:
         # how many of `count` gaussians are up to the level that this step looks at; None for all of them
         coarser = self._ladder.up_to(count)[:-1]
         every = round(1 / self.settings.level_steps) if self.settings.level_steps else 0
-        begin, end = self.settings.prune_until * self.settings.steps, _WHOLE_FROM * self.settings.steps
-        if not coarser or not every or step % every or not begin <= step < end:
+        if not coarser or not every or step % every or step >= _WHOLE_FROM * self.settings.steps:
             return None
         return coarser[step // every % len(coarser)]
 

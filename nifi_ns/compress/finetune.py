@@ -7,6 +7,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from nifi_ns.compress.budget import chosen_sh_degree
 from nifi_ns.compress.cameras import cameras_around, with_renders
 from nifi_ns.compress.compressor import Compressed, Compressor
 from nifi_ns.compress.importance import Importance, importance, spread
@@ -60,7 +61,7 @@ def compress(
     def judge(splats: Splats) -> Importance:
         return importance(splats, watched, **drawn, seed=settings.seed)
 
-    parameters = _parameters(splats.with_sh_degree(min(settings.sh_degree, splats.sh_degree)))
+    parameters = _parameters(splats.with_sh_degree(chosen_sh_degree(splats, settings)))
     radius = extent(views)
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam([p], eps=1e-15) for name, p in parameters.items()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nifi_ns.splats import Splats
@@ -35,8 +36,13 @@ class Ladder:
 
 def growth(part: Splats, whole: Splats) -> float:
     """How many nats larger a level's gaussians must be to cover as much as those of the whole, 0 to MAX_GROWTH."""
-    covered, wanted = (
-        (logsigmoid(splats.opacities) + splats.scales.sort(dim=1).values[:, 1:].sum(dim=1)).logsumexp(dim=0)
-        for splats in (part, whole)
-    )
-    return min(max(float(wanted - covered) / 2, 0.0), float(MAX_GROWTH))
+    centre = whole.means.median(dim=0).values
+    radius = 2 * (whole.means - centre).norm(dim=1).median().clamp_min(1e-6)
+
+    def covered(splats: Splats) -> Tensor:
+        # what lies far away looks smaller
+        distance = ((splats.means - centre).norm(dim=1) / radius).clamp_min(1)
+        area = splats.scales.sort(dim=1).values[:, 1:].sum(dim=1) - 2 * distance.log()
+        return (logsigmoid(splats.opacities) + area).logsumexp(dim=0)
+
+    return min(max(float(covered(whole) - covered(part)) / 2, 0.0), float(MAX_GROWTH))

@@ -61,8 +61,13 @@ def compress_to_loss(
         raise NifiError(f"the loss of PSNR must be more than zero, not {loss}")
     watched = spread(views, _VIEWS)
     least = _quality(splats, watched, drawn) - loss
-    kept = splats.with_sh_degree(min(settings.sh_degree, splats.sh_degree))
-    untuned = _without_tuning(kept, views, least, settings, drawn)
+    degrees = (
+        range(splats.sh_degree + 1) if settings.sh_degree == "auto" else [min(settings.sh_degree, splats.sh_degree)]
+    )
+    files = [_without_tuning(splats.with_sh_degree(d), views, least, settings, drawn) for d in degrees]
+    untuned = min((file for file in files if file), key=lambda file: len(file.data), default=None)
+    kept = splats.with_sh_degree(untuned.splats.sh_degree if untuned else max(degrees))
+    settings = replace(settings, sh_degree=kept.sh_degree)
     if settings.steps == 0:
         if untuned is None:
             raise NifiError(f"without fine-tuning no file loses less than {loss} dB: allow more, steps or harmonics")

@@ -26,8 +26,9 @@ class CompressionSettings:
     target_size: str = "60KB"
     """Size of the scene file, every byte counted: 60KB, 0.36MB, ..., or one of the paper's: paper-0.1, paper-0.5,
     paper-1.0. Met from below, within 2 % where the scene has as much in it."""
-    sh_degree: int = 0
-    """Highest degree of the spherical harmonics to keep. At small sizes more gaussians beat view-dependent colour."""
+    sh_degree: int | Literal["auto"] = "auto"
+    """Highest degree of the spherical harmonics to keep; auto keeps what there is room for beside all gaussians, as at
+    small sizes more gaussians beat view-dependent colour."""
     bits: Literal["auto", "coarse", "mid", "fine"] = "auto"
     """How finely attributes are quantised; auto trades it against the number of gaussians."""
     steps: int = 1500
@@ -48,7 +49,7 @@ class CompressionSettings:
     level_ratio: float = 4.0
     """How many times larger the file is up to a level than up to the level before."""
     level_steps: float = 0.5
-    """Part of the steps after the last pruning, but for the last ones, that look at the coarser levels."""
+    """Part of the steps with the quantisers in the loop, but for the last ones, that look at the coarser levels."""
     importance_views: int = 96
     """Most views that are looked at to tell which gaussians matter. What only other views see is lost."""
     seed: int = 0
@@ -57,7 +58,7 @@ class CompressionSettings:
     def __post_init__(self) -> None:
         target_bytes(self.target_size)
         checks = {
-            "sh_degree": (self.sh_degree in range(4), "0, 1, 2 or 3"),
+            "sh_degree": (self.sh_degree in ("auto", 0, 1, 2, 3), "auto, 0, 1, 2 or 3"),
             "steps": (self.steps >= 0, "0 or more"),
             "stages": (self.stages >= 1, "1 or more"),
             "prune_until": (0 <= self.prune_until < 1, "at least 0 and less than 1"),

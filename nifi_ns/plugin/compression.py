@@ -45,6 +45,7 @@ class CompressionStage:
         self._model = model
         self._compressor: Compressor | None = None
         self._extent = 1.0
+        self._sh_degree = 0
 
     @property
     def running(self) -> bool:
@@ -77,10 +78,12 @@ class CompressionStage:
         model = self._model
         if self._compressor is None:
             from nifi_ns.compress import Compressor
+            from nifi_ns.compress.budget import chosen_sh_degree
             from nifi_ns.compress.finetune import extent
 
             if model.uncompressed is None:
                 model.keep_uncompressed()
+            self._sh_degree = chosen_sh_degree(model.uncompressed_splats, self.config)
             self._compressor = Compressor(self.config)
             assert model.train_views is not None
             self._extent = extent(model.train_views)
@@ -133,4 +136,4 @@ class CompressionStage:
     def _splats(self) -> Splats:
         """The model's gaussians with the harmonics that the file will keep, in the graph of its parameters."""
         splats = Splats.from_gauss_params(self._model.gauss_params)
-        return splats.with_sh_degree(min(self.config.sh_degree, splats.sh_degree))
+        return splats.with_sh_degree(self._sh_degree)
