@@ -44,8 +44,8 @@ class CompressionSettings:
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss, against the L1 distance."""
     levels: int = 3
-    """Levels of the scene file: cut behind any of them it is the file of a coarser scene. Three instead of one cost about
-    0.15 dB at the same bytes."""
+    """Levels of the scene file: cut behind any of them it is the file of a coarser scene. Three instead of one cost
+    about 0.15 dB at the same bytes."""
     level_ratio: float = 4.0
     """How many times larger the file is up to a level than up to the level before."""
     level_steps: float = 0.5
