@@ -3,17 +3,22 @@
     python scripts/bench_codec.py --load-config outputs/fox/nifi-splat-lite/demo/config.yml
 
 For every run: the splats as trained, with and without view-dependent colour, in formats that keep all gaussians, and
-our smallest file that loses at most `--max-drop` dB, without fine-tuning; then files of a given size: ours, fine-tuned
-on the training photos, and the first of the other formats after decimation to as many gaussians as fit. Quality is that
-of the held-out photos, and every byte is counted. With `--splat-transform` the others are written by PlayCanvas's own
-program (the npm package @playcanvas/splat-transform), which decimates by merging pairs; without it, by
-`nifi_ns.formats`, after leaving away what matters least.
+our smallest file of one level that loses at most `--max-drop` dB of the training photos, without fine-tuning; then
+files of a given size: ours, fine-tuned on the training photos, and the first of the other formats after decimation to
+as many gaussians as fit. Quality is that of the held-out photos, and every byte is counted. With `--splat-transform`
+the others are written by PlayCanvas's own program (the npm package @playcanvas/splat-transform), which decimates by
+merging pairs; without it, by `nifi_ns.formats`, after leaving away what matters least. `gsplat-png` is gsplat's
+PngCompression without view-dependent colour and without PLAS, which need CUDA: its gaussians are in Morton order.
+
+`--ablate` repeats our file of the first size with one thing left away at a time, at the same steps. `--splats` measures
+how long files with no run take.
 """
 
+import math
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,7 @@ from rich.table import Table
 
 from nifi_ns import formats, metrics
 from nifi_ns.commands._cli import run
-from nifi_ns.compress import CompressionSettings, compress
+from nifi_ns.compress import PRESETS, CompressionSettings, compress, decode, encode
 from nifi_ns.compress.importance import importance, spread
 from nifi_ns.compress.rate import compress_to_loss
 from nifi_ns.compress.settings import target_bytes
@@ -38,14 +43,23 @@ from nifi_ns.splats import Splats
 
 _METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
 _TRIES = 6  # to decimate to a size
+_ABLATIONS: dict[str, dict[str, Any]] = {
+    "no quantisers in the loop": {"quantize_from": 1.0},
+    "pruned at once": {"stages": 1},
+    "one level": {"levels": 1},
+    "levels not looked at": {"level_steps": 0.0},
+    "no SSIM in the loss": {"ssim_weight": 0.0},
+}
 
 
 @dataclass
 class BenchCodec:
     """Measure our scene files beside other formats."""
 
-    load_config: tuple[Path, ...]
+    load_config: tuple[Path, ...] = ()
     """The config.yml of trained runs."""
+    splats: tuple[Path, ...] = ()
+    """Splats in any format, to be timed."""
     sizes: tuple[str, ...] = ("11KB", "21KB", "52KB", "100KB")
     """Sizes to fine-tune to."""
     steps: int = CompressionSettings.steps
@@ -54,6 +68,8 @@ class BenchCodec:
     """dB that a file without fine-tuning may lose against the training photos."""
     peers: tuple[str, ...] = (".sog", ".spz", ".compressed.ply")
     """Other formats, as suffixes; the first is decimated to the sizes, too."""
+    ablate: bool = False
+    """Also measure what each part of the fine-tuning is worth."""
     splat_transform: str | None = None
     """PlayCanvas's program."""
     output: Path = Path("results/bench_codec.json")
@@ -61,24 +77,31 @@ class BenchCodec:
 
     def main(self) -> None:
         """Measure, print a table, write the numbers and draw them."""
-        if not self.load_config:
-            raise NifiError("give at least one --load-config")
+        if not self.load_config and not self.splats:
+            raise NifiError("give at least one --load-config or --splats")
         for size in self.sizes:
             target_bytes(size)
         if unknown := set(self.peers) - set(formats.SUFFIXES):
             raise NifiError(f"--peers {unknown.pop()} is not one of {', '.join(formats.SUFFIXES)}")
         rows: list[Row] = []
+        for more in self._measured():
+            rows += more
+            save(self.output, rows, peers=self.splat_transform or "nifi_ns.formats")
+        Console().print(_table(rows))
+        if self.load_config:
+            _plot(rows, self.output.with_suffix(".png"))
+        print(f"written to {self.output}, .csv{' and .png' if self.load_config else ''}")
+
+    def _measured(self) -> Iterator[list[Row]]:
+        for path in self.splats:
+            yield _timings(path)
         for config in self.load_config:
             opened = load_run(config)
-            with torch.no_grad():
-                rows += self._untuned(opened)
-            save(self.output, rows, peers=self.splat_transform or "nifi_ns.formats")
+            yield self._untuned(opened)
             for size in self.sizes:
-                rows += self._at_size(opened, size)
-                save(self.output, rows, peers=self.splat_transform or "nifi_ns.formats")
-        Console().print(_table(rows))
-        _plot(rows, self.output.with_suffix(".png"))
-        print(f"written to {self.output}, .csv and .png")
+                yield self._at_size(opened, size)
+            if self.ablate:
+                yield from self._ablations(opened, self.sizes[0])
 
     def _untuned(self, opened: Run) -> list[Row]:
         rows = []
@@ -88,7 +111,10 @@ class BenchCodec:
             for peer in self.peers:
                 size, decoded = self._written(splats, peer)
                 rows.append(_row(opened, peer[1:], decoded, size))
-            settings = CompressionSettings(steps=0, sh_degree=degree)
+            if degree == 0:
+                size, decoded = _gsplat_png(splats)
+                rows.append(_row(opened, "gsplat-png", decoded, size))
+            settings = CompressionSettings(steps=0, sh_degree=degree, levels=1)
             made, seconds = _timed(
                 lambda: compress_to_loss(splats, opened.train_views, self.max_drop, settings, **_drawn(opened))  # noqa: B023
             )
@@ -106,6 +132,13 @@ class BenchCodec:
         if (decimated := self._decimated(opened, target_bytes(size))) is not None:
             rows.append(_row(opened, f"{self.peers[0][1:]} decimated", decimated[1], decimated[0], target=size))
         return rows
+
+    def _ablations(self, opened: Run, size: str) -> Iterator[list[Row]]:
+        settings = CompressionSettings(target_size=size, steps=self.steps)
+        for what, change in _ABLATIONS.items():
+            changed = replace(settings, **change)
+            made, seconds = _timed(lambda: compress(opened.uncompressed, opened.train_views, changed, **_drawn(opened)))  # noqa: B023
+            yield [_row(opened, f"nifi, {what}", made.splats, len(made.data), target=size, seconds=seconds)]
 
     def _decimated(self, opened: Run, target: int) -> tuple[int, Splats] | None:
         """The first of the peers with as many gaussians as fit into `target` bytes; None if not even a few do."""
@@ -149,6 +182,41 @@ class BenchCodec:
             raise NifiError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
+def _timings(path: Path) -> list[Row]:
+    """How long our codec takes for the splats of a file, coarse and fine, at every degree they have."""
+    splats, rows = formats.load(path), []
+    encode(splats[torch.arange(min(len(splats), 100))], PRESETS["coarse"])  # compiles
+    for degree in sorted({0, splats.sh_degree}):
+        kept = splats.with_sh_degree(degree)
+        for preset in ("coarse", "fine"):
+            data, encoding = _timed(lambda: encode(kept, PRESETS[preset]))  # noqa: B023
+            _, decoding = _timed(lambda: decode(data))  # noqa: B023
+            timing = {"sh_degree": degree, "encode_seconds": encoding, "decode_seconds": decoding}
+            more = timing | {"codec": f"nifi {preset}"}
+            rows.append(row(path.stem, "compressed", bytes=len(data), gaussians=len(kept), metrics={}, **more))
+    return rows
+
+
+def _gsplat_png(splats: Splats) -> tuple[int, Splats]:
+    """Bytes of gsplat's own compression of splats without view-dependent colour, and what it decodes to."""
+    from gsplat.compression import PngCompression
+
+    from nifi_ns.compress.octree import morton_codes
+
+    side = math.isqrt(len(splats))
+    kept = splats[splats.opacities.argsort(descending=True)[: side**2]]
+    low, high = kept.means.amin(dim=0), kept.means.amax(dim=0)
+    cells = ((kept.means - low) / (high - low).clamp_min(1e-9) * 1023).long().numpy()
+    kept = kept[torch.from_numpy(morton_codes(cells, 10).argsort(kind="stable"))]
+    values = {"means": kept.means, "scales": kept.scales, "quats": kept.quats, "opacities": kept.opacities}
+    with tempfile.TemporaryDirectory() as folder:
+        codec = PngCompression(use_sort=False, verbose=False)
+        codec.compress(folder, values | {"sh0": kept.sh[:, :1]})
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        back = codec.decompress(folder)
+    return size, Splats(*(back[name].float() for name in (*values, "sh0")))
+
+
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     started = time.perf_counter()
     return work(), time.perf_counter() - started
@@ -174,13 +242,16 @@ def _table(rows: list[Row]) -> Table:
     table = Table(title="held-out photos, mean", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("scene", "codec"):
         table.add_column(name, no_wrap=True)
-    for name in ("SH", "bytes", "gaussians", "bits each", "PSNR", "MS-SSIM", "HaarPSI"):
+    for name in ("SH", "bytes", "of target", "gaussians", "bits each", "PSNR", "MS-SSIM", "HaarPSI", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for r in rows:
+        target = f"{r['bytes'] / target_bytes(str(r['target'])):.1%}" if r.get("target") else "-"
+        both = f"{r['encode_seconds']:.1f} + {r['decode_seconds']:.1f}" if "encode_seconds" in r else None
         table.add_row(
-            *(r["scene"], r["codec"], str(r["sh_degree"]), format_size(r["bytes"]), f"{r['gaussians']:,}"),
+            *(r["scene"], r["codec"], str(r["sh_degree"]), format_size(r["bytes"]), target, f"{r['gaussians']:,}"),
             f"{8 * r['bytes'] / r['gaussians']:.1f}",
-            *("-" if r[name] is None else f"{r[name]:.4g}" for name in ("psnr", "ms_ssim", "haarpsi")),
+            *("-" if r.get(name) is None else f"{r[name]:.4g}" for name in ("psnr", "ms_ssim", "haarpsi")),
+            both or (f"{r['seconds']:.0f}" if r.get("seconds") is not None else "-"),
         )
     return table
 
@@ -191,6 +262,7 @@ def _plot(rows: list[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    rows = [r for r in rows if r.get("psnr") is not None and ", " not in r["codec"]]
     scenes = list(dict.fromkeys(r["scene"] for r in rows))
     figure, axes = plt.subplots(1, len(scenes), figsize=(6 * len(scenes), 4.5), squeeze=False)
     for axis, scene in zip(axes[0], scenes, strict=True):

@@ -7,14 +7,30 @@ from bench_codec import BenchCodec
 
 from nifi_ns import results
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin.runs import load_run
 
 
 def test_every_codec_is_measured_on_the_same_splats(run_config: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    BenchCodec(load_config=(run_config,), sizes=("2KB", "40KB"), steps=2, max_drop=3.0, output=output).main()
+    ply = tmp_path / "some.ply"
+    load_run(run_config).uncompressed.save_ply(ply)
+    BenchCodec(
+        load_config=(run_config,),
+        splats=(ply,),
+        sizes=("2KB", "40KB"),
+        steps=2,
+        max_drop=3.0,
+        ablate=True,
+        output=output,
+    ).main()
     rows = results.load(output)
-    codecs = [r["codec"] for r in rows]
-    assert {"ply", "sog", "spz", "compressed.ply", "nifi", "nifi fine-tuned", "sog decimated"} == set(codecs)
+    timed = [r for r in rows if "encode_seconds" in r]
+    assert {r["codec"] for r in timed} == {"nifi coarse", "nifi fine"} and all(r["decode_seconds"] > 0 for r in timed)
+    rows = [r for r in rows if r not in timed]
+    ablations = [r for r in rows if r["codec"].startswith("nifi, ")]
+    assert len({r["codec"] for r in ablations}) == 5 and {r["target"] for r in ablations} == {"2KB"}
+    codecs = {r["codec"] for r in rows if r not in ablations}
+    assert codecs == {"ply", "sog", "spz", "compressed.ply", "gsplat-png", "nifi", "nifi fine-tuned", "sog decimated"}
     assert all(r["bytes"] <= 1000 * int(r["target"][:-2]) for r in rows if r.get("target"))
     whole = {r["codec"]: r["bytes"] for r in rows if r["sh_degree"] == 0 and not r.get("target")}
     assert whole["nifi"] < whole["spz"] < whole["ply"]
@@ -24,7 +40,7 @@ def test_every_codec_is_measured_on_the_same_splats(run_config: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"load_config": ()}, "at least one --load-config"),
+        ({"load_config": ()}, "at least one --load-config or --splats"),
         ({"sizes": ("1 mile",)}, "cannot read the size"),
         ({"peers": (".zip",)}, r"--peers \.zip is not one of"),
         ({"splat_transform": "/no/such/program"}, "cannot run --splat-transform /no/such/program: No such file"),
