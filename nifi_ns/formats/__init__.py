@@ -6,7 +6,7 @@ Written here and not taken from a library: the wheels on PyPI know one format, o
 from pathlib import Path
 
 from nifi_ns.errors import NifiError
-from nifi_ns.formats import compressed_ply, sog, splat, spz
+from nifi_ns.formats import compressed_ply, sog, sog_levels, splat, spz
 from nifi_ns.splats import Splats
 
 SUFFIXES = (".ply", ".compressed.ply", ".spz", ".splat", ".sog", "meta.json")
@@ -29,13 +29,18 @@ def suffix(path: Path | str) -> str:
 def load(path: Path | str) -> Splats:
     """Read the gaussians of a file of any of `SUFFIXES`, or of a folder with the `meta.json` of an unzipped `.sog`.
 
+    Of a streamed SOG, its folder or `lod-meta.json`, the finest level is read.
+
     Raises:
         NifiError: if there is no such file, or it is of a kind or version that is not read.
         CorruptFileError: if it is damaged, truncated, absurd, or empty.
     """
     path = Path(path)
     if path.is_dir():
-        return sog.load(path)
+        streamed = path / sog_levels.NAME
+        return sog_levels.load(streamed) if streamed.is_file() else sog.load(path)
+    if path.name == sog_levels.NAME and path.is_file():
+        return sog_levels.load(path)
     kind = suffix(path)
     if not path.is_file():
         raise NifiError(f"no such file: {path}")

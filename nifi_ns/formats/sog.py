@@ -112,8 +112,6 @@ def _folder_reader(path: Path) -> Callable[[str, int], bytes]:
     def read(name: str, limit: int) -> bytes:
         file = folder / name
         if not file.is_file():
-            if (folder / "lod-meta.json").is_file():
-                raise NifiError(f"{folder} holds a SOG in levels: give one of the folders with a meta.json in it")
             raise NifiError(f"no such file: {file}")
         if file.stat().st_size > limit:
             raise CorruptFileError(f"{file} has more than {limit} bytes")

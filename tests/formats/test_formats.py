@@ -185,11 +185,47 @@ def test_a_stray_folder_or_suffix_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(NifiError, match=message):
             formats.load(path)
-    (tmp_path / "lod-meta.json").write_text("{}")
-    with pytest.raises(NifiError, match="in levels"):
-        formats.load(tmp_path)
     with pytest.raises(NifiError, match="must end in one of"):
         formats.save(tmp_path / "meta.json.ksplat", random_splats(1))
+
+
+def streamed(folder: Path, files: dict[str, int]) -> Path:
+    """A streamed SOG of two levels, the finest in `files` (by name, with their numbers of gaussians)."""
+    leaves = []
+    for i, (name, count) in enumerate(files.items()):
+        (folder / name).mkdir(parents=True)
+        formats.save(folder / name / "meta.json", random_splats(count, 1, seed=i))
+        leaves += [{"lods": {"0": {"file": i}, "1": {"file": len(files)}}}] * 2
+    filenames = [*(f"{name}/meta.json" for name in files), "not/there/meta.json"]
+    tree = {"children": [{"children": leaves}, {"lods": {}}]}
+    (folder / "lod-meta.json").write_text(json.dumps({"filenames": filenames, "tree": tree}))
+    return folder
+
+
+def test_the_finest_level_of_a_streamed_sog_is_read(tmp_path: Path) -> None:
+    folder = streamed(tmp_path, {"0_0": 30, "0_1": 20})
+    whole = Splats.cat([formats.load(folder / "0_0"), formats.load(folder / "0_1")])
+    for path in (folder, folder / "lod-meta.json"):
+        assert torch.equal(formats.load(path).means, whole.means)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a streamed SOG"),
+        ("[]", "not a streamed SOG"),
+        ('{"filenames": [], "tree": {"lods": {"0": {"file": 0}}}}', "not a streamed SOG"),
+        ('{"filenames": ["../a/meta.json"], "tree": {"lods": {"0": {"file": 0}}}}', "is not the name of a file"),
+        ('{"filenames": ["/etc/meta.json"], "tree": {"lods": {"0": {"file": 0}}}}', "is not the name of a file"),
+        ('{"filenames": [7], "tree": {"lods": {"0": {"file": 0}}}}', "'7' is not the name of a file"),
+        ('{"filenames": [], "tree": {}}', "no gaussians in its finest level"),
+        ('{"filenames": ["a/meta.json"], "tree": {"lods": {"0": {"file": 0}}}}', "no such file"),
+    ],
+)
+def test_damaged_streamed_sogs_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "lod-meta.json").write_text(content)
+    with pytest.raises(NifiError, match=message):
+        formats.load(tmp_path)
 
 
 def test_zip_of_a_folder_made_by_hand_is_read(tmp_path: Path) -> None:

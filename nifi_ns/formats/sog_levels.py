@@ -1,0 +1,52 @@
+"""PlayCanvas's streamed SOG: a `lod-meta.json` beside folders of SOGs, in levels of detail, level 0 the finest.
+
+As splat-transform writes it (src/lib/writers/write-lod.ts): a tree of boxes, whose leaves say of each level which part
+of which file lies in them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.formats import sog
+from nifi_ns.splats import Splats
+
+NAME = "lod-meta.json"
+_MAX_META = 2**26
+
+
+def load(path: Path | str) -> Splats:
+    """Read the finest level of a `lod-meta.json`.
+
+    Raises:
+        NifiError: if a file is missing.
+        CorruptFileError: if one is damaged, or does not say what belongs to the level.
+    """
+    path = Path(path)
+    if path.stat().st_size > _MAX_META:
+        raise CorruptFileError(f"{path} has more than {_MAX_META} bytes")
+    try:
+        meta = json.loads(path.read_bytes())
+        names = [meta["filenames"][index] for index in dict.fromkeys(_files(meta["tree"]))]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not a streamed SOG's ({type(error).__name__})") from error
+    parts = []
+    for name in names:
+        if type(name) is not str or PurePosixPath(name).is_absolute() or "\\" in name or ".." in name.split("/"):
+            raise CorruptFileError(f"{path}: {str(name)[:80]!r} is not the name of a file in folders beside it")
+        parts.append(sog.load(path.parent / name))
+    if not parts:
+        raise CorruptFileError(f"{path} has no gaussians in its finest level")
+    if len({part.sh_degree for part in parts}) > 1:
+        raise NifiError(f"{path}: its files have harmonics of different degrees")
+    return Splats.cat(parts)
+
+
+def _files(node: dict[str, Any]) -> Iterator[int]:
+    # of the finest level, by index
+    if "0" in node.get("lods", {}):
+        yield node["lods"]["0"]["file"]
+    for child in node.get("children", ()):
+        yield from _files(child)
