@@ -7,6 +7,8 @@
 | ms_ssim | five scales (Wang et al. 2003), needs 161 pixels a side | |
 | haarpsi | Haar wavelet similarity (Reisenhofer et al. 2018) | |
 | gmsd | gradient magnitude similarity deviation (Xue et al. 2013), lower is better | |
+| swd | sliced Wasserstein distance of patches, lower is better: see `distributions` | |
+| spectrum | difference of radial power spectra in dB, lower is better: see `distributions` | |
 | lpips | v0.1 on AlexNet, as `ns-eval` (Zhang et al. 2018), lower is better | AlexNet, 233 MB |
 | dists | Ding et al. 2020 on VGG16, lower is better | VGG16, 528 MB |
 """
@@ -24,13 +26,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nifi_ns import distributions
+
 _log = logging.getLogger(__name__)
 
-METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "lpips", "dists")
-LOWER_IS_BETTER = frozenset({"gmsd", "lpips", "dists"})
+METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")
+LOWER_IS_BETTER = frozenset({"gmsd", "swd", "spectrum", "lpips", "dists"})
 
 # below these sides the definitions do not hold (windows, pyramids and strides larger than the picture)
 _SMALLEST = {"psnr": 1, "ssim": 11, "ms_ssim": 161, "haarpsi": 16, "gmsd": 16, "lpips": 64, "dists": 16}
+_SMALLEST |= dict.fromkeys(("swd", "spectrum"), distributions.SMALLEST)
 
 _ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 _VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -180,6 +185,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor, Tensor], float | None]] = {
     "ms_ssim": _piq("multi_scale_ssim"),
     "haarpsi": _piq("haarpsi"),
     "gmsd": _piq("gmsd"),
+    "swd": distributions.sliced_wasserstein,
+    "spectrum": distributions.spectrum_distance,
     "lpips": _lpips,
     "dists": _dists,
 }

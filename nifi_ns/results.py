@@ -26,7 +26,7 @@ Variant = Literal["uncompressed", "compressed", "restored", "referenced"]
 Row = dict[str, Any]
 """Flat: `scene`, `variant`, `bytes`, `gaussians`, every metric (None where unavailable), then whatever else."""
 
-_KEYS = ("scene", "variant", "bytes", "gaussians", *METRICS)
+_KEYS = ("scene", "variant", "bytes", "gaussians")
 _PACKAGES = ("nifi-ns", "nerfstudio", "gsplat", "torch", "numba", "numpy", "diffusers", "peft", "piq", "lpips")
 _DIGITS = {"psnr": 2}
 
@@ -54,7 +54,7 @@ def save(path: Path | str, rows: Sequence[Row], **environment: float | str | Non
     path = Path(path)
     document = {"rows": list(rows), "environment": {**current_environment(), **environment}}
     text = json.dumps(document, indent=1, allow_nan=False)
-    columns = list(dict.fromkeys([*_KEYS, *(key for r in rows for key in r)]))
+    columns = list(dict.fromkeys([*_KEYS, *METRICS, *(key for r in rows for key in r)]))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
@@ -79,7 +79,7 @@ def load(path: Path | str) -> list[Row]:
             raise KeyError(missing[0])
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{path} does not hold results: {error!r}") from error
-    return rows
+    return [{**dict.fromkeys(METRICS), **r} for r in rows]  # files of before a metric was there lack it
 
 
 def current_environment() -> dict[str, float | str | None]:

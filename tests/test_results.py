@@ -84,7 +84,7 @@ def test_the_table_shows_the_change_from_the_compressed_row() -> None:
     shown = text(*rows())
     assert "29.38 +4.04" in shown and "0.0810 -0.0540" in shown and "25.30 -0.04" in shown
     assert "11.11" not in shown, "rows of single images belong to the file, not to the table"
-    assert "unavailable here: ms_ssim, lpips, dists" in shown
+    assert "unavailable here: ms_ssim, swd, spectrum, lpips, dists" in shown
 
 
 def test_the_table_fits_a_terminal_of_80_columns_without_losing_a_word() -> None:
