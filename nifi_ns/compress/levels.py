@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -34,6 +35,7 @@ class Ladder:
         return [high - low for low, high in pairwise([0, *self.up_to(count)])]
 
 
+@torch.no_grad()
 def growth(part: Splats, whole: Splats) -> float:
     """How many nats larger a level's gaussians must be to cover as much as those of the whole, 0 to MAX_GROWTH."""
     centre = whole.means.median(dim=0).values
