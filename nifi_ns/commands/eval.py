@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nifi_ns.commands._cli import run
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import Tensor
 
     from nifi_ns.plugin.runs import Run
@@ -26,6 +27,9 @@ class Eval:
     """A restorer for all of the runs; by default each run's own, if it has one."""
     images_dir: Path | None = None
     """Also write every view's pictures to IMAGES_DIR/<scene>_<rate>/<variant>/NAME.png."""
+    consistency: bool = False
+    """Also measure whether the pictures flicker: each view is compared with what a camera shows that has gone a
+    twentieth of the way to the next training view, warped back by the splats' depth. Takes twice as long."""
 
     def main(self) -> None:
         """Measure every run, then write and print the table."""
@@ -44,13 +48,15 @@ class Eval:
             opened = load_run(config)
             if self.restorer is not None:
                 opened.model.config.restorer = self.restorer
-            rows += _measure(opened, self.images_dir)
+            rows += _measure(opened, self.images_dir, self.consistency)
             results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
         Console().print(results.table(rows, title="held-out views, mean"))
+        if self.consistency:
+            Console().print(_consistency_table(rows))
         Console().print(f"written to {self.output_path} and {self.output_path.with_suffix('.csv')}")
 
 
-def _measure(opened: "Run", images_dir: Path | None) -> "list[Row]":
+def _measure(opened: "Run", images_dir: Path | None, moved: bool) -> "list[Row]":
     """One row for each variant and view of a run, and after them one for each variant's mean."""
     from rich.progress import track
 
@@ -62,9 +68,14 @@ def _measure(opened: "Run", images_dir: Path | None) -> "list[Row]":
     compressed = {"bytes": shown.ply_size if file is None else file.stat().st_size, "gaussians": len(shown)}
     sizes = {"uncompressed": {"bytes": full.ply_size, "gaussians": len(full)}}
     measured: dict[results.Variant, dict[str, dict[str, float | None]]] = {}
+    steady: dict[results.Variant, dict[str, dict[str, float | None]]] = {}
     for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
         assert view.image is not None
-        for variant, picture in _pictures(opened, view).items():
+        pictures = _pictures(opened, view)
+        if moved:
+            for variant, value in _consistency(opened, view, pictures).items():
+                steady.setdefault(variant, {})[view.name] = {"consistency": value}
+        for variant, picture in pictures.items():
             measured.setdefault(variant, {})[view.name] = metrics.compute(picture, view.image)
             if images_dir is not None:
                 target = images_dir / f"{opened.scene}_{rate}" / variant / f"{view.name}.png"
@@ -73,11 +84,43 @@ def _measure(opened: "Run", images_dir: Path | None) -> "list[Row]":
     rows: list[Row] = []
     for variant, values in measured.items():
         size = sizes.get(variant, compressed)
+        extra = steady.get(variant, {})
         for name, row in values.items():
-            rows.append(results.row(opened.scene, variant, **size, metrics=row, rate=rate, image=name))
+            more = {**extra.get(name, {}), "rate": rate, "image": name}
+            rows.append(results.row(opened.scene, variant, **size, metrics=row, **more))
         average = metrics.mean(list(values.values()))
-        rows.append(results.row(opened.scene, variant, **size, metrics=average, rate=rate))
+        more = {**metrics.mean([v for v in extra.values() if v["consistency"] is not None]), "rate": rate}
+        rows.append(results.row(opened.scene, variant, **size, metrics=average, **more))
     return rows
+
+
+def _consistency(opened: "Run", view: "View", pictures: "dict[Variant, Tensor]") -> "dict[Variant, float | None]":
+    """How well each variant's picture agrees with a frame of a video later, in dB."""
+    from nifi_ns.restore.consistency import FRAME, consistency, stepped
+
+    nearest = min(opened.train_views, key=lambda other: float((other.centre - view.centre).norm()))
+    later = stepped(view, nearest, FRAME)
+    moved, model = _pictures(opened, later), opened.model
+    splats = {variant: opened.uncompressed if variant == "uncompressed" else model.splats for variant in pictures}
+    depths = {variant: [model.render_view(v, s)[1] for v in (view, later)] for variant, s in splats.items()}
+    return {
+        variant: consistency(view, picture, depths[variant][0], later, moved[variant], depths[variant][1])
+        for variant, picture in pictures.items()
+    }
+
+
+def _consistency_table(rows: "list[Row]") -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title="the same a frame later, warped back", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("scene", "rate", "variant"):
+        table.add_column(name)
+    table.add_column("PSNR", justify="right")
+    for r in rows:
+        if r.get("image") is None and r.get("consistency") is not None:
+            table.add_row(r["scene"], r["rate"], r["variant"], f"{r['consistency']:.2f}")
+    return table
 
 
 def _pictures(opened: "Run", view: "View") -> "dict[Variant, Tensor]":

@@ -1,0 +1,55 @@
+"""Do two views show one world? A view is warped into another by the splats' depth, and compared where both see it.
+
+A restorer that invents detail for each frame anew scores worse than what it was given, however sharp its frames are.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nifi_ns.restore.warping import epipolar, inside, sample
+from nifi_ns.views import View
+
+FRAME = 0.05
+"""Part of the way to a neighbouring view that stands for a frame of a video."""
+_OCCLUDED = 0.03  # relative difference of depths from which two pixels show different things
+
+
+def stepped(view: View, other: View, part: float) -> View:
+    """`view` moved and turned a part of the way to `other`; without a photo."""
+    from scipy.spatial.transform import Rotation, Slerp
+
+    ends = torch.stack([view.viewmat, other.viewmat]).double().cpu()
+    turns = Slerp([0, 1], Rotation.from_matrix(ends[:, :3, :3].numpy()))
+    rotation = torch.from_numpy(turns([part]).as_matrix()[0])
+    centre = view.centre.double().cpu().lerp(other.centre.double().cpu(), part)
+    viewmat = torch.eye(4, dtype=torch.float64)
+    viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ centre
+    return replace(view, name=f"{view.name} moved", viewmat=viewmat.to(view.viewmat), image=None)
+
+
+def consistency(
+    view: View, picture: Tensor, depth: Tensor, other: View, other_picture: Tensor, other_depth: Tensor
+) -> float | None:
+    """PSNR, in dB, of `other_picture` warped into `view` against `picture`, where both show the same surface.
+
+    Args:
+        view, other: the cameras.
+        picture, other_picture: [H, W, 3] in [0, 1].
+        depth, other_depth: [H, W, 1] along the optical axis, 0 where nothing is.
+
+    Returns:
+        None if less than a hundredth of the pixels is seen by both.
+    """
+    height, width = depth.shape[:2]
+    at, expected = epipolar(view, other, height, width).project(depth)
+    there = torch.cat([other_picture, other_depth], dim=-1).movedim(-1, 0)[None]
+    warped = sample(there, at, other).movedim(0, -1)
+    seen = (depth > 0) & (expected > 0) & (inside(at, other) > 0)
+    seen &= (warped[..., 3:] - expected).abs() < _OCCLUDED * expected
+    if seen.float().mean() < 0.01:
+        return None
+    error = (warped[..., :3] - picture).square().mean(dim=-1, keepdim=True)[seen].mean()
+    return -10 * math.log10(max(float(error), 1e-10))

@@ -1,0 +1,39 @@
+"""`ns-nifi-eval` of a run: every variant, every view, and their means."""
+
+from pathlib import Path
+
+import pytest
+
+from nifi_ns import results
+from nifi_ns.commands.eval import Eval
+from nifi_ns.errors import NifiError
+
+
+def test_every_variant_is_measured_and_whether_it_flickers(
+    run_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "eval.json"
+    Eval((run_config,), output, images_dir=tmp_path / "images", consistency=True).main()
+    rows = results.load(output)
+    means = {r["variant"]: r for r in rows if r.get("image") is None}
+    assert set(means) == {"uncompressed", "compressed", "referenced"}
+    assert means["uncompressed"]["bytes"] > means["compressed"]["bytes"] == means["referenced"]["bytes"]
+    for variant, mean in means.items():
+        views = [r for r in rows if r["variant"] == variant and r.get("image") is not None]
+        assert len(views) == len(list((tmp_path / "images").glob(f"*/{variant}/*.png"))) >= 2
+        assert mean["psnr"] == pytest.approx(sum(r["psnr"] for r in views) / len(views))
+        assert mean["consistency"] > mean["psnr"]
+    printed = capsys.readouterr().out
+    assert "a frame later" in printed and str(output) in printed
+
+
+def test_without_the_flag_only_views_are_drawn(run_config: Path, tmp_path: Path) -> None:
+    Eval((run_config,), tmp_path / "eval.json").main()
+    assert all(r.get("consistency") is None for r in results.load(tmp_path / "eval.json"))
+
+
+def test_says_what_is_wrong_before_any_work(run_config: Path) -> None:
+    with pytest.raises(NifiError, match=r"must end in \.json"):
+        Eval((run_config,), output_path=Path("eval.txt")).main()
+    with pytest.raises(NifiError, match="no restorer in nowhere"):
+        Eval((run_config,), restorer=Path("nowhere")).main()
