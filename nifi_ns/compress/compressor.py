@@ -79,6 +79,16 @@ class Compressor:
         self._rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))[keep]
         return keep
 
+    def room_for(self, splats: Splats, judge: Judge) -> int:
+        """About how many gaussians the target size has room for, and somewhat more.
+
+        Raises:
+            NifiError: if not for any.
+        """
+        importance = judge(splats)
+        order = importance.fading.argsort(descending=True)
+        return self._affordable(splats, order, importance, round(_SLACK * self.target))[0]
+
     def as_decoded(self, step: int, splats: Splats, judge: Judge) -> Splats:
         """What to draw at this step: the splats, or what the file would decode to, with gradients to the splats.
 

@@ -11,6 +11,7 @@ from nifi_ns.compress.budget import chosen_sh_degree
 from nifi_ns.compress.cameras import cameras_around, with_renders
 from nifi_ns.compress.compressor import Compressed, Compressor
 from nifi_ns.compress.importance import Importance, importance, spread
+from nifi_ns.compress.merging import thin_out
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import kernels_own_the_threads, render
@@ -61,12 +62,15 @@ def compress(
     def judge(splats: Splats) -> Importance:
         return importance(splats, watched, **drawn, seed=settings.seed)
 
-    parameters = _parameters(splats.with_sh_degree(chosen_sh_degree(splats, settings)))
+    splats = splats.detach().with_sh_degree(chosen_sh_degree(splats, settings))
+    compressor, shuffle = Compressor(settings), random.Random(settings.seed)
+    if settings.steps == 0:
+        return compressor.finish(thin_out(splats, judge, compressor.room_for(splats, judge)), judge)
+    parameters = _parameters(splats)
     radius = extent(views)
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam([p], eps=1e-15) for name, p in parameters.items()
     }
-    compressor, shuffle = Compressor(settings), random.Random(settings.seed)
     queue: list[int] = []
     with kernels_own_the_threads(splats.device), Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"compressing to {settings.target_size}", total=settings.steps)
