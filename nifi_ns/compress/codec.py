@@ -37,6 +37,8 @@ from nifi_ns.compress.quantize import MAX_DEPTH, Quantized, dequantize, quantize
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.splats import Splats
 
+MAX_STEP = 1e6
+"""Of any quantiser, far above what any makes sense."""
 MAX_COUNT = 1 << 24
 """Most gaussians of a scene file."""
 MAX_LEVELS_OF_DETAIL = 16
@@ -283,7 +285,7 @@ def _read_grid(header: Reader) -> Grid:
     means, scales, quats, luma, chroma, sh = steps = [header.float32() for _ in range(6)]
     ratios, alphas = (header.unsigned(most=MAX_LEVELS) for _ in range(2))
     offsets = tuple(header.signed(most=1 << 40) for _ in SIZED)
-    if min(ratios, alphas) < 2 or min(radius, *steps) <= 0:
+    if min(ratios, alphas) < 2 or min(radius, *steps) <= 0 or max(steps) > MAX_STEP:
         raise CorruptFileError("the scene file is damaged: its quantisers make no sense")
     origin = corner[0], corner[1], corner[2]
     return Grid((x, y, z), radius, origin, means, scales, quats, luma, chroma, sh, ratios, alphas, offsets)

@@ -1,4 +1,5 @@
 import random
+import struct
 import tracemalloc
 from collections.abc import Iterator
 
@@ -56,6 +57,16 @@ def test_a_file_cut_anywhere_but_behind_a_level_is_refused():
         else:
             with pytest.raises(CorruptFileError):
                 decode(data[:length])
+
+
+@pytest.mark.parametrize("step", [0.0, -1.0, 1e7, 3e38, float("inf"), float("nan")])
+def test_absurd_steps_are_refused(step: float):
+    grid = info(DATA).grid
+    honest, lie = (struct.pack("<2f", value, grid.quat_step) for value in (grid.scale_step, step))
+    chunks = [(kind, payload.replace(honest, lie)) for kind, payload, _ in read_file(DATA)]
+    assert sum(lie in payload for _, payload in chunks) == 1
+    with pytest.raises(CorruptFileError, match="quantisers make no sense|not finite"):
+        decode(write_file(chunks))
 
 
 @pytest.mark.parametrize("seed", range(200))
