@@ -33,14 +33,11 @@ _LESS_BY_ROUNDNESS = {"quats": 3.0}
 _OCTAVES = 1.4426950408889634  # in a nat
 SIZED = tuple(_LESS_BY_SIZE)
 """Attributes whose bits do not only depend on the grade."""
-_COARSEST = {"scales": 0.5, "ratios": 0.25, "opacities": 0.125}
 # steps beyond which damage grows faster than with their square: nats, part of the longest axis, part of the levels
+_COARSEST = {"scales": 0.5, "ratios": 0.25, "opacities": 0.125}
 
-_ALPHA_MIN, _ALPHA_MAX = (
-    Decimal("0.005"),
-    Decimal("0.999"),
-)  # what is fainter is as good as gone; above, logits grow for nothing
-
+# what is fainter is as good as gone; above, logits grow for nothing
+_ALPHA_MIN, _ALPHA_MAX = Decimal("0.005"), Decimal("0.999")
 
 _MOST_BITS = {"means": 16, "ratios": 9, "opacities": 9}
 
@@ -136,8 +133,8 @@ class Grid:
             luma_step=_float32(2.0 ** -(bits.luma + HEADROOM)),
             chroma_step=_float32(2.0 ** -(bits.chroma + HEADROOM)),
             sh_step=_float32(2.0 ** -(bits.sh + HEADROOM)),
-            ratio_levels=min(MAX_LEVELS, round(2.0 ** (bits.ratios + HEADROOM))),
-            alpha_levels=min(MAX_LEVELS, round(2.0 ** (bits.opacities + HEADROOM))),
+            ratio_levels=round(2.0 ** (bits.ratios + HEADROOM)),
+            alpha_levels=round(2.0 ** (bits.opacities + HEADROOM)),
             offsets=(0,) * len(SIZED),
         )
         scales = splats.scales.detach().float().sort(dim=1, descending=True).values

@@ -65,7 +65,7 @@ def test_absurd_steps_are_refused(step: float):
     honest, lie = (struct.pack("<2f", value, grid.quat_step) for value in (grid.scale_step, step))
     chunks = [(kind, payload.replace(honest, lie)) for kind, payload, _ in read_file(DATA)]
     assert sum(lie in payload for _, payload in chunks) == 1
-    with pytest.raises(CorruptFileError, match="quantisers make no sense|not finite"):
+    with pytest.raises(CorruptFileError, match=r"quantisers make no sense|not finite"):
         decode(write_file(chunks))
 
 
