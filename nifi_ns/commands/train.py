@@ -23,7 +23,8 @@ class Train:
     """Train a restorer on pairs of compressed renders and photos.
 
     The restorer that serves best on validation views (a part of the training views) is kept, at the strength that
-    serves best there; test views are only measured.
+    serves best there; test views are only measured. To train on several GPUs or machines, start this command with
+    `accelerate launch` or `torchrun`; all processes have to see the same folders.
     """
 
     pairs: tuple[Path, ...] = ()
@@ -38,7 +39,7 @@ class Train:
     inputs: Inputs = "degraded"
     """What to restore: plain renders, or renders that reference photos have already restored."""
     device: str | None = None
-    """By default the GPU if there is one, else the CPU."""
+    """By default the GPU if there is one (for each process its own), else the CPU."""
     resume: bool = False
     """Continue the training in --output-dir where it stopped; its settings must be the same, but for --steps."""
     overwrite: bool = False
@@ -55,7 +56,7 @@ class Train:
         from rich.console import Console
 
         from nifi_ns import results
-        from nifi_ns.restore import Backbone
+        from nifi_ns.restore import Backbone, processes
         from nifi_ns.restore.pairs import find_pair_folders
         from nifi_ns.restore.training import Trainer, checkpoint_to_write
 
@@ -66,12 +67,19 @@ class Train:
         output = self._output()
         folders = find_pair_folders(self.pairs, self.inputs)
         checkpoint_to_write(output, self.resume, self.overwrite)
-        backbone = Backbone.from_pretrained(self.backbone, self.device)
-        folders += self._make_pairs()
         config = _smoke(self.training) if self.smoke else self.training
+        device = processes.join(self.device)
+        config.share(processes.count())  # which may raise
+        backbone = Backbone.from_pretrained(self.backbone, device)
+        with processes.first_goes_first():
+            folders += self._make_pairs()
         trained = Trainer(
             backbone, folders, output, config, inputs=self.inputs, resume=self.resume, overwrite=self.overwrite
         ).train()
+        first = processes.index() == 0
+        processes.leave()
+        if not first:
+            return
         console = Console()
         console.print(results.table(trained.rows, title="test views, mean"))
         less = 100 * (1 - math.exp(trained.choice.error_change))
@@ -113,3 +121,7 @@ def _with_preset() -> Train:
 def entrypoint() -> None:
     """`ns-nifi-train`."""
     run(Train, _with_preset)
+
+
+if __name__ == "__main__":  # accelerate launch -m nifi_ns.commands.train
+    entrypoint()

@@ -18,7 +18,7 @@ class TrainingConfig:
     steps: int = 1000
     """Steps, each an update of phi- and one of phi+."""
     batch_size: int = 4
-    """Crops per step."""
+    """Crops per step, of all processes together."""
     crop: int = 96
     """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
     lr: float = 5e-3
@@ -67,3 +67,13 @@ class TrainingConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise NifiError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+    def share(self, processes: int) -> int:
+        """Crops per step of each process.
+
+        Raises:
+            NifiError: if that is no whole number.
+        """
+        if self.batch_size % processes:
+            raise NifiError(f"batch_size {self.batch_size}: {processes} processes need a multiple of {processes}")
+        return self.batch_size // processes

@@ -16,6 +16,7 @@ with means, not sums, for norms. All network outputs pass through the backbone's
 is right for velocity, epsilon and v-prediction.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -121,14 +122,16 @@ class Draws:
     """[B, C, h, w] noise at t."""
 
     @classmethod
-    def of(
-        cls, shape: torch.Size, config: ObjectiveConfig, generator: torch.Generator, device: torch.device
-    ) -> "Draws":
-        """Drawn on the CPU, so that every device sees the same numbers."""
+    def of(cls, shape: Sequence[int], config: ObjectiveConfig, generator: torch.Generator) -> "Draws":
+        """Drawn on the CPU, so that every device sees the same numbers; `shape` is that of the latents."""
         low, high = config.timesteps
-        start_noise = torch.randn(shape, generator=generator)
+        start_noise = torch.randn(*shape, generator=generator)
         timestep = torch.randint(low, high + 1, shape[:1], generator=generator).float()
-        return cls(*(x.to(device) for x in (start_noise, timestep, torch.randn(shape, generator=generator))))
+        return cls(start_noise, timestep, torch.randn(*shape, generator=generator))
+
+    def part(self, samples: slice, device: torch.device) -> "Draws":
+        """Those of some samples of the batch, on `device`."""
+        return Draws(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise)))
 
 
 def restore_latents(backbone: Denoiser, latents: Tensor, noise: Tensor, t0: int, noise_scale: float) -> Tensor:
@@ -198,7 +201,7 @@ def restorer_loss(
     backbone: LatentBackbone,
     degraded: Tensor,
     clean: Tensor,
-    generator: torch.Generator,
+    draws: Draws,
     config: ObjectiveConfig,
     perceptual: Perceptual,
 ) -> RestorerLoss:
@@ -206,7 +209,6 @@ def restorer_loss(
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
     z = backbone.encode(degraded, adapter="phi_minus").float()
-    draws = Draws.of(z.shape, config, generator, z.device)
     z_hat = restore_latents(backbone, z, draws.start_noise, config.t0, config.noise_scale).float()
     terms: dict[str, Tensor] = {}
     if config.match > 0:

@@ -1,7 +1,8 @@
 """Training a restorer: phi- and its critic phi+ in turn, on pairs of degraded views and photos.
 
 Every random number follows from the seed and the step, and every crop from the seed and its number, so that a run which
-was interrupted and resumed ends bit for bit (on a CPU) with what it would have ended with.
+was interrupted and resumed ends bit for bit (on a CPU) with what it would have ended with. Of several processes each
+takes its share of every step's crops and numbers: how many there are changes nothing but the order of sums.
 
 A part of the training views is held out to choose with: the best step, and the strength at which it is shown. The test
 views are measured and never chosen by. Splats were fitted to the validation views, as to all training views, so their
@@ -11,7 +12,7 @@ renders are somewhat better than those of test views: see `pairs`.
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from nifi_ns.errors import NifiError
+from nifi_ns.restore import processes
 from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, split_validation
+from nifi_ns.restore.learner import Learner
 from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
 from nifi_ns.restore.pairs import Inputs, PairFolder
@@ -54,36 +57,13 @@ def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:
     return path
 
 
-class Learner:
-    """One adapter under AdamW; refuses updates that are not finite."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, config: TrainingConfig, device: torch.device):
-        self._parameters = list(parameters)
-        self._lr = lr
-        self._clip = config.grad_clip
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=lr, weight_decay=config.weight_decay)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-
-    def step(self, loss: Tensor, rate: float) -> bool:
-        """Descend `loss` at `rate` times the learning rate; False, and nothing changed, unless all is finite."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer.param_groups[0]["lr"] = self._lr * rate
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        if finite:
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return finite
-
-
 class Trainer:
     """Trains phi- and phi+ of a backbone on pair folders, and leaves a restorer in `output`.
 
     `output` becomes a folder that `Restorer.from_pretrained` reads (the best step), with `checkpoints/last.safetensors`
     (to resume from), `checkpoints/last/` (the last step as a restorer), `logs/` (losses as CSV, JSON and TensorBoard
-    events; evaluations as JSON), `images/` (degraded | restored | photo) and `metrics.json` (all test views).
+    events; evaluations as JSON), `images/` (degraded | restored | photo) and `metrics.json` (all test views). Where
+    there are several processes (see `processes`) the first writes all of it, and evaluates while the others wait.
     """
 
     def __init__(
@@ -106,6 +86,7 @@ class Trainer:
         self.backbone, self.output, self.config = backbone, Path(output), config or TrainingConfig()
         self._checkpoint = checkpoint_to_write(self.output, resume, overwrite)
         config, objective = self.config, self.config.objective
+        self._share = config.share(processes.count())
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
         self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs, "pairs": _fingerprints(folders)}
@@ -142,19 +123,29 @@ class Trainer:
             choose_by=config.choose_by,
             limit=config.eval_views,
         )
-        if overwrite:
+        if overwrite and processes.index() == 0:
             for name in ("checkpoints", "images", "logs"):
                 shutil.rmtree(self.output / name, ignore_errors=True)
-        self._log = TrainingLog(self.output / "logs", self._step)
         if resume:
             self._load(state)
 
     def train(self) -> Trained:
         """Train to the end, evaluate, and return what was chosen. Interrupted, it resumes from the last checkpoint."""
-        config = self.config
+        size = self.config.batch_size
+        mine = range(self._share * processes.index(), self._share * (processes.index() + 1))
+        steps = [[step * size + i for i in mine] for step in range(self._step, self.config.steps)]
+        batches = DataLoader(self._crops, batch_sampler=steps)
+        if processes.index() == 0:
+            return processes.from_first(self._lead(batches))
+        for batch in batches:
+            self._update(batch)
+            self._step += 1
+        return processes.from_first(None)
+
+    def _lead(self, batches: Iterable[dict[str, Tensor]]) -> Trained:
+        """Train as all processes do, and do what one does for all."""
+        config, log = self.config, TrainingLog(self.output / "logs", self._step)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        first = self._step * config.batch_size
-        batches = DataLoader(Subset(self._crops, range(first, len(self._crops))), batch_size=config.batch_size)
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
             task = progress.add_task("training", total=config.steps, completed=self._step)
             try:
@@ -164,42 +155,53 @@ class Trainer:
                     self._step += 1
                     if self._step % config.log_every == 0:
                         means = {name: sum(values) / len(values) for name, values in self._recent.items()}
-                        self._log.add(self._step, {**means, "skipped": self._skipped})
+                        log.add(self._step, {**means, "skipped": self._skipped})
                         progress.update(task, description=f"training, loss {means.get('loss', math.nan):.4f}")
                         self._recent.clear()
                     evaluated = self._step % config.eval_every == 0 or self._step == config.steps
                     if evaluated:
                         progress.update(task, description="evaluating")
-                        self._selection.evaluate(self._step, self._log)
+                        self._selection.evaluate(self._step, log)
                     if evaluated or self._step % config.checkpoint_every == 0:
                         self._save()
+                        log.flush()
                     progress.update(task, completed=self._step)
             finally:
-                self._log.close()
+                log.close()
         return self._selection.finish()
 
     def _update(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One update of each adapter; the losses that were finite."""
+        """One update of each adapter on this process's share of a step; the losses of all of it that were finite."""
         config, device = self.config, self.backbone.device
         clean, degraded = (batch[key].to(device) for key in ("clean", "degraded"))
         generator = torch.Generator().manual_seed(_seed(config.seed, self._step))
+        side = config.crop // self.backbone.downsampling
+        shape = (config.batch_size, self.backbone.latent_channels, side, side)
+        draws, critic_draws = (Draws.of(shape, config.objective, generator) for _ in ADAPTERS)
+        mine = slice(self._share * processes.index(), self._share * (processes.index() + 1))
         rate = _learning_rate(self._step, config)
         autocast = torch.autocast(device.type, _PRECISIONS[config.precision], enabled=config.precision != "fp32")
         with autocast:
-            loss = restorer_loss(self.backbone, degraded, clean, generator, config.objective, self._perceptual)
-        if not self._descend("phi_minus", loss.total, rate):
+            loss = restorer_loss(
+                self.backbone, degraded, clean, draws.part(mine, device), config.objective, self._perceptual
+            )
+        self._learners["phi_minus"].add(loss.total)
+        values = torch.stack([loss.total.detach(), *loss.terms.values()])
+        if not self._descend("phi_minus", values, rate):
             return {}
-        losses = {"loss": loss.total.detach(), **loss.terms}
+        losses = dict(zip(("loss", *loss.terms), values.tolist(), strict=True))
         if config.objective.needs_critic:
-            draws = Draws.of(loss.restored.shape, config.objective, generator, device)
+            drawn = critic_draws.part(mine, device)
             with autocast:
-                critic = critic_loss(self.backbone, loss.restored, draws.timestep, draws.noise)
-            if self._descend("phi_plus", critic, rate):
-                losses["critic"] = critic.detach()
-        return {name: float(value) for name, value in losses.items()}
+                critic = critic_loss(self.backbone, loss.restored, drawn.timestep, drawn.noise)
+            self._learners["phi_plus"].add(critic)
+            values = critic.detach()[None]
+            if self._descend("phi_plus", values, rate):
+                losses["critic"] = values.item()
+        return losses
 
-    def _descend(self, name: AdapterName, loss: Tensor, rate: float) -> bool:
-        if self._learners[name].step(loss, rate):
+    def _descend(self, name: AdapterName, losses: Tensor, rate: float) -> bool:
+        if self._learners[name].step(losses, rate):
             self._skipped_in_a_row = 0
             return True
         self._skipped += 1
@@ -218,7 +220,6 @@ class Trainer:
         state |= {"selection": self._selection.state(), "scalers": self._scaler_states()}
         optimizers = {name: learner.optimizer for name, learner in self._learners.items()}
         save_checkpoint(self._checkpoint, adapters, optimizers, state)
-        self._log.flush()
 
     def _scaler_states(self) -> dict[str, Any]:
         return {name: learner.scaler.state_dict() for name, learner in self._learners.items()}

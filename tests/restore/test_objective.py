@@ -182,8 +182,12 @@ class Recorder(Gaussian):
 def _asked(config: ObjectiveConfig) -> list[tuple[str, str | None]]:
     recorder = Recorder()
     images = torch.rand(2, 2, 3, 4, 4)
-    restorer_loss(recorder, images[0], images[1], torch.Generator().manual_seed(0), config, torch.nn.functional.l1_loss)
+    restorer_loss(recorder, images[0], images[1], drawn(config), config, torch.nn.functional.l1_loss)
     return recorder.asked
+
+
+def drawn(config: ObjectiveConfig) -> Draws:
+    return Draws.of((2, 48), config, torch.Generator().manual_seed(0))
 
 
 def test_every_part_uses_its_adapter():
@@ -207,8 +211,7 @@ def test_a_term_of_weight_zero_costs_nothing(config: ObjectiveConfig, unasked):
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     config = replace(PAPER, match=0.3, latent=2.0, perceptual=0.5)
     images = torch.rand(2, 2, 3, 4, 4)
-    generator = torch.Generator().manual_seed(0)
-    loss = restorer_loss(Recorder(), images[0], images[1], generator, config, torch.nn.functional.l1_loss)
+    loss = restorer_loss(Recorder(), images[0], images[1], drawn(config), config, torch.nn.functional.l1_loss)
     expected = 0.3 * loss.terms["match"] + 2.0 * loss.terms["latent"] + 0.5 * loss.terms["perceptual"]
     assert loss.total.item() == pytest.approx(expected.item())
     assert all(term > 0 for term in loss.terms.values())
@@ -216,8 +219,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 
 def test_draws_depend_on_the_seed_alone_and_stay_in_range():
     config = replace(PAPER, timesteps=(50, 52))
-    shape, cpu = torch.Size((99, 1)), torch.device("cpu")
-    a, b, c = (Draws.of(shape, config, torch.Generator().manual_seed(n), cpu) for n in (0, 0, 1))
+    a, b, c = (Draws.of((99, 1), config, torch.Generator().manual_seed(n)) for n in (0, 0, 1))
     assert torch.equal(a.noise, b.noise) and torch.equal(a.timestep, b.timestep)
     assert not torch.equal(a.noise, c.noise)
     assert set(a.timestep.tolist()) == {50.0, 51.0, 52.0}

@@ -1,0 +1,105 @@
+"""Training with several processes: the same as with one, and nobody waits for the dead."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from pair_folders import write_scene
+from safetensors.torch import load_file
+from torch import nn
+
+from nifi_ns.errors import NifiError
+from nifi_ns.restore import Backbone, processes
+from nifi_ns.restore.config import TrainingConfig
+from nifi_ns.restore.learner import Learner
+from nifi_ns.restore.objective import ObjectiveConfig
+from nifi_ns.restore.training import Trainer
+
+CONFIG = TrainingConfig(
+    steps=6,
+    batch_size=4,
+    crop=32,
+    rank=2,
+    lr=1e-2,
+    critic_lr=1e-2,
+    schedule="constant",
+    log_every=1,
+    eval_every=4,
+    eval_views=1,
+    objective=ObjectiveConfig(guidance_scale=1.0),
+)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    assert CONFIG.share(2) == 2
+    with pytest.raises(NifiError, match="batch_size 4: 3 processes need a multiple of 3"):
+        CONFIG.share(3)
+
+
+def test_alone_there_is_nothing_to_wait_for():
+    value = torch.tensor([1.0, torch.nan])
+    processes.average([value])
+    with processes.first_goes_first():
+        assert (processes.count(), processes.index(), processes.from_first("x")) == (1, 0, "x")
+    assert value[0] == 1 and value[1].isnan()
+
+
+def _learn(rank: int, folder: Path) -> None:
+    """Of three steps: one on both processes, one that only the second cannot take, one without the second."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    parameter = nn.Parameter(torch.ones(3))
+    learner = Learner([parameter], 0.1, CONFIG, torch.device("cpu"))
+    taken, means = [], []
+    for factor in (1.0 + rank, torch.nan if rank else 1.0):
+        loss = factor * parameter.sum()
+        learner.add(loss)
+        values = loss.detach()[None]
+        taken.append(learner.step(values, 1.0))
+        means.append(values.item())
+    if rank == 0:
+        learner.add(parameter.sum())
+        with pytest.raises(NifiError, match="process 0 lost another one"):
+            learner.step(torch.ones(1), 1.0)
+    torch.save((taken, means, parameter.detach()), folder / f"{rank}.pt")
+
+
+def test_processes_step_and_skip_together_and_hear_of_one_that_is_gone(tmp_path: Path):
+    torch.multiprocessing.spawn(_learn, (tmp_path,), nprocs=2)
+    (taken, means, parameter), (*others, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert taken == others[0] == [True, False]
+    assert means[0] == others[1][0] == 4.5  # of 3 and 6
+    assert torch.equal(parameter, other) and 0.85 < parameter[0] < 0.95
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backbone_folders, tmp_path: Path):
+    folders = [write_scene(tmp_path / "pairs", rate=rate) for rate in ("10KB", "25KB")]
+
+    def load() -> Backbone:
+        return Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
+
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+    options = ("--pairs", tmp_path / "pairs", "--output-dir", tmp_path / "two", "--device", "cpu", "--steps", "4")
+    options += ("--batch-size", "4", "--crop", "32", "--rank", "2", "--lr", "1e-2", "--critic-lr", "1e-2")
+    options += ("--schedule", "constant", "--log-every", "1", "--eval-every", "4", "--eval-views", "1")
+    options += ("--backbone", backbone_folders["sd3"], "--objective.t0", "199", "--objective.noise-scale", "1.0")
+    command = [*launch, "--main_process_port", "0", "-m", "nifi_ns.commands.train", *map(str, options)]
+    subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    Trainer(load(), folders, tmp_path / "two", CONFIG, resume=True).train()
+    Trainer(load(), folders, tmp_path / "one", CONFIG).train()
+
+    def losses(name: str) -> list[list[float]]:
+        with open(tmp_path / name / "logs" / "losses.csv") as file:
+            return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+
+    torch.testing.assert_close(torch.tensor(losses("two")), torch.tensor(losses("one")), rtol=1e-4, atol=1e-5)
+    two, one = (load_file(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    trained = [key for key in one if key.startswith("adapter/phi_")]
+    difference = sum((two[key] - one[key]).square().sum() for key in trained) ** 0.5
+    assert difference < 1e-3 * sum(one[key].square().sum() for key in trained) ** 0.5
