@@ -3,7 +3,8 @@
 import itertools
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,25 @@ class Adapters:
         for parameter, flag in trainable:
             parameter.requires_grad_(flag)
         self._active = name
+
+    def checkpoint_gradients(self) -> None:
+        """From now on, compute what a backward pass needs again rather than keep it.
+
+        With the adapter that was on the first time, which need not be the one that is on when it is computed again.
+        """
+        from torch.utils.checkpoint import checkpoint
+
+        def run(block: nn.Module, *inputs: Any) -> Any:
+            name = self._active
+
+            @contextmanager
+            def again() -> Iterator[None]:
+                self.use(name)
+                yield
+
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
+
+        self._module.enable_gradient_checkpointing(run)
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """The adapter's parameters, in the order of the module's layers; none if it was not added."""

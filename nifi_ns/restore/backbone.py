@@ -183,6 +183,14 @@ class Backbone:
         if vae_encoder:
             self._vae_adapters.add("phi_minus", rank, alpha)
 
+    def checkpoint_gradients(self) -> None:
+        """From now on, backward passes compute again what they need, in network and autoencoder: less memory, slower.
+
+        They then switch adapters, from whatever thread they run in: not for a backbone that several threads train.
+        """
+        self._network_adapters.checkpoint_gradients()
+        self._vae_adapters.checkpoint_gradients()
+
     def adapter_parameters(self, name: AdapterName) -> list[nn.Parameter]:
         """An adapter's parameters, the network's before the encoder's: float32, trainable whichever adapter is on."""
         return [*self._network_adapters.parameters(name), *self._vae_adapters.parameters(name)]

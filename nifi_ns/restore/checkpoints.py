@@ -27,9 +27,11 @@ def save_checkpoint(
     """Write adapters and optimizers by name, and `state` (JSON), atomically."""
     tensors = {f"adapter/{name}/{key}": value for name, values in adapters.items() for key, value in values.items()}
     for name, optimizer in optimizers.items():
-        for index, moments in optimizer.state_dict()["state"].items():
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            moments = optimizer.state.get(parameter, {})  # not state_dict(), which bitsandbytes nests
             tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    # copies, because bitsandbytes' moments share a table, and safetensors writes nothing that is shared
+    tensors = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
 
@@ -71,11 +73,13 @@ def load_optimizers(path: Path | str, optimizers: Mapping[str, Optimizer]) -> No
     """Put the saved moments into optimizers of the same names over the same parameters. Raises as `read_state`."""
     read_state(path)
     with safe_open(path, framework="pt") as file:
-        moments: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in optimizers}
+        moments: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in optimizers}
         for key in file.keys():  # noqa: SIM118
             kind, name, rest = key.split("/", 2)
             if kind == "optimizer" and name in moments:
                 index, field = rest.split("/")
-                moments[name].setdefault(int(index), {})[field] = file.get_tensor(key)
+                value = file.get_tensor(key)
+                count = value.ndim == 0 and not value.is_floating_point()  # bitsandbytes counts steps in an int
+                moments[name].setdefault(int(index), {})[field] = value.item() if count else value
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments[name]})

@@ -1,6 +1,7 @@
 """How a restorer is trained, apart from its losses (`ObjectiveConfig`)."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 from nifi_ns.errors import NifiError
@@ -19,6 +20,10 @@ class TrainingConfig:
     """Steps, each an update of phi- and one of phi+."""
     batch_size: int = 4
     """Crops per step, of all processes together."""
+    gradient_accumulation: int = 1
+    """Parts in which a process works off its crops of a step, one after another: less memory, the same result."""
+    gradient_checkpointing: bool = False
+    """Whether to compute again, rather than keep, what a backward pass needs: less memory, slower, the same result."""
     crop: int = 96
     """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
     lr: float = 5e-3
@@ -29,8 +34,13 @@ class TrainingConfig:
     """Learning rates after the warm-up: as they are, or falling to a twentieth along a cosine."""
     warmup_steps: int = 20
     """Steps over which the learning rates rise from zero."""
+    optimizer: Literal["adamw", "fused", "adamw8bit"] = "adamw"
+    """AdamW; fused: in one kernel, faster on a GPU; adamw8bit: with moments of a quarter of the size, which needs
+    bitsandbytes (`pip install bitsandbytes`)."""
     weight_decay: float = 1e-4
     """Of AdamW."""
+    ema: float = 0.0
+    """Decay per step of a running mean of phi-, such as 0.999, which is then what is evaluated and kept; 0: none."""
     grad_clip: float = 1.0
     """Largest gradient norm of each adapter."""
     rank: int = 16
@@ -63,17 +73,26 @@ class TrainingConfig:
     """The losses."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "crop", "rank", "log_every", "eval_every", "eval_views", "checkpoint_every")
+        positive = ("steps", "batch_size", "gradient_accumulation", "crop", "rank")
+        positive += ("log_every", "eval_every", "eval_views", "checkpoint_every")
         for name in positive:
             if getattr(self, name) < 1:
                 raise NifiError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise NifiError(f"ema: expected a decay of 0 or more and below 1, got {self.ema}")
+        if self.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+            raise NifiError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or choose another")
 
     def share(self, processes: int) -> int:
         """Crops per step of each process.
 
         Raises:
-            NifiError: if that is no whole number.
+            NifiError: if that is no whole number of crops in each of its parts.
         """
-        if self.batch_size % processes:
-            raise NifiError(f"batch_size {self.batch_size}: {processes} processes need a multiple of {processes}")
+        parts = processes * self.gradient_accumulation
+        if self.batch_size % parts:
+            raise NifiError(
+                f"batch_size {self.batch_size}: {processes} processes with gradient_accumulation "
+                f"{self.gradient_accumulation} need a multiple of {parts}"
+            )
         return self.batch_size // processes

@@ -1,6 +1,8 @@
-"""One adapter under its optimizer."""
+"""One adapter in training: under its optimizer, and as the running mean of what it was."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ class Learner:
         self._parameters = list(parameters)
         self._lr = lr
         self._clip = config.grad_clip
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=lr, weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(self._parameters, lr, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
     def add(self, loss: Tensor) -> None:
@@ -40,3 +42,39 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return finite
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer that `config` names, over one group of parameters."""
+    if config.optimizer == "adamw8bit":
+        return import_module("bitsandbytes").optim.AdamW8bit(parameters, lr=lr, weight_decay=config.weight_decay)
+    fused = config.optimizer == "fused"
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=fused)
+
+
+class RunningMean:
+    """The exponential moving average of an adapter's parameters."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float):
+        self._parameters = list(parameters)
+        self._decay = decay
+        self._means = [parameter.detach().clone() for parameter in self._parameters]
+
+    def update(self, step: int) -> None:
+        """Take in the parameters as they are after `step`, from 0. The first steps count for less than `decay` says."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for mean, parameter in zip(self._means, self._parameters, strict=True):
+            mean.lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within this, the parameters are their means."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for i, parameter in enumerate(self._parameters):
+            parameter.data, self._means[i] = self._means[i], parameter.data

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, split_validation
-from nifi_ns.restore.learner import Learner
+from nifi_ns.restore.learner import Learner, RunningMean
 from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
 from nifi_ns.restore.pairs import Inputs, PairFolder
@@ -106,11 +107,14 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             backbone.add_adapters(config.rank, config.lora_alpha, vae_encoder=config.vae_encoder)
+        if config.gradient_checkpointing:
+            backbone.checkpoint_gradients()
         rates = dict(zip(ADAPTERS, (config.lr, config.critic_lr), strict=True))
         trained = ADAPTERS if objective.needs_critic else ADAPTERS[:1]
         self._learners = {
             name: Learner(backbone.adapter_parameters(name), rates[name], config, backbone.device) for name in trained
         }
+        self._mean = RunningMean(backbone.adapter_parameters("phi_minus"), config.ema) if config.ema else None
         self._step, self._skipped = int(state["step"]), int(state["skipped"])
         self._skipped_in_a_row = 0
         self._recent: dict[str, list[float]] = state["recent"]  # losses since the last row of the tables
@@ -161,49 +165,60 @@ class Trainer:
                     evaluated = self._step % config.eval_every == 0 or self._step == config.steps
                     if evaluated:
                         progress.update(task, description="evaluating")
-                        self._selection.evaluate(self._step, log)
+                        with self._averaged():
+                            self._selection.evaluate(self._step, log)
                     if evaluated or self._step % config.checkpoint_every == 0:
                         self._save()
                         log.flush()
                     progress.update(task, completed=self._step)
             finally:
                 log.close()
-        return self._selection.finish()
+        with self._averaged():
+            return self._selection.finish()
 
     def _update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One update of each adapter on this process's share of a step; the losses of all of it that were finite."""
         config, device = self.config, self.backbone.device
         clean, degraded = (batch[key].to(device) for key in ("clean", "degraded"))
+        size = self._share // config.gradient_accumulation
+        parts = [slice(i, i + size) for i in range(0, self._share, size)]
         generator = torch.Generator().manual_seed(_seed(config.seed, self._step))
         side = config.crop // self.backbone.downsampling
         shape = (config.batch_size, self.backbone.latent_channels, side, side)
-        draws, critic_draws = (Draws.of(shape, config.objective, generator) for _ in ADAPTERS)
         mine = slice(self._share * processes.index(), self._share * (processes.index() + 1))
+        draws, critic_draws = (Draws.of(shape, config.objective, generator).part(mine, device) for _ in ADAPTERS)
         rate = _learning_rate(self._step, config)
         autocast = torch.autocast(device.type, _PRECISIONS[config.precision], enabled=config.precision != "fp32")
-        with autocast:
-            loss = restorer_loss(
-                self.backbone, degraded, clean, draws.part(mine, device), config.objective, self._perceptual
-            )
-        self._learners["phi_minus"].add(loss.total)
-        values = torch.stack([loss.total.detach(), *loss.terms.values()])
-        if not self._descend("phi_minus", values, rate):
-            return {}
-        losses = dict(zip(("loss", *loss.terms), values.tolist(), strict=True))
-        if config.objective.needs_critic:
-            drawn = critic_draws.part(mine, device)
+        restored, terms = [], []
+        for part in parts:
+            drawn = draws.part(part, device)
             with autocast:
-                critic = critic_loss(self.backbone, loss.restored, drawn.timestep, drawn.noise)
-            self._learners["phi_plus"].add(critic)
-            values = critic.detach()[None]
-            if self._descend("phi_plus", values, rate):
-                losses["critic"] = values.item()
+                loss = restorer_loss(
+                    self.backbone, degraded[part], clean[part], drawn, config.objective, self._perceptual
+                )
+            self._learners["phi_minus"].add(loss.total / len(parts))
+            restored.append(loss.restored)
+            terms.append({"loss": loss.total.detach(), **loss.terms})
+        losses = self._descend("phi_minus", terms, rate)
+        if losses and self._mean is not None:
+            self._mean.update(self._step)
+        if losses and config.objective.needs_critic:
+            terms = []
+            for part, latents in zip(parts, restored, strict=True):
+                drawn = critic_draws.part(part, device)
+                with autocast:
+                    critic = critic_loss(self.backbone, latents, drawn.timestep, drawn.noise)
+                self._learners["phi_plus"].add(critic / len(parts))
+                terms.append({"critic": critic.detach()})
+            losses |= self._descend("phi_plus", terms, rate)
         return losses
 
-    def _descend(self, name: AdapterName, losses: Tensor, rate: float) -> bool:
-        if self._learners[name].step(losses, rate):
+    def _descend(self, name: AdapterName, parts: Sequence[dict[str, Tensor]], rate: float) -> dict[str, float]:
+        """Update an adapter by the gradients it was given; the mean losses of all parts, or none if it was skipped."""
+        means = torch.stack([torch.stack([*part.values()]) for part in parts]).mean(0)
+        if self._learners[name].step(means, rate):
             self._skipped_in_a_row = 0
-            return True
+            return dict(zip(parts[0], means.tolist(), strict=True))
         self._skipped += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.config.max_bad_steps:
@@ -211,11 +226,18 @@ class Trainer:
                 f"step {self._step}: {self._skipped_in_a_row} losses in a row were not finite: "
                 "train anew with lower learning rates, or in fp32"
             )
-        return False
+        return {}
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within this, phi- is its running mean, if there is one."""
+        return nullcontext() if self._mean is None else self._mean.in_place()
 
     def _save(self) -> None:
         adapters = {name: self.backbone.adapter_state_dict(name) for name in ADAPTERS}
         adapters["best"] = self._selection.adapter
+        if self._mean is not None:
+            with self._averaged():
+                adapters["mean"] = self.backbone.adapter_state_dict("phi_minus")
         state = {"step": self._step, "skipped": self._skipped, "recent": self._recent, "settings": self._settings}
         state |= {"selection": self._selection.state(), "scalers": self._scaler_states()}
         optimizers = {name: learner.optimizer for name, learner in self._learners.items()}
@@ -227,6 +249,7 @@ class Trainer:
     def _read_state(self) -> dict[str, Any]:
         state = read_state(self._checkpoint)
         free = ("steps", "log_every", "eval_every", "eval_views", "checkpoint_every", "max_bad_steps")
+        free += ("gradient_accumulation", "gradient_checkpointing")
         before, now = ({k: v for k, v in s.items() if k not in free} for s in (state["settings"], self._settings))
         if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
             raise NifiError(f"{self.output} was trained with other settings: resume with its {', '.join(differing)}")
@@ -236,6 +259,9 @@ class Trainer:
         adapters = read_adapters(self._checkpoint)
         for name in ADAPTERS:
             self.backbone.load_adapter_state_dict(name, adapters[name])
+        if self._mean is not None:
+            with self._averaged():
+                self.backbone.load_adapter_state_dict("phi_minus", adapters["mean"])
         load_optimizers(self._checkpoint, {name: learner.optimizer for name, learner in self._learners.items()})
         for name, learner in self._learners.items():
             learner.scaler.load_state_dict(state["scalers"][name])

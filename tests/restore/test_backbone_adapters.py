@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from miniatures import perturb
 from torch import Tensor
 
@@ -86,6 +88,39 @@ def test_gradients_reach_the_adapter_that_ran_whatever_runs_afterwards(backbone:
     queries = {id(p) for k, p in backbone.family.network.named_parameters() if "blocks.1.attn.add_q_proj.lora" in k}
     assert unused <= queries
     assert all(p.grad is None and p.requires_grad for p in plus)
+
+
+def test_gradients_are_the_same_where_activations_are_computed_again(
+    backbone_folders: dict[str, Path], family: str
+) -> None:
+    images = torch.rand(1, 3, 16, 16)
+
+    def gradients(checkpointed: bool) -> tuple[list[Tensor | None], int]:
+        torch.manual_seed(0)
+        backbone = Backbone.from_pretrained(backbone_folders[family], device="cpu")
+        backbone.add_adapters(2, 2)
+        perturb(backbone)
+        if checkpointed:
+            backbone.checkpoint_gradients()
+        calls = []
+        for part in (backbone.family.network, backbone.vae.encoder, backbone.vae.decoder):
+            block = next(m for m in part.modules() if isinstance(m, JointTransformerBlock | ResnetBlock2D))
+            block.register_forward_pre_hook(lambda module, *_: calls.append(module))
+        z = backbone.encode(images, "phi_minus")
+        decoded = backbone.decode(backbone.predict(z, 199, "phi_minus"))
+        with torch.no_grad():
+            backbone.predict(z, 500, None)
+            backbone.predict(z, 500, "phi_plus")
+        calls.clear()
+        decoded.square().sum().backward()
+        return [p.grad for p in backbone.adapter_parameters("phi_minus")], len(calls)
+
+    kept, before = gradients(checkpointed=False)
+    computed, again = gradients(checkpointed=True)
+    assert (before, again) == (0, 3)
+    assert sum(g is not None and bool(g.any()) for g in kept) > 0.9 * len(kept)
+    for a, b in zip(kept, computed, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_frozen_adapters_stay_frozen_when_switched(sd3: Backbone) -> None:

@@ -100,8 +100,9 @@ def test_both_adapters_learn_and_the_backbone_stays_frozen(load, folders, tmp_pa
     assert all(torch.equal(p, value) for p, value in frozen)
 
 
-def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_path, monkeypatch):
-    config = replace(CONFIG, lr=0.01, critic_lr=0.01)
+@pytest.mark.parametrize("options", [{}, {"ema": 0.5, "optimizer": "fused", "gradient_checkpointing": True}])
+def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_path, monkeypatch, options):
+    config = replace(CONFIG, lr=0.01, critic_lr=0.01, **options)
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     Trainer(load(), folders, straight, config).train()
     with monkeypatch.context() as patch:
@@ -116,6 +117,49 @@ def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_pat
         assert (straight / name).read_text() == (resumed / name).read_text()
     for directory in ("", "checkpoints/last"):
         assert description(straight / directory) == description(resumed / directory)
+
+
+@pytest.mark.parametrize("saving", [{"gradient_accumulation": 2}, {"gradient_checkpointing": True}])
+def test_what_saves_memory_changes_nothing_else_and_may_come_late(load, folders, tmp_path, saving):
+    config = replace(CONFIG, batch_size=4, steps=4, lr=0.01, critic_lr=0.01, log_every=1, schedule="constant")
+    config = replace(config, grad_clip=1e9)  # or gradients of another scale would look the same
+    Trainer(load(), folders, tmp_path / "plain", config).train()
+    Trainer(load(), folders, tmp_path / "saved", replace(config, steps=2)).train()
+    backbone = load()
+    trainer = Trainer(backbone, folders, tmp_path / "saved", replace(config, **saving), resume=True)
+    sizes, blocks = set(), []
+    network = backbone.family.network
+    network.register_forward_hook(lambda _, given, out: sizes.add(len(out[0])))
+    network.transformer_blocks[0].register_forward_pre_hook(lambda *_: blocks.append(torch.is_grad_enabled()))
+    trainer.train()
+    assert max(sizes) == (2 if "gradient_accumulation" in saving else 4)
+    assert sum(blocks) == 2 * 2 * 2  # steps, adapters, and parts or computations
+    plain, saved = (json.loads((tmp_path / n / "logs" / "losses.json").read_text()) for n in ("plain", "saved"))
+    for a, b in zip(plain, saved, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    plain, saved = (load_file(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("plain", "saved"))
+    for kind in ("lora_A.weight", "lora_B.weight", "/exp_avg", "/exp_avg_sq"):
+        keys = [key for key in plain if key.endswith(kind) and "/best/" not in key]
+        difference = sum((plain[key] - saved[key]).square().sum() for key in keys)
+        assert difference < 1e-6 * sum(plain[key].square().sum() for key in keys)
+
+
+def test_the_running_mean_is_what_is_evaluated_and_kept(load, folders, tmp_path):
+    """With a decay next to 1 the first mean is a tenth of the way back; later ones are further back yet."""
+    config = replace(CONFIG, steps=1, lr=0.01, warmup_steps=1)
+    for name, ema in (("plain", 0.0), ("mean", 0.999)):
+        Trainer(load(), folders, tmp_path / name, replace(config, ema=ema)).train()
+
+    def lora_b(path: str) -> list[torch.Tensor]:
+        return [v for k, v in load_file(tmp_path / path).items() if "lora_B" in k and v.abs().max() > 0]
+
+    plain, mean = (lora_b(f"{name}/pytorch_lora_weights.safetensors") for name in ("plain", "mean"))
+    assert len(plain) > 10
+    for a, b in zip(plain, mean, strict=True):
+        torch.testing.assert_close(0.9 * a, b)
+    checkpoints = [load_file(tmp_path / n / "checkpoints" / "last.safetensors") for n in ("plain", "mean")]
+    trained = [{k: v for k, v in c.items() if k.startswith("adapter/phi_minus")} for c in checkpoints]
+    assert all(torch.equal(trained[0][k], trained[1][k]) for k in trained[0])
 
 
 def description(restorer: Path) -> dict:
