@@ -148,6 +148,19 @@ class Adapters:
             self.add(name, config["r"], config["lora_alpha"])
         self.load_state_dict(name, state)
 
+    def add_tensors(self, name: str, state: dict[str, Tensor], source: str) -> None:
+        """Add adapter `name` with those tensors of `state` that have this module's prefix; alpha is their rank.
+
+        Layers of which there are none are not adapted.
+
+        Raises:
+            NifiError: if layers are unknown, shapes differ, or there are none; naming `source`.
+        """
+        own = {k: v for k, v in state.items() if k.startswith(f"{self._prefix}.")}
+        rank = _rank(own, self._prefix, source)
+        self.add(name, rank, rank)
+        self.load_state_dict(name, {**self.state_dict(name), **own})
+
 
 def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state dict, LoraConfig as a dict) of an adapter file in diffusers' layout.
@@ -165,8 +178,13 @@ def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, 
         raise CorruptFileError(f"{path} is damaged ({error}); train or download it again") from error
     config = {k.removeprefix(f"{prefix}."): v for k, v in metadata.items()}
     if "r" not in config:  # an older trainer's file: rank is the shape's and alpha equals it, as diffusers assumes
-        ranks = {v.shape[0] for k, v in state.items() if k.startswith(f"{prefix}.") and ".lora_A." in k}
-        if len(ranks) != 1:
-            raise NifiError(f"{path} holds no LoRA adapter of one rank for the {prefix}")
-        config["r"] = config["lora_alpha"] = ranks.pop()
+        config["r"] = config["lora_alpha"] = _rank(state, prefix, str(path))
     return state, config
+
+
+def _rank(state: dict[str, Tensor], prefix: str, source: str) -> int:
+    """The rank of the tensors with that prefix."""
+    ranks = {v.shape[0] for k, v in state.items() if k.startswith(f"{prefix}.") and ".lora_A." in k}
+    if len(ranks) != 1:
+        raise NifiError(f"{source} holds no LoRA adapter of one rank for the {prefix}")
+    return ranks.pop()

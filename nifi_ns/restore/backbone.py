@@ -208,6 +208,17 @@ class Backbone:
         self._network_adapters.load_state_dict(name, state)
         self._vae_adapters.load_state_dict(name, state)
 
+    def add_adapter(self, name: AdapterName, state: dict[str, Tensor], source: str) -> None:
+        """Add an adapter of the network and of the encoder, with tensors under diffusers' LoRA keys; alpha is the rank.
+
+        Layers of which there are none are not adapted.
+
+        Raises:
+            NifiError: naming `source`, if layers are unknown, shapes differ, or one of the two has none.
+        """
+        self._network_adapters.add_tensors(name, state, source)
+        self._vae_adapters.add_tensors(name, state, source)
+
     def save_adapter(self, directory: Path | str, name: AdapterName) -> None:
         """Write an adapter as diffusers reads it.
 

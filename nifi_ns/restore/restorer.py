@@ -17,6 +17,7 @@ from nifi_ns.files import write_text
 from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
 from nifi_ns.restore.images import to_batch
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
+from nifi_ns.restore.published import is_published, load_published
 from nifi_ns.restore.tiles import feathered, windows
 
 VERSION = 1
@@ -95,7 +96,8 @@ class Restorer:
         """A restorer from the folder `save_pretrained` wrote. Its backbone is loaded with the first image.
 
         Args:
-            directory: the folder.
+            directory: the folder; or a checkpoint in the layout of the paper's authors (see `published`), which then
+                restores as their code does.
             device: default: CUDA if there is a GPU, else the CPU.
             dtype: of the frozen weights; see `Backbone.from_pretrained`.
             backbone: where to find the backbone, if not where it was in training.
@@ -104,6 +106,9 @@ class Restorer:
             NifiError: if the folder is missing, incomplete, damaged (CorruptFileError) or of another version.
         """
         directory = Path(directory)
+        if is_published(directory):
+            settings = RestorerSettings(decode="full")
+            return Restorer(lambda: load_published(directory, device, dtype, backbone), settings)
         about = _Description.read(directory)
 
         def load() -> Backbone:
