@@ -79,7 +79,6 @@ def test_processes_step_and_skip_together_and_hear_of_one_that_is_gone(tmp_path:
     assert torch.equal(parameter, other) and 0.85 < parameter[0] < 0.95
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backbone_folders, tmp_path: Path):
     folders = [write_scene(tmp_path / "pairs", rate=rate) for rate in ("10KB", "25KB")]
 
