@@ -44,7 +44,7 @@ from nifi_ns.splats import Splats
 _METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
 _TRIES = 6  # to decimate to a size
 _ABLATIONS: dict[str, dict[str, Any]] = {
-    "no quantisers in the loop": {"quantize_from": 1.0},
+    "neither quantisers nor levels in the loop": {"quantize_from": 1.0},
     "pruned at once": {"stages": 1},
     "one level": {"levels": 1},
     "levels not looked at": {"level_steps": 0.0},

@@ -172,9 +172,9 @@ class Grid:
         return less
 
     @property
-    def logits(self) -> list[float]:
+    def logits(self) -> tuple[float, ...]:
         """The opacity of every level, from the most opaque."""
-        return list(_logits(self.alpha_levels))
+        return _logits(self.alpha_levels)
 
     def alpha_level(self, opacities: Tensor) -> Tensor:
         """[N] logits -> [N] levels, not rounded."""
@@ -182,9 +182,9 @@ class Grid:
         return (torch.nn.functional.logsigmoid(opacities) - high) / (low - high) * self.alpha_levels
 
     @property
-    def log_ratios(self) -> list[float]:
+    def log_ratios(self) -> tuple[float, ...]:
         """Logarithms of axes' lengths relative to the longest, by twice the length in steps."""
-        return list(_log_ratios(self.ratio_levels))
+        return _log_ratios(self.ratio_levels)
 
 
 # in decimals, which round the same everywhere, where the processor's logarithm may not

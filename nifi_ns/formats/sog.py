@@ -84,7 +84,7 @@ def _zip_reader(path: Path) -> Callable[[str, int], bytes]:
     try:
         archive = path.read_bytes()
         bundle = zipfile.ZipFile(io.BytesIO(archive))
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a readable .sog: {error}") from error
 
     def read(name: str, limit: int) -> bytes:
