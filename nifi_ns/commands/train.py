@@ -38,6 +38,8 @@ class Train:
     other options' defaults are for nifi-tiny: use a preset with others."""
     inputs: Inputs = "degraded"
     """What to restore: plain renders, or renders that reference photos have already restored."""
+    start_from: Path | None = None
+    """A restorer to begin with, such as one trained on other scenes: of the same backbone, --rank and --vae-encoder."""
     device: str | None = None
     """By default the GPU if there is one (for each process its own), else the CPU."""
     resume: bool = False
@@ -57,13 +59,16 @@ class Train:
 
         from nifi_ns import results
         from nifi_ns.restore import Backbone, processes
+        from nifi_ns.restore.checkpoints import checkpoint_to_write
         from nifi_ns.restore.pairs import find_pair_folders
-        from nifi_ns.restore.training import Trainer, checkpoint_to_write
+        from nifi_ns.restore.training import Trainer
 
         if not self.pairs and not self.load_config:
             raise NifiError("nothing to train on: give --pairs DIR... or --load-config CONFIG...")
         if absent := [path for path in self.load_config if not path.is_file()]:
             raise NifiError(f"no such config: {absent[0]}")
+        if self.start_from is not None and not (self.start_from / "restorer.json").is_file():
+            raise NifiError(f"no restorer in --start-from {self.start_from}: expected a restorer.json")
         output = self._output()
         folders = find_pair_folders(self.pairs, self.inputs)
         checkpoint_to_write(output, self.resume, self.overwrite)
@@ -73,9 +78,8 @@ class Train:
         backbone = Backbone.from_pretrained(self.backbone, device)
         with processes.first_goes_first():
             folders += self._make_pairs()
-        trained = Trainer(
-            backbone, folders, output, config, inputs=self.inputs, resume=self.resume, overwrite=self.overwrite
-        ).train()
+        begun = {"start": self.start_from, "resume": self.resume, "overwrite": self.overwrite}
+        trained = Trainer(backbone, folders, output, config, inputs=self.inputs, **begun).train()
         first = processes.index() == 0
         processes.leave()
         if not first:

@@ -26,6 +26,7 @@ _KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # parts of the gaussians that are tried 
 _LOWEST = -0.8  # bits that are tried without fine-tuning, on the way from coarse (0) to fine (1)
 _TRIALS = 5  # short fine-tunings
 _TRIAL_STEPS = 0.2  # of the steps
+_TRIAL_STAGES = 3  # of pruning: what matters is told by looking at views, which would take longer than the steps
 _SMALLEST = 1 / 32  # of the size without fine-tuning
 
 
@@ -74,6 +75,7 @@ def compress_to_loss(
         return untuned
     most = len(encode(kept, PRESETS["mid"]) if untuned is None else untuned.data)
     short = replace(settings, steps=max(1, round(_TRIAL_STEPS * settings.steps)))
+    short = replace(short, stages=min(_TRIAL_STAGES, settings.stages))
     low, high, best = _SMALLEST, 1.0, untuned
     for _ in range(_TRIALS):
         middle = (low * high) ** 0.5

@@ -21,6 +21,22 @@ from nifi_ns.files import atomic_path
 VERSION = 1
 
 
+def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:
+    """Where a training in `output` keeps its checkpoint.
+
+    Raises:
+        NifiError: if there is one already (unless it may be overwritten), or, with `resume`, none.
+    """
+    path = output / "checkpoints" / "last.safetensors"
+    if resume and overwrite:
+        raise NifiError("either --resume the training that is there, or --overwrite it")
+    if path.exists() and not (resume or overwrite):
+        raise NifiError(f"{output} already holds a training: give --resume, --overwrite or another --output-dir")
+    if resume and not path.exists():
+        raise NifiError(f"nothing to resume in {output}: expected {path}")
+    return path
+
+
 def save_checkpoint(
     path: Path | str, adapters: dict[str, dict[str, Tensor]], optimizers: Mapping[str, Optimizer], state: dict[str, Any]
 ) -> None:

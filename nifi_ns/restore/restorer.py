@@ -213,6 +213,15 @@ class Restorer:
         write_text(directory / RESTORER_FILE, json.dumps(asdict(about), indent=2) + "\n")
 
 
+def checksums(directory: Path) -> dict[str, str]:
+    """By name, of the files of a restorer's folder, which are whole.
+
+    Raises:
+        NifiError: as `Restorer.from_pretrained`.
+    """
+    return _Description.read(directory).files
+
+
 @dataclass(frozen=True)
 class _Description:
     """restorer.json: the settings, and what goes with them."""

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from nifi_ns.errors import NifiError
 from nifi_ns.restore import processes
 from nifi_ns.restore.backbone import AdapterName, Backbone
-from nifi_ns.restore.checkpoints import load_optimizers, read_adapters, read_state, save_checkpoint
+from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, split_validation
 from nifi_ns.restore.learner import Learner, RunningMean
@@ -35,27 +35,11 @@ from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
 from nifi_ns.restore.pairs import Inputs, PairFolder
 from nifi_ns.restore.perceptual import perceptual_loss
-from nifi_ns.restore.restorer import Restorer, RestorerSettings
+from nifi_ns.restore.restorer import Restorer, RestorerSettings, checksums
 from nifi_ns.restore.selection import Selection, Trained
 
 ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:
-    """Where a training in `output` keeps its checkpoint.
-
-    Raises:
-        NifiError: if there is one already (unless it may be overwritten), or, with `resume`, none.
-    """
-    path = output / "checkpoints" / "last.safetensors"
-    if resume and overwrite:
-        raise NifiError("either --resume the training that is there, or --overwrite it")
-    if path.exists() and not (resume or overwrite):
-        raise NifiError(f"{output} already holds a training: give --resume, --overwrite or another --output-dir")
-    if resume and not path.exists():
-        raise NifiError(f"nothing to resume in {output}: expected {path}")
-    return path
 
 
 class Trainer:
@@ -75,14 +59,17 @@ class Trainer:
         config: TrainingConfig | None = None,
         *,
         inputs: Inputs = "degraded",
+        start: Path | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ):
         """Check all that can be checked before long work; `resume` what `output` holds, or `overwrite` it.
 
+        `start` is the folder of a restorer of the same backbone and rank, whose adapter phi- begins as.
+
         Raises:
-            NifiError: if pairs, configuration and backbone do not fit, weights of a loss cannot be had, or `output`
-                already holds a training (or, with `resume`, none or one of other settings).
+            NifiError: if pairs, configuration, backbone and `start` do not fit, weights of a loss cannot be had, or
+                `output` already holds a training (or, with `resume`, none or one of other settings).
         """
         self.backbone, self.output, self.config = backbone, Path(output), config or TrainingConfig()
         self._checkpoint = checkpoint_to_write(self.output, resume, overwrite)
@@ -91,6 +78,8 @@ class Trainer:
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
         self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs, "pairs": _fingerprints(folders)}
+        if start is not None:
+            self._settings["start"] = checksums(start)
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
         metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"
         self._perceptual = perceptual_loss(metric, backbone.device)
@@ -107,6 +96,8 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             backbone.add_adapters(config.rank, config.lora_alpha, vae_encoder=config.vae_encoder)
+        if start is not None:
+            backbone.load_adapter(start, "phi_minus")
         if config.gradient_checkpointing:
             backbone.checkpoint_gradients()
         rates = dict(zip(ADAPTERS, (config.lr, config.critic_lr), strict=True))

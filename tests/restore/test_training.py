@@ -100,6 +100,22 @@ def test_both_adapters_learn_and_the_backbone_stays_frozen(load, folders, tmp_pa
     assert all(torch.equal(p, value) for p, value in frozen)
 
 
+def test_a_training_begins_with_another_restorer(load, folders, tmp_path):
+    first, config = tmp_path / "first", replace(CONFIG, lr=0.01, warmup_steps=1)
+    Trainer(load(), folders, first, config).train()
+    backbone = load()
+    trainer = Trainer(backbone, folders, tmp_path / "second", config, start=first)
+    begun, zero = backbone.adapter_state_dict("phi_minus"), load()
+    zero.load_adapter(first, "phi_minus")
+    assert all(torch.equal(value, begun[key]) for key, value in zero.adapter_state_dict("phi_minus").items())
+    assert all(parameter.requires_grad for parameter in backbone.adapter_parameters("phi_minus"))
+    trainer.train()
+    with pytest.raises(NifiError, match="other settings: resume with its start"):
+        Trainer(load(), folders, tmp_path / "second", config, resume=True)
+    with pytest.raises(NifiError, match="another backbone or rank"):
+        Trainer(load(), folders, tmp_path / "third", replace(config, rank=4), start=first)
+
+
 @pytest.mark.parametrize("options", [{}, {"ema": 0.5, "optimizer": "fused", "gradient_checkpointing": True}])
 def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_path, monkeypatch, options):
     config = replace(CONFIG, lr=0.01, critic_lr=0.01, **options)

@@ -1,0 +1,245 @@
+"""What restoring brings: held-out views as compressed, restored in several ways, and with reference photos.
+
+    python scripts/bench_restore.py --pairs outputs/fox/nifi-splat-lite/demo/nifi/pairs --generic restorer
+
+`--pairs` are folders as `ns-nifi-pairs` writes them, with referenced views. For every scene two restorers are trained
+on all of its rates with the same steps: one of compressed renders (*adapted*; from `--generic` if that is given), one
+of views that reference photos have already corrected (*referenced + network*). `--generic` is to be one that has seen
+none of the scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
+
+`--ablate` trains on the first scene with one thing changed at a time, with the same steps and crops; what comes out is
+shown after the last step and at full strength, not chosen by any view.
+
+Everything that was trained is kept in `--work` and not trained again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from nifi_ns import metrics
+from nifi_ns.commands._cli import run
+from nifi_ns.errors import NifiError
+from nifi_ns.files import format_size
+from nifi_ns.restore import Backbone, Restorer
+from nifi_ns.restore.config import TrainingConfig
+from nifi_ns.restore.logs import comparison_grid
+from nifi_ns.restore.objective import ObjectiveConfig
+from nifi_ns.restore.pairs import Inputs, PairFolder, find_pair_folders, write_image
+from nifi_ns.restore.restorer import Decode, checksums
+from nifi_ns.restore.training import Trainer
+from nifi_ns.results import Row, Variant, row, save
+
+_SHOWN = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")
+_GRID_VIEWS = 3
+_WHOLE = "as the defaults"
+_ABLATIONS: dict[str, dict[str, Any]] = {
+    _WHOLE: {},
+    "no matching": {"match": 0.0},
+    "no critic: ground truth alone": {"alpha": 0.0},
+    "no ground truth: critic alone": {"alpha": 1.0},
+    "ground truth as velocities": {"gt_space": "velocity"},
+    "start at t0 = 199 with noise": {"t0": 199, "noise_scale": 1.0},
+    "start at t0 = 199 without noise": {"t0": 199},
+    "encoder not adapted": {"vae_encoder": False},
+    "no distance of latents": {"latent": 0.0},
+    "nothing perceptual": {"perceptual": 0.0},
+    "HaarPSI in place of MS-SSIM": {"perceptual_metric": "haarpsi"},
+    "LPIPS in place of MS-SSIM": {"perceptual_metric": "lpips"},
+    "DISTS in place of MS-SSIM": {"perceptual_metric": "dists"},
+}
+
+
+@dataclass
+class BenchRestore:
+    """Measure restorers beside what they restore."""
+
+    pairs: tuple[Path, ...]
+    """Folders of pairs with referenced views: of one rate, one scene or many."""
+    generic: Path | None = None
+    """A restorer that was trained on other scenes."""
+    backbone: str = "nifi-tiny"
+    """As for ns-nifi-train."""
+    steps: int = 300
+    """Steps of every training."""
+    ablate: bool = False
+    """Also measure what each part of the training is worth, on the first scene."""
+    work: Path = Path("outputs/bench_restore")
+    """Where the trained restorers are kept."""
+    output: Path = Path("results/bench_restore.json")
+    """Where the numbers go, as JSON and CSV; a grid of views for every scene at a rate beside them as PNG."""
+
+    def main(self) -> None:
+        """Train, measure, print tables, write the numbers and the grids."""
+        if self.steps < 1:
+            raise NifiError(f"--steps is {self.steps}, expected 1 or more")
+        folders = find_pair_folders(self.pairs, "referenced")
+        if untested := [folder.label for folder in folders if not folder.splits["test"]]:
+            raise NifiError(f"{untested[0]} has no test views to measure")
+        if self.generic is not None:
+            Restorer.from_pretrained(self.generic)  # which may raise
+        rows: list[Row] = []
+        for more in self._measured(folders):
+            rows += more
+            save(self.output, rows, backbone=self.backbone)
+        console = Console(width=max(Console().width, 150))  # also where there is no terminal
+        for title, shown in (
+            ("held-out views, mean", [r for r in rows if "ablation" not in r]),
+            ("what each part of the training brings, on held-out views", [r for r in rows if "ablation" in r]),
+        ):
+            if shown:
+                console.print(_table(title, shown))
+        console.print(f"written to {self.output}, .csv and .png of every scene at a rate")
+
+    def _measured(self, folders: Sequence[PairFolder]) -> Iterator[list[Row]]:
+        config = TrainingConfig(steps=self.steps)
+        scenes = list(dict.fromkeys(folder.scene for folder in folders))
+        for scene in scenes:
+            own = [folder for folder in folders if folder.scene == scene]
+            adapted = self._trained(own, f"{scene}/adapted", config, start=self.generic)
+            network = self._trained(own, f"{scene}/referenced", config, inputs="referenced")
+            for folder in own:
+                ways = [_Way("compressed")]
+                if self.generic is not None:
+                    ways.append(_Way("generic", self.generic))
+                ways.append(_Way("adapted", adapted))
+                ways += [_Way("referenced", inputs="referenced"), _Way("referenced + network", network, "referenced")]
+                yield self._rows(folder, ways)
+        if self.ablate:
+            yield from self._ablations([folder for folder in folders if folder.scene == scenes[0]])
+
+    def _ablations(self, folders: Sequence[PairFolder]) -> Iterator[list[Row]]:
+        whole = TrainingConfig(steps=self.steps)
+        for number, (what, change) in enumerate(_ABLATIONS.items()):
+            objective = {key: value for key, value in change.items() if hasattr(ObjectiveConfig, key)}
+            other = {key: value for key, value in change.items() if key not in objective}
+            config = replace(whole, objective=replace(whole.objective, **objective), **other)
+            try:
+                way = _Way(what, self._trained(folders, f"ablations/{number}", config, last=True))
+            except NifiError as error:  # weights of a loss that cannot be had
+                Console().print(f"[yellow]{what}: {error}")
+                continue
+            ways = [way, replace(way, name="its latents decoded as a whole", decode="full")] if not change else [way]
+            yield [r | {"ablation": r["way"]} for folder in folders for r in self._rows(folder, ways, grid=False)]
+
+    def _trained(
+        self,
+        folders: Sequence[PairFolder],
+        name: str,
+        config: TrainingConfig,
+        *,
+        inputs: Inputs = "degraded",
+        start: Path | None = None,
+        last: bool = False,
+    ) -> Path:
+        """The restorer `name` of `work`, trained unless it is there.
+
+        `last`: as it is after the last step, at full strength, in place of what validation views choose.
+        """
+        output = self.work / name
+        about: dict[str, Any] = {"settings": asdict(config), "inputs": inputs, "backbone": self.backbone}
+        about |= {"pairs": [folder.fingerprint for folder in folders], "start": start and checksums(start)}
+        about = json.loads(json.dumps(about))  # as it is read back
+        kept = output / "kept"
+        if not (kept / "restorer.json").is_file() or Restorer.from_pretrained(kept).training["bench"] != about:
+            started = time.perf_counter()
+            backbone = Backbone.from_pretrained(self.backbone)
+            Trainer(backbone, folders, output, config, inputs=inputs, start=start, overwrite=True).train()
+            restorer = Restorer.from_pretrained(output / "checkpoints" / "last" if last else output)
+            if last:
+                restorer.settings = replace(restorer.settings, strength=1.0)
+            restorer.training = {"bench": about, "seconds": time.perf_counter() - started}
+            restorer.save_pretrained(kept)
+        return kept
+
+    def _rows(self, folder: PairFolder, ways: "Sequence[_Way]", *, grid: bool = True) -> list[Row]:
+        """A row for each way of showing the test views of a folder; their grid beside the output."""
+        measured: dict[str, list[dict[str, float | None]]] = {way.name: [] for way in ways}
+        restorers = [way.restorer() for way in ways]
+        pictures: list[list[Tensor]] = []
+        names = folder.splits["test"]
+        for name in track(names, f"{folder.label}: measuring", transient=True):
+            shown = []
+            for way, restorer in zip(ways, restorers, strict=True):
+                clean, image = (torch.from_numpy(x).float() / 255 for x in folder.load("test", name, way.inputs))
+                shown.append(image if restorer is None else restorer(image))
+                measured[way.name].append(metrics.compute(shown[-1], clean, names=_SHOWN))
+            pictures.append([*shown, clean])  # pyright: ignore[reportPossiblyUnboundVariable]
+        if grid:
+            chosen = [pictures[i * len(pictures) // _GRID_VIEWS] for i in range(min(_GRID_VIEWS, len(pictures)))]
+            path = self.output.with_name(f"{self.output.stem}_{folder.scene}_{folder.rate}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, comparison_grid(chosen))
+        rows = []
+        for way, restorer in zip(ways, restorers, strict=True):
+            more: dict[str, Any] = {"rate": folder.rate, "way": way.name}
+            if restorer is not None:
+                more |= {"strength": restorer.settings.strength, "seconds": restorer.training.get("seconds")}
+                more |= {"adapter_bytes": way.adapter_bytes}
+            values = metrics.mean(measured[way.name])
+            made_of = {"bytes": folder.bytes, "gaussians": folder.gaussians}
+            rows.append(row(folder.scene, way.variant, **made_of, metrics=values, **more))
+        return rows
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of showing a view."""
+
+    name: str
+    folder: Path | None = None
+    """Of a restorer."""
+    inputs: Inputs = "degraded"
+    decode: Decode | None = None
+    """Other than the restorer's own."""
+
+    @property
+    def variant(self) -> Variant:
+        if self.folder is not None:
+            return "restored"
+        return "referenced" if self.inputs == "referenced" else "compressed"
+
+    @property
+    def adapter_bytes(self) -> int:
+        assert self.folder is not None
+        return sum(path.stat().st_size for path in self.folder.glob("*_lora_weights.safetensors"))
+
+    def restorer(self) -> Restorer | None:
+        if self.folder is None:
+            return None
+        restorer = Restorer.from_pretrained(self.folder)
+        if self.decode is not None:
+            restorer.settings = replace(restorer.settings, decode=self.decode)
+        return restorer
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = [name for name in _SHOWN if any(r[name] is not None for r in rows)]
+    for name in ("scene", "rate", ""):
+        table.add_column(name, no_wrap=True)
+    for name in ("adapter", "strength", "seconds", *shown):
+        table.add_column(f"{name} ↓" if name in metrics.LOWER_IS_BETTER else name, justify="right", no_wrap=True)
+    cell: Callable[[Any, str], str] = lambda value, style: "" if value is None else format(value, style)  # noqa: E731
+    for r in rows:
+        size = r.get("adapter_bytes")
+        table.add_row(
+            *(r["scene"], r["rate"], r["way"], "" if size is None else format_size(size)),
+            *(cell(r.get("strength"), "g"), cell(r.get("seconds"), ".0f")),
+            *(cell(r[name], ".2f" if name == "psnr" else ".4f") for name in shown),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run(BenchRestore)
