@@ -185,7 +185,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor, Tensor], float | None]] = {
     "ms_ssim": _piq("multi_scale_ssim"),
     "haarpsi": _piq("haarpsi"),
     "gmsd": _piq("gmsd"),
-    "swd": distributions.sliced_wasserstein,
+    "swd": lambda a, b: float(distributions.sliced_wasserstein(a, b)),
     "spectrum": distributions.spectrum_distance,
     "lpips": _lpips,
     "dists": _dists,

@@ -55,6 +55,7 @@ _ABLATIONS: dict[str, dict[str, Any]] = {
     "no distance of latents": {"latent": 0.0},
     "nothing perceptual": {"perceptual": 0.0},
     "HaarPSI in place of MS-SSIM": {"perceptual_metric": "haarpsi"},
+    "patches' distance (swd) in place of MS-SSIM": {"perceptual_metric": "swd"},
     "LPIPS in place of MS-SSIM": {"perceptual_metric": "lpips"},
     "DISTS in place of MS-SSIM": {"perceptual_metric": "dists"},
 }

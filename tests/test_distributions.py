@@ -52,6 +52,6 @@ def test_units() -> None:
 def test_are_among_the_metrics_where_the_picture_is_large_enough() -> None:
     photo, other = (texture(seed)[0].movedim(0, -1) for seed in (0, 1))
     values = metrics.compute(other, photo, names=("swd", "spectrum"))
-    assert values["swd"] == sliced_wasserstein(texture(1), texture(0))
+    assert values["swd"] == sliced_wasserstein(texture(1), texture(0)).item()
     assert metrics.compute(other[:31], photo[:31], names=("swd",)) == {"swd": None}
     assert {"swd", "spectrum"} <= metrics.LOWER_IS_BETTER

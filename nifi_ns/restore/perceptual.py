@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from nifi_ns import metrics
+from nifi_ns import distributions, metrics
 from nifi_ns.errors import NifiError
 
-PerceptualMetric = Literal["lpips", "dists", "ms_ssim", "haarpsi", "l1"]
+PerceptualMetric = Literal["lpips", "dists", "ms_ssim", "haarpsi", "swd", "l1"]
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """[B, 3, H, W] restored (unclamped) and clean, in [0, 1], to a scalar that is zero for equal images."""
 
@@ -31,6 +31,8 @@ def perceptual_loss(metric: PerceptualMetric, device: torch.device) -> Perceptua
         return _ms_ssim
     if metric == "haarpsi":
         return _haarpsi
+    if metric == "swd":
+        return _swd
     if metric == "l1":
         return torch.nn.functional.l1_loss
     assert_never(metric)
@@ -48,7 +50,7 @@ def _dists(device: torch.device) -> Perceptual:
 
 def _weights(what: str, network: nn.Module | None) -> nn.Module:
     if network is None:
-        others = "or choose ms_ssim, haarpsi or l1 as the perceptual metric"
+        others = "or choose ms_ssim, haarpsi, swd or l1 as the perceptual metric"
         raise NifiError(f"the weights of {what} are not here and cannot be downloaded: see the warning above, {others}")
     return network
 
@@ -68,6 +70,12 @@ def _haarpsi(restored: Tensor, clean: Tensor) -> Tensor:
     import piq
 
     return 1 - _scalar(piq.haarpsi(restored.clamp(0, 1), clean))
+
+
+def _swd(restored: Tensor, clean: Tensor) -> Tensor:
+    """Detail of the right kind, wherever it is; along other directions than the metric of that name."""
+    pairs = zip(restored[:, None], clean[:, None], strict=True)
+    return torch.stack([distributions.sliced_wasserstein(a, b, seed=1) for a, b in pairs]).mean()
 
 
 def _scalar(value: Tensor | list[Tensor]) -> Tensor:
