@@ -1,0 +1,159 @@
+"""Pictures and videos as people keep them: read, and written again with everything but the pixels as it was."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+_JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
+_OPTIONS: dict[str, dict[str, Any]] = {".jpg": _JPEG, ".jpeg": _JPEG, ".webp": {"quality": 95}}
+_OPTIONS |= {".png": {"compress_level": 3}}
+# hardly to be told from the frames
+_X264, _VP9 = ("libx264", {"crf": "15"}), ("libvpx-vp9", {"crf": "20", "b": "0"})
+_BT709 = 1  # colours as in high definition video, in ffmpeg's numbers
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """[H, W, 3] uint8, upright; transparency is left aside.
+
+    Raises:
+        CorruptFileError: if it cannot be read.
+    """
+    with _opened(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def write_picture(path: Path, pixels: np.ndarray, like: Path) -> None:
+    """Write [H, W, 3] uint8 in the format of `path`, with the transparency, colour profile and EXIF data of `like`."""
+    suffix = path.suffix.lower()
+    with _opened(like) as source:
+        kept: dict[str, Any] = {"icc_profile": source.info.get("icc_profile")}
+        upright = ImageOps.exif_transpose(source)
+        exif = upright.getexif()
+        image = Image.fromarray(pixels)
+        if upright.has_transparency_data and suffix not in (".jpg", ".jpeg", ".bmp"):
+            image.putalpha(upright.convert("RGBA").getchannel("A"))
+    if len(exif) and suffix != ".bmp":
+        kept["exif"] = exif
+    with atomic_path(path) as temporary:
+        image.save(temporary, **{k: v for k, v in kept.items() if v is not None}, **_OPTIONS.get(suffix, {}))
+
+
+class Video:
+    """A video file: its frames as pictures, and a copy of it with other ones."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` and look at its streams.
+
+        Raises:
+            CorruptFileError: if it is no video that can be read.
+        """
+        self.path = path
+        with _av_open(path) as container:
+            stream = container.streams.video[0]
+            self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            self.seconds = float(container.duration or 0) / 1e6
+            self.audio = len(container.streams.audio)
+
+    @property
+    def about(self) -> int:
+        """Number of frames, as the header's duration has it."""
+        return max(1, round(self.seconds * self.rate))
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """[H, W, 3] uint8, upright, in the order in which they are shown.
+
+        Raises:
+            CorruptFileError: at the first frame that cannot be decoded.
+        """
+        with _av_open(self.path) as container:
+            for frame in container.decode(video=0):
+                yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+    def write(self, path: Path, frames: Iterable[np.ndarray]) -> None:
+        """Write a copy to `path` with other `frames` [H, W, 3] uint8, as many: times and sound are kept.
+
+        Raises:
+            NifiError: if its format cannot hold what is in this one.
+        """
+        import av
+
+        with _av_open(self.path) as times, atomic_path(path) as temporary:
+            try:
+                with av.open(str(temporary), "w") as target:
+                    _copy(times, target, self.rate, iter(frames))
+            except (av.FFmpegError, ValueError) as error:
+                raise NifiError(f"cannot write {path}: {error}; another suffix, such as .mkv, may do") from error
+
+
+def _copy(source: Any, target: Any, rate: Fraction, frames: Iterator[np.ndarray]) -> None:
+    """The pictures of `source`, replaced, and its sound as it is."""
+    import av
+
+    first = next(frames)
+    height, width = first.shape[:2]
+    frames = chain([first], frames)
+    picture = source.streams.video[0]
+    sound = [stream for stream in source.streams if stream.type == "audio"]
+    codec, options = _VP9 if target.format.name == "webm" else _X264
+    encoded = target.add_stream(codec, rate=rate, options=options)
+    encoded.width, encoded.height = width, height
+    # half the colour resolution is what players know, and needs even sides
+    encoded.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
+    context = encoded.codec_context
+    context.time_base, context.color_range = picture.time_base, 1
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    copies = {stream.index: target.add_stream_from_template(stream) for stream in sound}
+    for packet in source.demux(picture, *sound):
+        if packet.stream.type == "audio":
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream.index]
+                target.mux(packet)
+            continue
+        for shown in packet.decode():
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(next(frames)), format="rgb24")
+            frame = frame.reformat(format=encoded.pix_fmt, dst_colorspace="itu709")
+            frame.pts, frame.time_base = shown.pts, shown.time_base
+            target.mux(encoded.encode(frame))
+    target.mux(encoded.encode())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with _as_corrupt(path, (UnidentifiedImageError, OSError, SyntaxError)), Image.open(path) as image:
+        yield image
+
+
+@contextmanager
+def _av_open(path: Path) -> Iterator[Any]:
+    import av
+
+    with _as_corrupt(path, (av.FFmpegError,)), av.open(str(path)) as container:
+        if not container.streams.video:
+            raise CorruptFileError(f"{path} has no pictures in it")
+        yield container
+
+
+@contextmanager
+def _as_corrupt(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    if not path.is_file():
+        raise NifiError(f"no such file: {path}")
+    try:
+        yield
+    except errors as error:
+        raise CorruptFileError(f"{path} cannot be read: {error}") from error
