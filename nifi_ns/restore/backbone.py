@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.adapters import Adapters
+from nifi_ns.restore.denoiser import restore_latents
 from nifi_ns.restore.families import FAMILIES, Family
 from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
 from nifi_ns.restore.schedules import Schedule
 from nifi_ns.restore.sources import reading, resolve
+from nifi_ns.restore.views import across_views
 
 AdapterName = Literal["phi_minus", "phi_plus"]
 NIFI_TINY = "nifi-tiny"
@@ -158,17 +160,38 @@ class Backbone:
             pixels = self.vae.decode(scaled, return_dict=False)[0]
         return F.pixel_shuffle(pixels, self._patch).float() / 2 + 0.5
 
+    def restore(self, images: Tensor, noise: Tensor, t0: float, references: Tensor | None = None) -> Tensor:
+        """One step of phi_minus from `t0`, decoded: restored images [B, 3, H, W], about [0, 1], of such.
+
+        Args:
+            images: what to restore.
+            noise: [1, C, h, w] or [B, C, h, w], added at t0; zeros for none.
+            t0: the timestep.
+            references: [B, R, 3, H, W] photos of other cameras, that self-attention sees beside the images.
+        """
+        z = self.encode(images, "phi_minus")
+        others = (
+            None if references is None else self.encode(references.flatten(0, 1)).unflatten(0, references.shape[:2])
+        )
+        return self.decode(restore_latents(self, z, noise, t0, others))
+
     def predict(
-        self, x_t: Tensor, t: float | Tensor, adapter: AdapterName | None, guidance_scale: float = 1.0
+        self,
+        x_t: Tensor,
+        t: float | Tensor,
+        adapter: AdapterName | None,
+        guidance_scale: float = 1.0,
+        views: int = 1,
     ) -> Tensor:
         """The network's output [B, C, h, w] for noisy latents x_t at `t`, with `adapter` on (None: the real score).
 
         A guidance_scale other than 1 extrapolates from the null prompt's output to the fixed prompt's: twice the work.
+        Of more than one view, those of a sample follow one another, and self-attention sees all of them.
         """
         batch = len(x_t)
         timestep = torch.as_tensor(self.schedule.timestep(t), dtype=torch.float32, device=self.device).expand(batch)
         x_t = x_t.to(self.device, self.dtype)
-        with self._lock:
+        with self._lock, across_views(self.family.network, views):
             self._network_adapters.use(adapter)
             out = self.family(x_t, timestep, self.prompt.positive.expand(batch)).float()
             if guidance_scale != 1:

@@ -18,7 +18,6 @@ from nifi_ns.restore.backbone import Backbone
 from nifi_ns.restore.families import StableDiffusion
 from nifi_ns.restore.prompt import PROMPT_FILE, Embeddings, Prompt
 from nifi_ns.restore.sources import Source, reading, resolve
-from nifi_ns.restore.views import across_views
 
 T0 = 199
 PROMPT = "remove degradation"
@@ -110,19 +109,20 @@ class Difix(Backbone):
             prompt = Prompt.load(source.file(PROMPT_FILE)) if source.has(PROMPT_FILE) else _embed(source)
         return Difix(name, family, vae, prompt, device, dtype)
 
-    def restore(self, images: Tensor, references: Tensor | None = None) -> Tensor:
-        """Fixed views [B, 3, H, W], about [0, 1], of such; `references` [B, R, 3, H, W] are photos of other cameras."""
+    def restore(self, images: Tensor, noise: Tensor, t0: float = T0, references: Tensor | None = None) -> Tensor:
+        """Fixed views [B, 3, H, W], about [0, 1], of such; `references` [B, R, 3, H, W] are photos of other cameras.
+
+        It was trained with `noise` of zeros and on latents that are not scaled down as those with noise are.
+        """
         views = images[:, None] if references is None else torch.cat([images[:, None], references], dim=1)
         batch, count = views.shape[:2]
         with self._lock:
             latents, seen = self._skipping.encode((views.flatten(0, 1) * 2 - 1).to(self.device, self.dtype))
-            # as it was trained: the latents stand for noisy ones, without noise and without being scaled down for it
-            x_t = latents.float() * self.vae.config.scaling_factor
-            with across_views(self.family.network, count):
-                x_0 = self.to_x0(x_t, self.predict(x_t, T0, None), T0)
-            first = x_0.unflatten(0, (batch, count))[:, 0] / self.vae.config.scaling_factor
-            own = [x.unflatten(0, (batch, count))[:, 0] for x in seen]
-            return self._skipping.decode(first.to(self.dtype), own).float() / 2 + 0.5
+            z = latents.float() * self.vae.config.scaling_factor
+            x_t = z + self.sigma(t0) * noise[:, None].expand(batch, count, *z.shape[1:]).flatten(0, 1)
+            x_0 = self.to_x0(x_t, self.predict(x_t, t0, None, views=count), t0)
+            first = x_0[::count] / self.vae.config.scaling_factor
+            return self._skipping.decode(first.to(self.dtype), [x[::count] for x in seen]).float() / 2 + 0.5
 
 
 def _load_autoencoder(source: Source) -> SkipAutoencoder:

@@ -24,37 +24,8 @@ import torch
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.restore.denoiser import Adapter, Denoiser, restore_latents
 from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
-
-Adapter = Literal["phi_minus", "phi_plus"]
-
-
-class Denoiser(Protocol):
-    """What the score-matching terms need of `backbone.Backbone`; timesteps are [B] in 0..1000."""
-
-    def signal(self, t: Tensor) -> float | Tensor:
-        """a_t of the forward process, [B]."""
-        ...
-
-    def sigma(self, t: Tensor) -> float | Tensor:
-        """s_t of the forward process, [B]."""
-        ...
-
-    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t of the forward process."""
-        ...
-
-    def predict(self, x_t: Tensor, t: Tensor, adapter: Adapter | None, guidance_scale: float = 1.0) -> Tensor:
-        """The network's output, whatever it predicts."""
-        ...
-
-    def to_x0(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
-        """The clean estimate of `out`."""
-        ...
-
-    def to_eps(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
-        """The predicted noise of `out`."""
-        ...
 
 
 class LatentBackbone(Denoiser, Protocol):
@@ -134,13 +105,6 @@ class Draws:
         return Draws(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise)))
 
 
-def restore_latents(backbone: Denoiser, latents: Tensor, noise: Tensor, t0: int, noise_scale: float) -> Tensor:
-    """One step of phi- from t0: latents of degraded views to z_hat, both [B, C, h, w]."""
-    timestep = torch.full((len(latents),), float(t0), device=latents.device)
-    x_t = backbone.add_noise(latents, noise_scale * noise, timestep)
-    return backbone.to_x0(x_t, backbone.predict(x_t, timestep, "phi_minus"), timestep)
-
-
 @torch.no_grad()
 def matching_gradient(
     backbone: Denoiser, restored: Tensor, clean: Tensor, timestep: Tensor, noise: Tensor, config: ObjectiveConfig
@@ -209,7 +173,7 @@ def restorer_loss(
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
     z = backbone.encode(degraded, adapter="phi_minus").float()
-    z_hat = restore_latents(backbone, z, draws.start_noise, config.t0, config.noise_scale).float()
+    z_hat = restore_latents(backbone, z, config.noise_scale * draws.start_noise, config.t0).float()
     terms: dict[str, Tensor] = {}
     if config.match > 0:
         gradient = matching_gradient(backbone, z_hat, z_gt, draws.timestep, draws.noise, config)

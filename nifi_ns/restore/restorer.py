@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -39,6 +39,8 @@ class RestorerSettings:
     """Share of the change that is shown: 0 is the input exactly, 1 the restoration."""
     decode: Decode = "change"
     """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
+    references: int = 0
+    """How many photos of other cameras it was trained to look at; more or fewer may be given."""
     input: Input = "degraded"
     """What it was trained on: plain renders, or views already restored by reference photos."""
     seed: int = 0
@@ -140,46 +142,54 @@ class Restorer:
         """What it was trained on: plain renders ("degraded") or views restored by reference photos ("referenced")."""
         return self.settings.input
 
-    def __call__(self, image: Image, strength: float | None = None) -> Image:
+    def __call__(self, image: Image, strength: float | None = None, references: Sequence[Any] = ()) -> Image:
         """The restored image, of the type, shape and value range of `image`.
 
         Args:
             image: PIL; or numpy or torch, [H, W, 3] or [3, H, W] or a batch of such, uint8 or floats in [0, 1].
             strength: share of the change: 0 is the input exactly, 1 the restoration; default: the settings'.
+            references: photos of other cameras, each as `image` may be, of any size, for all of a batch; for a restorer
+                that was trained to look at some (`settings.references`).
 
         Raises:
-            NifiError: if it is no image, or the backbone cannot be loaded.
+            NifiError: if it is no image, the restorer takes no references, or the backbone cannot be loaded.
         """
         batch, back = to_batch(image)
+        if references and not self.settings.references:
+            raise NifiError("this restorer was not trained to look at reference photos: leave them away")
         strength = self.settings.strength if strength is None else strength
         if strength == 0:
             return image
+        photos = [F.interpolate(to_batch(photo)[0], batch.shape[-2:], mode="area") for photo in references]
         with self._lock, torch.inference_mode():
-            restored = self._restore(batch.to(self.backbone.device)).to(batch.device)
+            device = self.backbone.device
+            seen = torch.stack([p.expand_as(batch) for p in photos], dim=1).to(device) if photos else None
+            restored = self._restore(batch.to(device), seen).to(batch.device)
         return back(batch + strength * (restored - batch))
 
-    def _restore(self, batch: Tensor) -> Tensor:
-        """Restored [B, 3, H, W] in [0, 1] of such a batch, on the backbone's device."""
-        height, width = batch.shape[-2:]
-        multiple = self.backbone.pixel_multiple
+    def _restore(self, batch: Tensor, references: Tensor | None) -> Tensor:
+        """Restored [B, 3, H, W] in [0, 1] of such a batch, on the backbone's device; references are [B, R, 3, H, W]."""
+        (count, _, height, width), multiple = batch.shape, self.backbone.pixel_multiple
         padded = _pad(batch, -height % multiple, -width % multiple)
+        if references is not None:
+            references = _pad(references.flatten(0, 1), -height % multiple, -width % multiple).unflatten(0, (count, -1))
+
+        def tile(part: Tensor, y: int, x: int) -> Tensor:
+            seen = None if references is None else references[..., y : y + part.shape[-2], x : x + part.shape[-1]]
+            return self._restore_tile(part, noise, y, x, seen)
+
         limit = min(self.tile_size, self.backbone.max_side or self.tile_size) // multiple * multiple
         overlap = min(self.overlap, limit // 4)
         spans = (windows(side, limit, overlap, multiple) for side in padded.shape[-2:])
         noise = self._noise_like(padded)
-        return feathered(padded, lambda tile, y, x: self._restore_tile(tile, noise, y, x), *spans)[
-            ..., :height, :width
-        ].clamp(0, 1)
+        return feathered(padded, tile, *spans)[..., :height, :width].clamp(0, 1)
 
-    def _restore_tile(self, tile: Tensor, noise: Tensor, top: int, left: int) -> Tensor:
+    def _restore_tile(self, tile: Tensor, noise: Tensor, top: int, left: int, references: Tensor | None) -> Tensor:
         backbone, settings = self.backbone, self.settings
-        z = backbone.encode(tile, "phi_minus")
-        y, x = top // backbone.downsampling, left // backbone.downsampling
-        noise = settings.noise_scale * noise[..., y : y + z.shape[-2], x : x + z.shape[-1]]
-        z_t0 = backbone.add_noise(z, noise, settings.t0)
-        z_hat = backbone.to_x0(z_t0, backbone.predict(z_t0, settings.t0, "phi_minus"), settings.t0)
-        restored = backbone.decode(z_hat)
-        # The frozen encoder's latents, not `z`: what phi_minus does to these is part of the change.
+        y, x, height, width = (length // backbone.downsampling for length in (top, left, *tile.shape[-2:]))
+        noise = settings.noise_scale * noise[..., y : y + height, x : x + width]
+        restored = backbone.restore(tile, noise, settings.t0, references)
+        # The frozen encoder's latents, not phi_minus's: what that does to these is part of the change.
         return restored if settings.decode == "full" else tile + restored - backbone.decode(backbone.encode(tile))
 
     def _noise_like(self, padded: Tensor) -> Tensor:

@@ -24,14 +24,10 @@ TARGETS = r"decoder\.(.*\.)?(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|ski
 def autoencoder() -> Any:
     """Difix's, as its training left it: skip convolutions and LoRA weights that say something."""
     blocks = len(CHANNELS)
-    vae: Any = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=CHANNELS,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
-    )
+    config: dict[str, Any] = {"layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2}
+    config |= {"down_block_types": ("DownEncoderBlock2D",) * blocks, "up_block_types": ("UpDecoderBlock2D",) * blocks}
+    config["block_out_channels"] = CHANNELS
+    vae: Any = AutoencoderKL(**config)
     sides = [(CHANNELS[-1], 16), (8, 16), (8, 16), (8, 8)]  # in the real one 512-512, 256-512, 128-512, 128-256
     for i, (seen, wanted) in enumerate(sides):
         setattr(vae.decoder, f"skip_conv_{i + 1}", nn.Conv2d(seen, wanted, 1, bias=False))
@@ -62,6 +58,9 @@ def difix(folder: Path) -> Difix:
     return Difix.from_pretrained(folder, device="cpu")
 
 
+NONE = torch.zeros(1, 1, 1, 1)  # noise, that Difix does without
+
+
 @torch.no_grad()
 def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, folder: Path) -> None:
     torch.manual_seed(0)
@@ -82,21 +81,23 @@ def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, folder: P
     eps = difix.family.network(z, 199, difix.prompt.positive.tokens).sample
     x_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha**0.5  # of the latents as they are: neither noise nor scale
     expected = vae.decode(x_0 / vae.config.scaling_factor).sample / 2 + 0.5
-    assert torch.allclose(difix.restore(image), expected, atol=1e-4)
+    assert torch.allclose(difix.restore(image, NONE), expected, atol=1e-4)
     assert difix.prompt.text == "remove degradation"
 
 
 @torch.no_grad()
 def test_references_are_looked_at(difix: Difix) -> None:
     image, photo = torch.rand(2, 3, 32, 48), torch.rand(2, 1, 3, 32, 48)
-    alone, with_photo = difix.restore(image), difix.restore(image, photo)
+    alone, with_photo = difix.restore(image, NONE), difix.restore(image, NONE, references=photo)
     assert with_photo.shape == image.shape and (with_photo - alone).abs().mean() > 1e-5
     # a view that sees itself twice sees nothing new
-    assert torch.allclose(difix.restore(image, image[:, None]), alone, atol=1e-5)
+    assert torch.allclose(difix.restore(image, NONE, references=image[:, None]), alone, atol=1e-5)
     # nor does one sample of a batch see the other's photo
-    assert torch.allclose(difix.restore(image[:1], photo[:1]), with_photo[:1], atol=1e-5)
+    assert torch.allclose(difix.restore(image[:1], NONE, references=photo[:1]), with_photo[:1], atol=1e-5)
     order = torch.rand(2, 2, 3, 32, 48)
-    assert torch.allclose(difix.restore(image, order), difix.restore(image, order.flip(1)), atol=1e-5)
+    assert torch.allclose(
+        difix.restore(image, NONE, references=order), difix.restore(image, NONE, references=order.flip(1)), atol=1e-5
+    )
 
 
 @torch.no_grad()

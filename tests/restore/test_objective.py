@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.restore.denoiser import Denoiser, restore_latents
 from nifi_ns.restore.objective import (
-    Denoiser,
     Draws,
     ObjectiveConfig,
     critic_loss,
     matching_gradient,
     matching_loss,
-    restore_latents,
     restorer_loss,
 )
 
@@ -44,7 +43,7 @@ class Gaussian:
         a, s = self._scales(t)
         return a * x0 + s * noise
 
-    def predict(self, x_t, t, adapter=None, guidance_scale=1.0) -> Tensor:
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1) -> Tensor:
         a, s = self._scales(t)
         mean, std = self.critic if adapter == "phi_plus" else (self.mean, self.std)
         eps = s * (x_t - a * mean) / (a**2 * std**2 + s**2)
@@ -139,13 +138,13 @@ def test_the_pull_vanishes_where_restored_and_data_agree():
 def test_one_step_restores_exactly_what_a_network_that_knows_the_answer_knows(kind: str):
     """Data of zero variance: the ideal denoiser returns its mean from any start."""
     z = torch.randn(16, 1)
-    z_hat = restore_latents(Gaussian(mean=0.3, std=0.0, kind=kind), z, torch.randn(16, 1), 199, 1.0)
+    z_hat = restore_latents(Gaussian(mean=0.3, std=0.0, kind=kind), z, torch.randn(16, 1), 199)
     assert torch.allclose(z_hat, torch.full_like(z, 0.3), atol=1e-5)
 
 
 def test_without_noise_the_step_is_deterministic():
     z = torch.randn(16, 1)
-    steps = [restore_latents(Gaussian(), z, torch.randn(16, 1), 199, 0.0) for _ in range(2)]
+    steps = [restore_latents(Gaussian(), z, torch.zeros(16, 1), 199) for _ in range(2)]
     assert torch.equal(*steps)
 
 
@@ -173,7 +172,7 @@ class Recorder(Gaussian):
         self.asked.append(("decode", None))
         return latents.view(-1, 3, 4, 4)
 
-    def predict(self, x_t, t, adapter=None, guidance_scale=1.0) -> Tensor:
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1) -> Tensor:
         self.asked.append(("predict", adapter))
         assert torch.is_grad_enabled() == (adapter == "phi_minus")
         return super().predict(x_t, t, adapter, guidance_scale)

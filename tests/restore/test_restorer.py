@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +133,9 @@ def test_tiles_get_the_noise_of_their_place(restorer: Restorer, monkeypatch: pyt
     full = restorer._noise_like(image[None])
     original = restorer._restore_tile
 
-    def spy(tile: torch.Tensor, noise: torch.Tensor, top: int, left: int) -> torch.Tensor:
+    def spy(tile: torch.Tensor, noise: torch.Tensor, top: int, left: int, *more: torch.Tensor | None) -> torch.Tensor:
         noises[top, left] = noise
-        return original(tile, noise, top, left)
+        return original(tile, noise, top, left, *more)
 
     monkeypatch.setattr(restorer, "_restore_tile", spy)
     added = []
@@ -143,6 +144,17 @@ def test_tiles_get_the_noise_of_their_place(restorer: Restorer, monkeypatch: pyt
     for (top, left), noise in zip(noises, added, strict=True):
         height, width = noise.shape[-2:]
         assert torch.equal(noise, full[..., top // 2 : top // 2 + height, left // 2 : left // 2 + width])
+
+
+def test_references_reach_every_tile_at_its_place(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, photos = torch.rand(40, 60, 3), [torch.rand(80, 120, 3), torch.rand(3, 40, 60)]
+    with pytest.raises(NifiError, match="not trained to look at reference photos"):
+        restorer(image, references=photos)
+    restorer.settings = replace(restorer.settings, references=1)
+    assert not torch.equal(restorer(image, references=photos), restorer(image))
+    restorer.tile_size, restorer.overlap = 32, 8
+    monkeypatch.setattr(restorer, "_restore_tile", lambda tile, noise, y, x, references: references[:, 1])
+    torch.testing.assert_close(restorer(image, references=photos), photos[1].movedim(0, -1))
 
 
 def test_results_can_be_used_in_further_gradients(restorer: Restorer) -> None:

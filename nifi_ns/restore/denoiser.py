@@ -1,0 +1,59 @@
+"""What one step of restoration needs of a diffusion model, and the step."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Adapter = Literal["phi_minus", "phi_plus"]
+
+
+class Denoiser(Protocol):
+    """What the score-matching terms need of `backbone.Backbone`; timesteps are [B] in 0..1000."""
+
+    def signal(self, t: Tensor) -> float | Tensor:
+        """a_t of the forward process, [B]."""
+        ...
+
+    def sigma(self, t: Tensor) -> float | Tensor:
+        """s_t of the forward process, [B]."""
+        ...
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of the forward process."""
+        ...
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, adapter: Adapter | None, guidance_scale: float = 1.0, views: int = 1
+    ) -> Tensor:
+        """The network's output, whatever it predicts; attention sees so many samples that follow one another."""
+        ...
+
+    def to_x0(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The clean estimate of `out`."""
+        ...
+
+    def to_eps(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The predicted noise of `out`."""
+        ...
+
+
+def restore_latents(
+    backbone: Denoiser, latents: Tensor, noise: Tensor, t0: float, references: Tensor | None = None
+) -> Tensor:
+    """One step of phi- from t0: latents of degraded views to z_hat, both [B, C, h, w].
+
+    Args:
+        backbone: the diffusion model.
+        latents: what to restore.
+        noise: added at t0, of the same shape or [1, C, h, w]; zeros for none.
+        t0: the timestep, of 1000.
+        references: [B, R, C, h, w] latents of photos of other cameras. They are noised alike, for the network to see
+            all of them at one noise level, and attention joins them with their view.
+    """
+    views = latents[:, None] if references is None else torch.cat([latents[:, None], references], dim=1)
+    noise = noise[:, None].expand_as(views).flatten(0, 1)
+    timestep = torch.full((len(noise),), float(t0), device=latents.device)
+    x_t = backbone.add_noise(views.flatten(0, 1), noise, timestep)
+    z_hat = backbone.to_x0(x_t, backbone.predict(x_t, timestep, "phi_minus", views=views.shape[1]), timestep)
+    return z_hat[:: views.shape[1]]

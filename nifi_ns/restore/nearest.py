@@ -1,0 +1,77 @@
+"""Which photos show most of what a picture shows: by where they were taken, or by what they look like."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.media import images_in, read_picture
+
+TRANSFORMS_FILE = "transforms.json"
+_THUMBNAIL = 24  # pixels a side
+_TURNED = 1.0
+"""How many times the photos' spread a camera counts as far when it looks the other way."""
+
+
+class NearestPhotos:
+    """The photos of a folder, nearest first, to one camera or picture after another."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look for photos in `folder`, a capture with transforms.json or a plain folder of images.
+
+        Raises:
+            NifiError: if there are none, or transforms.json cannot be read (CorruptFileError).
+        """
+        self.poses = read_poses(folder / TRANSFORMS_FILE) if (folder / TRANSFORMS_FILE).is_file() else {}
+        self.paths = [path for path in self.poses if path.is_file()] or images_in(folder)
+        if not self.paths:
+            raise NifiError(f"no photos in {folder}")
+        self._thumbnails: np.ndarray | None = None
+
+    def by_pose(self, pose: np.ndarray, count: int) -> list[Path]:
+        """The `count` photos taken nearest to a camera [4, 4] to world that look about the same way."""
+        poses = np.stack([self.poses[path] for path in self.paths])
+        spread = poses[:, :3, 3].std(axis=0).max() + 1e-9
+        away = np.linalg.norm(poses[:, :3, 3] - pose[:3, 3], axis=1) / spread
+        turned = (1 - poses[:, :3, 2] @ pose[:3, 2]) / 2  # 0 to 1
+        return [self.paths[i] for i in np.argsort(away + _TURNED * turned, kind="stable")[:count]]
+
+    def by_likeness(self, picture: np.ndarray, count: int) -> list[Path]:
+        """The `count` photos that look most like `picture` [H, W, 3] uint8, seen from afar."""
+        if self._thumbnails is None:
+            self._thumbnails = np.stack([_thumbnail(read_picture(path)) for path in self.paths])
+        likeness = self._thumbnails @ _thumbnail(picture)
+        return [self.paths[i] for i in np.argsort(-likeness, kind="stable")[:count]]
+
+
+def read_poses(path: Path) -> dict[Path, np.ndarray]:
+    """Cameras [4, 4] to world, OpenGL axes, of nerfstudio's transforms.json, by image file.
+
+    Raises:
+        CorruptFileError: if it cannot be read.
+    """
+    try:
+        frames = json.loads(path.read_text())["frames"]
+        poses = {path.parent / f["file_path"]: np.array(f["transform_matrix"], dtype=np.float64) for f in frames}
+        if wrong := [file for file, pose in poses.items() if pose.shape != (4, 4) or not np.isfinite(pose).all()]:
+            raise ValueError(f"{wrong[0].name} has no camera")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CorruptFileError(f"{path} holds no cameras: {error}") from error
+    return dict(sorted(poses.items()))
+
+
+def pose_of(poses: Mapping[Path, np.ndarray], name: str) -> np.ndarray | None:
+    """The camera of the image called `name`, with or without its suffix; None if there is none."""
+    named = {path.stem: pose for path, pose in poses.items()}
+    return named.get(Path(name).stem)
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    """[3 n^2] of unit length, without its mean colour: pictures of one place in other light stay alike."""
+    small = Image.fromarray(picture).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    values = np.asarray(small, dtype=np.float64)
+    values = (values - values.mean(axis=(0, 1))).reshape(-1)
+    return values / (np.linalg.norm(values) + 1e-9)
