@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from miniatures import BETAS
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
@@ -43,6 +44,41 @@ def test_one_step_from_any_timestep_returns_the_image(backbone: Backbone, family
         out = backbone.predict(x_t, times, None)
         torch.testing.assert_close(backbone.to_x0(x_t, out, times), x0, atol=1e-5, rtol=0)
         torch.testing.assert_close(backbone.to_eps(x_t, out, times), noise, atol=1e-5, rtol=0)
+
+
+# What scheduler/scheduler_config.json of each model on the hub says.
+SD = {**BETAS, "num_train_timesteps": 1000, "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "SD3 and SD3.5": {"num_train_timesteps": 1000, "shift": 3.0},
+    "SD1.5": {**SD, "skip_prk_steps": True, "_class_name": "PNDMScheduler"},
+    "SD2.1-base": {**SD, "skip_prk_steps": True, "prediction_type": "epsilon", "_class_name": "PNDMScheduler"},
+    "SD2.1": {**SD, "skip_prk_steps": True, "prediction_type": "v_prediction", "_class_name": "DDIMScheduler"},
+    "SD-Turbo": {**SD, "prediction_type": "epsilon", "timestep_spacing": "trailing"},
+}
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_each_model_s_true_output_gives_the_image_back_from_every_timestep(model: str) -> None:
+    """With coefficients of its own: `alphas_cumprod`, or `1000 s / (1 + 2 s)` shifted by 3."""
+    config, x0, noise = CONFIGS[model], *torch.randn(2, 1000, 4, 2, 2, dtype=torch.float64)
+    if "shift" in config:
+        schedule = FlowMatching.from_config(config)
+        base = torch.arange(1, 1001, dtype=torch.float64) / 1000
+        sigma = (3 * base / (1 + 2 * base))[:, None, None, None]
+        signal, times = 1 - sigma, 1000 * sigma.flatten()
+        truth = noise - x0
+    else:
+        schedule = Diffusion.from_config(config)
+        betas = torch.linspace(BETAS["beta_start"] ** 0.5, BETAS["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
+        abar = (1 - betas).cumprod(0)[:, None, None, None]
+        signal, sigma, times = abar.sqrt(), (1 - abar).sqrt(), torch.arange(1000.0, dtype=torch.float64)
+        truth = signal * noise - sigma * x0 if config.get("prediction_type") == "v_prediction" else noise
+    x_t = signal * x0 + sigma * noise
+    close = {"atol": 1e-5, "rtol": 1e-4}  # diffusers' tables are float32
+    torch.testing.assert_close(schedule.add_noise(x0, noise, times), x_t, **close)
+    ours = schedule.add_noise(x0, noise, times)
+    torch.testing.assert_close(schedule.to_x0(ours, truth, times), x0, atol=1e-5, rtol=0)
+    torch.testing.assert_close(schedule.to_eps(ours, truth, times), noise, atol=1e-5, rtol=0)
 
 
 def test_sd3_sigma_at_199_is_of_the_shifted_table(sd3: Backbone) -> None:
