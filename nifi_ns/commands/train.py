@@ -13,8 +13,9 @@ from nifi_ns.commands._presets import load_preset
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.pairs import Inputs, PairFolder
+from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 
-PRESET_FIELDS = ("backbone", "inputs", "training")
+PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
 """What a preset may decide; data and folders are the command line's."""
 
 
@@ -36,6 +37,9 @@ class Train:
     backbone: str = "nifi-tiny"
     """The frozen diffusion model: nifi-tiny, a diffusers folder, or a hub id of an SD3, SD2, SD1.5 or SD-Turbo. The
     other options' defaults are for nifi-tiny: use a preset with others."""
+    prompt: str | None = None
+    """The one text that --backbone is told, with every view; "" for none. Its text encoders embed it once, and the
+    embeddings are kept with the restorer. nifi-tiny, which knows no text, takes none."""
     inputs: Inputs = "degraded"
     """What to restore: plain renders, or renders that reference photos have already restored."""
     start_from: Path | None = None
@@ -75,7 +79,7 @@ class Train:
         config = _smoke(self.training) if self.smoke else self.training
         device = processes.join(self.device)
         config.share(processes.count())  # which may raise
-        backbone = Backbone.from_pretrained(self.backbone, device)
+        backbone = Backbone.from_pretrained(self.backbone, device, prompt=self._prompt(output))
         with processes.first_goes_first():
             folders += self._make_pairs()
         begun = {"start": self.start_from, "resume": self.resume, "overwrite": self.overwrite}
@@ -99,6 +103,13 @@ class Train:
         beside = self.load_config[0].parent
         scenes = beside.parent if (beside / "scene.nifi").is_file() else beside / "nifi"
         return scenes / "restorer"
+
+    def _prompt(self, output: Path) -> Prompt | str | None:
+        """The prompt to load the backbone with: what a training that is resumed has stored, if it is the same."""
+        if not (self.resume and (output / PROMPT_FILE).is_file()):
+            return self.prompt
+        stored = Prompt.load(output / PROMPT_FILE)
+        return stored if self.prompt in (None, stored.text) else self.prompt
 
     def _make_pairs(self) -> list[PairFolder]:
         """The pairs of `load_config`, which are made unless they are there and current."""

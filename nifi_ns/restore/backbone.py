@@ -23,6 +23,7 @@ NIFI_TINY = "nifi-tiny"
 NETWORK_ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 VAE_ADAPTER_FILE = "vae_lora_weights.safetensors"
 # Every convolution of the encoder, its mid attention and quant_conv, as in the paper's code; nothing of the decoder.
+_WITHOUT_ENCODER = f"leave the prompt away, if the folder has a {PROMPT_FILE}, or give a whole diffusers folder"
 _VAE_TARGETS = r"(encoder\.(.*\.)?(conv(1|2|_in|_out|_shortcut)?|to_q|to_k|to_v|to_out\.0)|quant_conv)"
 
 
@@ -62,10 +63,11 @@ class Backbone:
             name: what to load: subfolders transformer or unet, vae, scheduler, and the text encoders only if needed.
             device: default: CUDA if there is a GPU, else the CPU.
             dtype: of the frozen weights; default: bfloat16 on CUDA, float32 on the CPU and for nifi-tiny.
-            prompt: a text, or embeddings; default: the folder's prompt.safetensors, else a fixed text.
+            prompt: a text ("" is one), or embeddings; default: the folder's prompt.safetensors, else a fixed text. A
+                text is embedded by the folder's text encoders, on the CPU; then they are let go.
 
         Raises:
-            NifiError: if it cannot be found, reached, read, or is of no supported family.
+            NifiError: if it cannot be found, reached, read, is of no supported family, or cannot embed a text.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         half = device.type == "cuda" and str(name) != NIFI_TINY  # the miniature is as fast in float32, and sharper
@@ -83,11 +85,14 @@ class Backbone:
                 raise NifiError(
                     f"{name} is a {model_class}: supported are {', '.join(f.model_class for f in FAMILIES)}"
                 )
+            stored = prompt is None and source.has(PROMPT_FILE)
+            if not (stored or isinstance(prompt, Prompt) or source.has("text_encoder/config.json")):
+                raise NifiError(f"{name} has no text_encoder/ to embed a prompt with: {_WITHOUT_ENCODER}")
             family = family_class.load(source.name, dtype)
             vae: Any = AutoencoderKL.from_pretrained(
                 source.name, subfolder="vae", torch_dtype=dtype, use_safetensors=True
             )
-            if prompt is None and source.has(PROMPT_FILE):
+            if stored:
                 prompt = Prompt.load(source.file(PROMPT_FILE))
             elif not isinstance(prompt, Prompt):
                 prompt = family.encode_prompt(source, DEFAULT_PROMPT if prompt is None else prompt)
@@ -182,18 +187,20 @@ class Backbone:
         adapter: AdapterName | None,
         guidance_scale: float = 1.0,
         views: int = 1,
+        dropped: Tensor | None = None,
     ) -> Tensor:
         """The network's output [B, C, h, w] for noisy latents x_t at `t`, with `adapter` on (None: the real score).
 
         A guidance_scale other than 1 extrapolates from the null prompt's output to the fixed prompt's: twice the work.
         Of more than one view, those of a sample follow one another, and self-attention sees all of them.
+        Samples that `dropped` [B] says get the null prompt in place of the fixed one.
         """
         batch = len(x_t)
         timestep = torch.as_tensor(self.schedule.timestep(t), dtype=torch.float32, device=self.device).expand(batch)
         x_t = x_t.to(self.device, self.dtype)
         with self._lock, across_views(self.family.network, views):
             self._network_adapters.use(adapter)
-            out = self.family(x_t, timestep, self.prompt.positive.expand(batch)).float()
+            out = self.family(x_t, timestep, self.prompt.expand(batch, dropped)).float()
             if guidance_scale != 1:
                 null = self.family(x_t, timestep, self.prompt.null.expand(batch)).float()
                 out = null + guidance_scale * (out - null)

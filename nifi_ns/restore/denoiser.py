@@ -24,9 +24,18 @@ class Denoiser(Protocol):
         ...
 
     def predict(
-        self, x_t: Tensor, t: Tensor, adapter: Adapter | None, guidance_scale: float = 1.0, views: int = 1
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        adapter: Adapter | None,
+        guidance_scale: float = 1.0,
+        views: int = 1,
+        dropped: Tensor | None = None,
     ) -> Tensor:
-        """The network's output, whatever it predicts; attention sees so many samples that follow one another."""
+        """The network's output, whatever it predicts; of the null prompt for samples that `dropped` [B] says.
+
+        Attention sees so many `views`, samples that follow one another, at once.
+        """
         ...
 
     def to_x0(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:

@@ -61,6 +61,8 @@ class ObjectiveConfig:
     """Range, of 1000, that t is drawn from, both ends included."""
     guidance_scale: float = 7.5
     """Classifier-free guidance of the three scores. 1 for a backbone that knows no prompt, such as nifi-tiny."""
+    prompt_dropout: float = 0.1
+    """Share of the samples that the critic learns with the null prompt: guidance asks for its score there, too."""
     latent: float = 1.0
     """Weight of |z_hat - z_gt|^2."""
     perceptual: float = 1.0
@@ -74,6 +76,8 @@ class ObjectiveConfig:
             raise NifiError(f"timesteps: expected 0 < low <= high < 1000, got {self.timesteps}")
         if not 0 <= self.alpha <= 1:
             raise NifiError(f"alpha: expected a share in [0, 1], got {self.alpha}")
+        if not 0 <= self.prompt_dropout <= 1:
+            raise NifiError(f"prompt_dropout: expected a share in [0, 1], got {self.prompt_dropout}")
 
     @property
     def needs_critic(self) -> bool:
@@ -91,6 +95,8 @@ class Draws:
     """[B] t, integers in 0..1000 as floats."""
     noise: Tensor
     """[B, C, h, w] noise at t."""
+    dropped: Tensor
+    """[B] whether the prompt is dropped."""
 
     @classmethod
     def of(cls, shape: Sequence[int], config: ObjectiveConfig, generator: torch.Generator) -> "Draws":
@@ -98,11 +104,12 @@ class Draws:
         low, high = config.timesteps
         start_noise = torch.randn(*shape, generator=generator)
         timestep = torch.randint(low, high + 1, shape[:1], generator=generator).float()
-        return cls(start_noise, timestep, torch.randn(*shape, generator=generator))
+        noise = torch.randn(*shape, generator=generator)
+        return cls(start_noise, timestep, noise, torch.rand(shape[:1], generator=generator) < config.prompt_dropout)
 
     def part(self, samples: slice, device: torch.device) -> "Draws":
         """Those of some samples of the batch, on `device`."""
-        return Draws(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise)))
+        return Draws(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise, self.dropped)))
 
 
 @torch.no_grad()
@@ -141,11 +148,13 @@ def matching_loss(restored: Tensor, gradient: Tensor) -> Tensor:
     return 0.5 * (restored - (restored - gradient).detach()).square().mean()
 
 
-def critic_loss(backbone: Denoiser, restored: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+def critic_loss(
+    backbone: Denoiser, restored: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor | None = None
+) -> Tensor:
     """L_phi+: the critic learns to denoise what the restorer makes; velocity error, as flow matching weighs it."""
     restored = restored.detach()
     x_t = backbone.add_noise(restored, noise, timestep)
-    output = backbone.predict(x_t, timestep, "phi_plus")
+    output = backbone.predict(x_t, timestep, "phi_plus", dropped=dropped)
     velocity = backbone.to_eps(x_t, output, timestep) - backbone.to_x0(x_t, output, timestep)
     return 0.5 * (velocity - (noise - restored)).square().mean()
 

@@ -43,6 +43,17 @@ class Prompt:
     positive: Embeddings
     null: Embeddings
 
+    def expand(self, batch: int, dropped: Tensor | None = None) -> Embeddings:
+        """The fixed prompt for a batch; for samples that `dropped` [B] says the null prompt."""
+        positive = self.positive.expand(batch)
+        if dropped is None:
+            return positive
+        null = self.null.expand(batch)
+        tokens = torch.where(dropped[:, None, None], null.tokens, positive.tokens)
+        if positive.pooled is None or null.pooled is None:
+            return Embeddings(tokens)
+        return Embeddings(tokens, torch.where(dropped[:, None], null.pooled, positive.pooled))
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Prompt":
         """The same prompt on `device` as `dtype`."""
         return Prompt(self.text, self.positive.to(device, dtype), self.null.to(device, dtype))

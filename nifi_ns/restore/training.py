@@ -77,7 +77,8 @@ class Trainer:
         self._share = config.share(processes.count())
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
-        self._settings = _json(config) | {"backbone": backbone.name, "inputs": inputs, "pairs": _fingerprints(folders)}
+        self._settings = _json(config) | {"backbone": backbone.name, "prompt": backbone.prompt.text}
+        self._settings |= {"inputs": inputs, "pairs": _fingerprints(folders)}
         if start is not None:
             self._settings["start"] = checksums(start)
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
@@ -198,7 +199,7 @@ class Trainer:
             for part, latents in zip(parts, restored, strict=True):
                 drawn = critic_draws.part(part, device)
                 with autocast:
-                    critic = critic_loss(self.backbone, latents, drawn.timestep, drawn.noise)
+                    critic = critic_loss(self.backbone, latents, drawn.timestep, drawn.noise, drawn.dropped)
                 self._learners["phi_plus"].add(critic / len(parts))
                 terms.append({"critic": critic.detach()})
             losses |= self._descend("phi_plus", terms, rate)

@@ -15,6 +15,7 @@ from nifi_ns.commands.train import Train
 from nifi_ns.errors import NifiError
 from nifi_ns.restore import Backbone, Restorer
 from nifi_ns.restore.pairs import PairFolder, PairWriter
+from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -41,7 +42,7 @@ def refused(monkeypatch, capsys):
     """Type a command line; its one-line error."""
 
     def call(*words: object) -> str:
-        monkeypatch.setattr(Backbone, "from_pretrained", lambda *_: pytest.fail("the backbone was loaded"))
+        monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: pytest.fail("the backbone was loaded"))
         with pytest.raises(SystemExit) as exit_:
             typed(*words, monkeypatch=monkeypatch)
         assert isinstance(exit_.value.code, str) and "\n" not in exit_.value.code
@@ -94,7 +95,7 @@ def test_pairs_of_runs_are_made_and_go_with_those_given(pairs, tmp_path, monkeyp
         return made
 
     monkeypatch.setitem(sys.modules, "nifi_ns.plugin.pairs", SimpleNamespace(write_pairs=write_pairs))
-    monkeypatch.setattr(Backbone, "from_pretrained", lambda *_: None)
+    monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: None)
     given: list[list[PairFolder]] = []
 
     def stop(backbone, folders, *_, **__):
@@ -106,6 +107,27 @@ def test_pairs_of_runs_are_made_and_go_with_those_given(pairs, tmp_path, monkeyp
         typed("--pairs", pairs.root, "--load-config", config, monkeypatch=monkeypatch)
     assert asked == [((config,), {"referenced": False})]
     assert [[folder.label for folder in folders] for folders in given] == [["toy/9KB", "run/9KB"]]
+
+
+def test_the_prompt_goes_to_the_backbone_and_is_not_embedded_again(pairs, tmp_path, monkeypatch):
+    output = tmp_path / "restorer"
+    words = ("--pairs", tmp_path / "pairs", "--output-dir", output, "--device", "cpu", "--smoke", "--crop", 48)
+    typed(*words, monkeypatch=monkeypatch)
+    stored = Prompt.load(output / PROMPT_FILE)
+    given = []
+
+    def note(*_, prompt=None, **__):
+        given.append(prompt)
+        raise NifiError("far enough")
+
+    monkeypatch.setattr(Backbone, "from_pretrained", note)
+    for more in (("--overwrite", "--prompt", ""), ("--resume",), ("--resume", "--prompt", stored.text)):
+        with pytest.raises(SystemExit, match="far enough"):
+            typed(*words, *more, monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match="far enough"):
+        typed(*words, "--resume", "--prompt", "another", monkeypatch=monkeypatch)
+    assert given[0] == "" and given[3] == "another"
+    assert all(isinstance(p, Prompt) and torch.equal(p.null.tokens, stored.null.tokens) for p in given[1:3])
 
 
 # -- presets ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Loading, encoding and predicting with each family's miniature."""
 
+import gc
 import shutil
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from miniatures import save_text_encoders
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Backbone, sources
@@ -50,6 +52,15 @@ def test_guidance_extrapolates_from_the_null_prompt(backbone: Backbone) -> None:
     backbone.prompt = Prompt("a photo", backbone.prompt.null, backbone.prompt.positive)
     assert not torch.allclose(positive, null)
     torch.testing.assert_close(backbone.predict(x_t, 300, None, 7.5), null + 7.5 * (positive - null))
+
+
+def test_samples_whose_prompt_is_dropped_get_the_null_prompt(backbone: Backbone) -> None:
+    x_t, dropped = backbone.encode(torch.rand(3, 3, 16, 16)), torch.tensor([False, True, False])
+    positive, mixed = backbone.predict(x_t, 300, None), backbone.predict(x_t, 300, None, dropped=dropped)
+    backbone.prompt = Prompt("", backbone.prompt.null, backbone.prompt.null)
+    null = backbone.predict(x_t, 300, None)
+    torch.testing.assert_close(mixed, torch.stack([positive[0], null[1], positive[2]]))
+    assert not torch.allclose(positive[1], null[1])
 
 
 @pytest.mark.parametrize("family", ["sd-turbo", "sd2-v"], indirect=True)
@@ -112,6 +123,8 @@ def test_a_prompt_s_text_is_embedded_by_the_folder_s_encoder(
     assert sharp.positive.tokens.shape == sharp.null.tokens.shape
     assert not torch.allclose(sharp.positive.tokens, blurred.positive.tokens)
     assert torch.equal(sharp.null.tokens, blurred.null.tokens)
+    empty = Backbone.from_pretrained(folder, device="cpu", prompt="").prompt
+    assert empty.text == "" and torch.equal(empty.positive.tokens, empty.null.tokens)
     sharp.save(tmp_path / "prompt.safetensors")
     loaded = Prompt.load(tmp_path / "prompt.safetensors")
     assert loaded.text == "sharp"
@@ -119,6 +132,31 @@ def test_a_prompt_s_text_is_embedded_by_the_folder_s_encoder(
     assert (loaded.null.pooled is not None) == (family == "sd3")
     with_text = Backbone.from_pretrained(folder, device="cpu", prompt=loaded)
     assert with_text.predict(torch.randn(1, with_text.latent_channels, 4, 4), 199, None, 2.0).isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd-turbo"], indirect=True)
+def test_text_encoders_are_let_go(backbone_folders: dict[str, Path], family: str, tmp_path: Path) -> None:
+    folder = tmp_path / family
+    shutil.copytree(backbone_folders[family], folder)
+    save_text_encoders(folder, family)
+
+    def encoders() -> list[object]:
+        return [o for o in gc.get_objects() if type(o) in (CLIPTextModel, CLIPTextModelWithProjection)]
+
+    gc.collect()
+    assert not encoders()
+    backbone = Backbone.from_pretrained(folder, device="cpu", prompt="sharp")
+    assert not encoders()
+    backbone.prompt.save(folder / "prompt.safetensors")
+    shutil.rmtree(folder / "text_encoder")
+    assert Backbone.from_pretrained(folder, device="cpu").prompt.text == "sharp"
+
+
+@pytest.mark.parametrize("name", ["nifi-tiny", "sd-turbo"])
+def test_a_prompt_without_a_text_encoder_is_one_line(backbone_folders: dict[str, Path], name: str) -> None:
+    with pytest.raises(NifiError, match=rf"{name}\S* has no text_encoder/ .*leave the prompt away") as error:
+        Backbone.from_pretrained(backbone_folders.get(name, name), device="cpu", prompt="sharp")
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_is_no_backbone_says_what_was_expected(tmp_path: Path) -> None:

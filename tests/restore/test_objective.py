@@ -43,7 +43,7 @@ class Gaussian:
         a, s = self._scales(t)
         return a * x0 + s * noise
 
-    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1) -> Tensor:
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1, dropped=None) -> Tensor:
         a, s = self._scales(t)
         mean, std = self.critic if adapter == "phi_plus" else (self.mean, self.std)
         eps = s * (x_t - a * mean) / (a**2 * std**2 + s**2)
@@ -172,7 +172,7 @@ class Recorder(Gaussian):
         self.asked.append(("decode", None))
         return latents.view(-1, 3, 4, 4)
 
-    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1) -> Tensor:
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1, dropped=None) -> Tensor:
         self.asked.append(("predict", adapter))
         assert torch.is_grad_enabled() == (adapter == "phi_minus")
         return super().predict(x_t, t, adapter, guidance_scale)
@@ -224,7 +224,21 @@ def test_draws_depend_on_the_seed_alone_and_stay_in_range():
     assert set(a.timestep.tolist()) == {50.0, 51.0, 52.0}
 
 
-@pytest.mark.parametrize("wrong", [{"timesteps": (900, 100)}, {"timesteps": (0, 900)}, {"alpha": 1.5}])
+def test_the_critic_alone_learns_without_the_prompt_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    draws = Draws.of((4000, 1), replace(PAPER, prompt_dropout=0.1), torch.Generator().manual_seed(0))
+    assert draws.dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
+    seen = []
+    predict = Gaussian.predict
+    monkeypatch.setattr(Gaussian, "predict", lambda *a, dropped=None: seen.append(dropped) or predict(*a))
+    critic_loss(Gaussian(), draws.noise, draws.timestep, draws.noise, draws.dropped)
+    restore_latents(Gaussian(), draws.noise, draws.noise, 199, 1.0)
+    matching_gradient(Gaussian(), draws.noise, draws.noise, draws.timestep, draws.noise, PAPER)
+    assert seen[0] is draws.dropped and seen[1:] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timesteps": (900, 100)}, {"timesteps": (0, 900)}, {"alpha": 1.5}, {"prompt_dropout": -0.1}]
+)
 def test_senseless_configurations_are_refused(wrong: dict):
     with pytest.raises(NifiError, match=next(iter(wrong))):
         replace(PAPER, **wrong)
