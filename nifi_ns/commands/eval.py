@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nifi_ns.commands._cli import run
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nifi_ns.plugin.runs import Run
+    from nifi_ns.restore import Restorer
     from nifi_ns.results import Row, Variant
     from nifi_ns.views import View
 
@@ -27,6 +28,11 @@ class Eval:
     """A restorer for all of the runs; by default each run's own, if it has one."""
     images_dir: Path | None = None
     """Also write every view's pictures to IMAGES_DIR/<scene>_<rate>/<variant>/NAME.png."""
+    decoder: str | None = None
+    """Decode what is restored by a small autoencoder in place of the backbone's: a folder or hub id of the
+    AutoencoderTiny made for it, such as madebyollin/taesd3 for SD3. Faster; the table says what it costs."""
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    """Restore with networks compiled in this mode of torch.compile: faster, after a slow first view."""
     consistency: bool = False
     """Also measure whether the pictures flicker: each view is compared with what a camera shows that has gone a
     twentieth of the way to the next training view, warped back by the splats' depth. Takes twice as long."""
@@ -48,12 +54,27 @@ class Eval:
             opened = load_run(config)
             if self.restorer is not None:
                 opened.model.config.restorer = self.restorer
+            if self.decoder is not None or self.compile is not None:
+                opened.model.restorer = self._load_restorer(opened)
             rows += _measure(opened, self.images_dir, self.consistency)
             results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
         Console().print(results.table(rows, title="held-out views, mean"))
         if self.consistency:
             Console().print(_consistency_table(rows))
         Console().print(f"written to {self.output_path} and {self.output_path.with_suffix('.csv')}")
+
+    def _load_restorer(self, opened: "Run") -> "Restorer":
+        """The run's restorer with what makes it faster, loaded at once, because either may fail."""
+        from nifi_ns.errors import NifiError
+        from nifi_ns.restore import Restorer
+
+        folder = opened.model.restorer_folder
+        if folder is None:
+            raise NifiError(f"--decoder and --compile are for a restorer, and {opened.scene} has none: give --restorer")
+        device = opened.model.device
+        restorer = Restorer.from_pretrained(folder, device, decoder=self.decoder, compile=self.compile)
+        assert restorer.backbone
+        return restorer
 
 
 def _measure(opened: "Run", images_dir: Path | None, moved: bool) -> "list[Row]":

@@ -1,6 +1,8 @@
 """One frozen diffusion backbone with two adapters, phi_minus (the restorer) and phi_plus (the critic)."""
 
 import math
+import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.adapters import Adapters
+from nifi_ns.restore.decoders import TinyDecoder
 from nifi_ns.restore.denoiser import restore_latents
 from nifi_ns.restore.families import FAMILIES, Family
 from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
@@ -19,6 +22,8 @@ from nifi_ns.restore.sources import reading, resolve
 from nifi_ns.restore.views import across_views
 
 AdapterName = Literal["phi_minus", "phi_plus"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+"""Of torch.compile: reduce-overhead makes CUDA graphs, which are bound to the thread they were made in."""
 NIFI_TINY = "nifi-tiny"
 NETWORK_ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 VAE_ADAPTER_FILE = "vae_lora_weights.safetensors"
@@ -49,6 +54,7 @@ class Backbone:
         self._network_adapters = Adapters(family.network, family.lora_targets, family.component)
         self._vae_adapters = Adapters(vae, _VAE_TARGETS, "vae")
         self._lock = threading.RLock()
+        self._decoder: TinyDecoder | None = None
 
     @staticmethod
     def from_pretrained(
@@ -160,6 +166,9 @@ class Backbone:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W] of latents [B, C, h, w]: about [0, 1], not clamped."""
+        if self._decoder is not None:
+            with self._lock:
+                return self._decoder(latents.to(self.device, self.dtype)).float()
         scaled = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         with self._lock:
             pixels = self.vae.decode(scaled, return_dict=False)[0]
@@ -205,6 +214,27 @@ class Backbone:
                 null = self.family(x_t, timestep, self.prompt.null.expand(batch)).float()
                 out = null + guidance_scale * (out - null)
         return out
+
+    def use_decoder(self, name: str | Path) -> None:
+        """From now on, decode with a small autoencoder in place of the backbone's: see `TinyDecoder`.
+
+        Raises:
+            NifiError: if it cannot be had, or is for other latents.
+        """
+        self._decoder = TinyDecoder.from_pretrained(name, self.vae.config, self.downsampling)
+        self._decoder.to(self.device, self.dtype)
+
+    def compile(self, mode: CompileMode) -> None:
+        """From now on, compile the networks by `torch.compile` for each new size of image: slow at first, then faster.
+
+        Raises:
+            NifiError: if there is no C++ compiler.
+        """
+        if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "clang++")):
+            raise NifiError("torch.compile needs a C++ compiler (apt-get install g++), or leave compiling away")
+        decoder = self.vae.decoder if self._decoder is None else self._decoder
+        for network in (self.family.network, self.vae.encoder, decoder):
+            network.compile(mode=mode)
 
     def add_adapters(self, rank: int, alpha: float, vae_encoder: bool = True) -> None:
         """Add phi_minus and phi_plus to the network, phi_minus to the VAE encoder; no change until trained."""

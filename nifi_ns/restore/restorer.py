@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
-from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
+from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone, CompileMode
 from nifi_ns.restore.images import to_batch
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 from nifi_ns.restore.published import is_published, load_published
@@ -94,6 +95,9 @@ class Restorer:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         backbone: str | Path | None = None,
+        *,
+        decoder: str | Path | None = None,
+        compile: CompileMode | None = None,
     ) -> "Restorer":
         """A restorer from the folder `save_pretrained` wrote. Its backbone is loaded with the first image.
 
@@ -103,27 +107,30 @@ class Restorer:
             device: default: CUDA if there is a GPU, else the CPU.
             dtype: of the frozen weights; see `Backbone.from_pretrained`.
             backbone: where to find the backbone, if not where it was in training.
+            decoder: a folder or hub id of an AutoencoderTiny for the backbone, such as madebyollin/taesd3, to decode
+                with: faster and less exact.
+            compile: compile the networks, in this mode of `torch.compile`, with the first image of each size.
 
         Raises:
             NifiError: if the folder is missing, incomplete, damaged (CorruptFileError) or of another version.
         """
         directory = Path(directory)
-        if is_published(directory):
-            settings = RestorerSettings(decode="full")
-            return Restorer(lambda: load_published(directory, device, dtype, backbone), settings)
-        about = _Description.read(directory)
+        settings, training = RestorerSettings(decode="full"), {}
+        load = partial(load_published, directory, device, dtype, backbone)
+        if not is_published(directory):
+            about = _Description.read(directory)
+            settings, training = about.settings, about.training
+            load = partial(_load, directory, about, device, dtype, backbone)
 
-        def load() -> Backbone:
-            prompt = Prompt.load(directory / PROMPT_FILE)
-            loaded = Backbone.from_pretrained(backbone or about.backbone, device, dtype, prompt)
-            if loaded.family.name != about.family:
-                raise NifiError(
-                    f"{directory} is for {about.backbone} ({about.family}), not {loaded.name} ({loaded.family.name})"
-                )
-            loaded.load_adapter(directory, "phi_minus")
+        def load_fast() -> Backbone:
+            loaded = load()
+            if decoder is not None:
+                loaded.use_decoder(decoder)
+            if compile is not None:
+                loaded.compile(compile)
             return loaded
 
-        return Restorer(load, about.settings, about.training)
+        return Restorer(load_fast, settings, training)
 
     @property
     def backbone(self) -> Backbone:
@@ -266,6 +273,24 @@ class _Description:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{path} is damaged: {error}") from error
         return about
+
+
+def _load(
+    directory: Path,
+    about: _Description,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    backbone: str | Path | None,
+) -> Backbone:
+    """The backbone that restorer.json names, or the one given, with the adapter and the prompt in `directory`."""
+    prompt = Prompt.load(directory / PROMPT_FILE)
+    loaded = Backbone.from_pretrained(backbone or about.backbone, device, dtype, prompt)
+    if loaded.family.name != about.family:
+        raise NifiError(
+            f"{directory} is for {about.backbone} ({about.family}), not {loaded.name} ({loaded.family.name})"
+        )
+    loaded.load_adapter(directory, "phi_minus")
+    return loaded
 
 
 def _checksum(path: Path) -> str:

@@ -47,8 +47,10 @@ class Source:
         return json.loads(self.file(path).read_text())
 
 
-def resolve(name: str) -> Source:
+def resolve(name: str, what: str = "backbone") -> Source:
     """The source meant by a folder, a hub id (such as stabilityai/sd-turbo) or the name of one in this package.
+
+    `what` it is to be is for the error's text.
 
     Raises:
         NifiError: if it can be none of them.
@@ -59,12 +61,13 @@ def resolve(name: str) -> Source:
     if "/" not in name and packaged.is_dir():
         return Source(str(packaged), local=True)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise NifiError(f"no backbone {name!r}: give a diffusers folder, a hub id (owner/name) or nifi-tiny")
+        packaged_too = " or nifi-tiny" if what == "backbone" else ""
+        raise NifiError(f"no {what} {name!r}: give a diffusers folder, a hub id (owner/name){packaged_too}")
     return Source(name, local=False)
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def reading(name: str, what: str = "backbone") -> Iterator[None]:
     """Load `name` without progress bars; turn what diffusers and the hub raise into one line that says what to do."""
     from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -87,6 +90,6 @@ def reading(name: str) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise NifiError(f"cannot load the backbone {name}: {reason}") from error
+        raise NifiError(f"cannot load the {what} {name}: {reason}") from error
     finally:
         enable_progress_bar()

@@ -1,12 +1,15 @@
 """`ns-nifi-eval` of a run: every variant, every view, and their means."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from diffusers import AutoencoderTiny
 
 from nifi_ns import results
 from nifi_ns.commands.eval import Eval
 from nifi_ns.errors import NifiError
+from nifi_ns.restore import Backbone, Restorer, RestorerSettings
 
 
 def test_every_variant_is_measured_and_whether_it_flickers(
@@ -37,3 +40,21 @@ def test_says_what_is_wrong_before_any_work(run_config: Path) -> None:
         Eval((run_config,), output_path=Path("eval.txt")).main()
     with pytest.raises(NifiError, match="no restorer in nowhere"):
         Eval((run_config,), restorer=Path("nowhere")).main()
+
+
+def test_a_faster_restorer_is_measured(run_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(NifiError, match="tiny has none: give --restorer"):
+        Eval((run_config,), tmp_path / "eval.json", decoder="taesd").main()
+    backbone = Backbone.from_pretrained("nifi-tiny", device="cpu")
+    backbone.add_adapters(2, 2)
+    Restorer(backbone, RestorerSettings(decode="full")).save_pretrained(tmp_path / "restorer")
+    sides: dict[str, Any] = dict(encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3)
+    blocks: dict[str, Any] = dict(num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3)
+    AutoencoderTiny(latent_channels=16, **sides, **blocks).save_pretrained(tmp_path / "taesd")
+    psnr = {}
+    for decoder in (None, str(tmp_path / "taesd")):
+        Eval((run_config,), tmp_path / "eval.json", tmp_path / "restorer", decoder=decoder).main()
+        rows = results.load(tmp_path / "eval.json")
+        psnr[decoder] = next(r["psnr"] for r in rows if r["variant"] == "restored" and r.get("image") is None)
+    first, second = psnr.values()
+    assert abs(first - second) > 0.5

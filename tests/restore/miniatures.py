@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -48,6 +49,13 @@ def save_vae(folder: Path, latent_channels: int, attention: bool, scaling_factor
         scaling_factor=scaling_factor,
     )
     AutoencoderKL(**config).save_pretrained(folder / "vae")
+
+
+def save_tiny_decoder(folder: Path, latent_channels: int, **more: Any) -> None:
+    """An AutoencoderTiny for miniatures whose autoencoder `save_vae` wrote."""
+    sides: dict[str, Any] = dict(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8))
+    sides |= dict(num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    AutoencoderTiny(latent_channels=latent_channels, **{**sides, **more}).save_pretrained(folder)
 
 
 def save_sd3(folder: Path) -> None:

@@ -229,9 +229,9 @@ def test_the_critic_alone_learns_without_the_prompt_now_and_then(monkeypatch: py
     assert draws.dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
     seen = []
     predict = Gaussian.predict
-    monkeypatch.setattr(Gaussian, "predict", lambda *a, dropped=None: seen.append(dropped) or predict(*a))
+    monkeypatch.setattr(Gaussian, "predict", lambda *a, dropped=None, **_: seen.append(dropped) or predict(*a))
     critic_loss(Gaussian(), draws.noise, draws.timestep, draws.noise, draws.dropped)
-    restore_latents(Gaussian(), draws.noise, draws.noise, 199, 1.0)
+    restore_latents(Gaussian(), draws.noise, draws.noise, 199)
     matching_gradient(Gaussian(), draws.noise, draws.noise, draws.timestep, draws.noise, PAPER)
     assert seen[0] is draws.dropped and seen[1:] == [None] * 4
 
