@@ -32,7 +32,7 @@ CONFIG = TrainingConfig(
     log_every=1,
     eval_every=4,
     eval_views=1,
-    objective=ObjectiveConfig(guidance_scale=1.0),
+    objective=ObjectiveConfig(guidance_scale=1.0, prompt_dropout=0.0),
 )
 
 
