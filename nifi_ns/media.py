@@ -38,20 +38,20 @@ def read_picture(path: Path) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def write_picture(path: Path, pixels: np.ndarray, like: Path) -> None:
+def write_picture(path: Path, pixels: np.ndarray, like: Path | None = None) -> None:
     """Write [H, W, 3] uint8 in the format of `path`, with the transparency, colour profile and EXIF data of `like`."""
-    suffix = path.suffix.lower()
-    with _opened(like) as source:
-        kept: dict[str, Any] = {"icc_profile": source.info.get("icc_profile")}
-        upright = ImageOps.exif_transpose(source)
-        exif = upright.getexif()
-        image = Image.fromarray(pixels)
-        if upright.has_transparency_data and suffix not in (".jpg", ".jpeg", ".bmp"):
-            image.putalpha(upright.convert("RGBA").getchannel("A"))
-    if len(exif) and suffix != ".bmp":
-        kept["exif"] = exif
+    image, suffix = Image.fromarray(pixels), path.suffix.lower()
+    options = dict(_OPTIONS.get(suffix, {}))
+    if like is not None:
+        with _opened(like) as source:
+            upright = ImageOps.exif_transpose(source)
+            exif, profile = upright.getexif(), source.info.get("icc_profile")
+            if upright.has_transparency_data and suffix not in (".jpg", ".jpeg", ".bmp"):
+                image.putalpha(upright.convert("RGBA").getchannel("A"))
+        options |= {"exif": exif} if len(exif) and suffix != ".bmp" else {}
+        options |= {"icc_profile": profile} if profile else {}
     with atomic_path(path) as temporary:
-        image.save(temporary, **{k: v for k, v in kept.items() if v is not None}, **_OPTIONS.get(suffix, {}))
+        image.save(temporary, **options)
 
 
 class Video:

@@ -44,11 +44,12 @@ class Eval:
         from nifi_ns import results
         from nifi_ns.errors import NifiError
         from nifi_ns.plugin.runs import load_run
+        from nifi_ns.restore import Restorer
 
         if self.output_path.suffix != ".json":
             raise NifiError(f"--output-path {self.output_path} must end in .json; the CSV is written beside it")
-        if self.restorer is not None and not (self.restorer / "restorer.json").is_file():
-            raise NifiError(f"no restorer in {self.restorer}: expected a restorer.json, as ns-nifi-train writes it")
+        if self.restorer is not None:
+            Restorer.from_pretrained(self.restorer)  # which may raise
         rows: list[Row] = []
         for config in self.load_config:
             opened = load_run(config)

@@ -16,6 +16,7 @@ from torch import Tensor
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
 from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone, CompileMode
+from nifi_ns.restore.difix import T0, Difix, is_difix
 from nifi_ns.restore.images import to_batch
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 from nifi_ns.restore.published import is_published, load_published
@@ -103,7 +104,7 @@ class Restorer:
 
         Args:
             directory: the folder; or a checkpoint in the layout of the paper's authors (see `published`), which then
-                restores as their code does.
+                restores as their code does; or a folder or hub id of Difix, such as nvidia/difix_ref.
             device: default: CUDA if there is a GPU, else the CPU.
             dtype: of the frozen weights; see `Backbone.from_pretrained`.
             backbone: where to find the backbone, if not where it was in training.
@@ -115,9 +116,14 @@ class Restorer:
             NifiError: if the folder is missing, incomplete, damaged (CorruptFileError) or of another version.
         """
         directory = Path(directory)
-        settings, training = RestorerSettings(decode="full"), {}
-        load = partial(load_published, directory, device, dtype, backbone)
-        if not is_published(directory):
+        training = {}
+        if is_published(directory):
+            settings = RestorerSettings(decode="full")
+            load = partial(load_published, directory, device, dtype, backbone)
+        elif not (directory / RESTORER_FILE).is_file() and is_difix(directory):
+            settings = RestorerSettings(T0, noise_scale=0.0, decode="full", references=1)
+            load = partial(Difix.from_pretrained, directory, device, dtype)
+        else:
             about = _Description.read(directory)
             settings, training = about.settings, about.training
             load = partial(_load, directory, about, device, dtype, backbone)

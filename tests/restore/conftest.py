@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniatures import FAMILIES, save_sd, save_sd3
+from miniatures import FAMILIES, save_difix, save_sd, save_sd3
 
 from nifi_ns.restore import Backbone
 
@@ -18,6 +18,15 @@ def backbone_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     save_sd(folders["sd-turbo"], "sd-turbo")
     save_sd(folders["sd2-v"], "sd2-v")
     return folders
+
+
+@pytest.fixture(scope="session")
+def difix_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like nvidia/difix_ref, in miniature; do not write to it."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("difix")
+    save_difix(folder)
+    return folder
 
 
 @pytest.fixture(params=FAMILIES)

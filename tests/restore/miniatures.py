@@ -14,6 +14,9 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nifi_ns.restore import Backbone
@@ -26,6 +29,7 @@ SCHEDULERS = {
     "sd2-v": DDIMScheduler(**BETAS, prediction_type="v_prediction", steps_offset=1),
 }
 FAMILIES = list(SCHEDULERS)
+_DIFIX_CHANNELS = (8, 8, 16, 16)
 
 
 def save_prompt(folder: Path, dim: int, pooled: int | None) -> None:
@@ -128,6 +132,39 @@ def save_text_encoders(folder: Path, family: str) -> None:
     index["scheduler"] = ["diffusers", type(SCHEDULERS[family]).__name__]
     index["vae"] = ["diffusers", "AutoencoderKL"]
     (folder / "model_index.json").write_text(json.dumps(index))
+
+
+# by what layers of the decoder have LoRA weights, according to public descriptions
+_DIFIX_LORA = r"decoder\.(.*\.)?(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|skip_conv_\d|to_k|to_q|to_v|to_out\.0)"
+
+
+def difix_autoencoder() -> Any:
+    """Difix's, as its training left it: skip convolutions and LoRA weights that say something."""
+    blocks = len(_DIFIX_CHANNELS)
+    config: dict[str, Any] = {"layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2}
+    config |= {"down_block_types": ("DownEncoderBlock2D",) * blocks, "up_block_types": ("UpDecoderBlock2D",) * blocks}
+    config["block_out_channels"] = _DIFIX_CHANNELS
+    vae: Any = AutoencoderKL(**config)
+    sides = [(_DIFIX_CHANNELS[-1], 16), (8, 16), (8, 16), (8, 8)]  # in the real one 512-512, 256-512, 128-512, 128-256
+    for i, (seen, wanted) in enumerate(sides):
+        setattr(vae.decoder, f"skip_conv_{i + 1}", nn.Conv2d(seen, wanted, 1, bias=False))
+    vae.add_adapter(LoraConfig(r=4, init_lora_weights="gaussian", target_modules=_DIFIX_LORA), "vae_skip")
+    for name, parameter in vae.named_parameters():
+        if ".lora_" in name:
+            nn.init.normal_(parameter.data, std=0.1)
+    return vae.eval()
+
+
+def save_difix(folder: Path) -> None:
+    """A folder of Difix's layout, its text encoder included."""
+    save_sd(folder, "sd-turbo")
+    (folder / "prompt.safetensors").unlink()
+    save_text_encoders(folder, "sd-turbo")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "DifixPipeline"}))
+    vae = difix_autoencoder()
+    config = {k: v for k, v in vae.config.items() if not k.startswith("_")}
+    (folder / "vae" / "config.json").write_text(json.dumps(config))
+    save_file(vae.state_dict(), folder / "vae" / "diffusion_pytorch_model.safetensors")
 
 
 def perturb(backbone: Backbone) -> None:

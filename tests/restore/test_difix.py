@@ -1,73 +1,33 @@
 """Difix in miniature: a folder of its layout, against its autoencoder run with peft and hooks."""
 
-import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
-from miniatures import save_sd, save_text_encoders
-from peft import LoraConfig
-from safetensors.torch import save_file
-from torch import nn
+from miniatures import difix_autoencoder
+from PIL import Image
+from safetensors.torch import load_file
 
 from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.restore import Restorer
 from nifi_ns.restore.difix import Difix, is_difix
 from nifi_ns.restore.views import across_views
 
-CHANNELS = (8, 8, 16, 16)
-# by what layers of the decoder have LoRA weights, according to public descriptions
-TARGETS = r"decoder\.(.*\.)?(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|skip_conv_\d|to_k|to_q|to_v|to_out\.0)"
-
-
-def autoencoder() -> Any:
-    """Difix's, as its training left it: skip convolutions and LoRA weights that say something."""
-    blocks = len(CHANNELS)
-    config: dict[str, Any] = {"layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 2}
-    config |= {"down_block_types": ("DownEncoderBlock2D",) * blocks, "up_block_types": ("UpDecoderBlock2D",) * blocks}
-    config["block_out_channels"] = CHANNELS
-    vae: Any = AutoencoderKL(**config)
-    sides = [(CHANNELS[-1], 16), (8, 16), (8, 16), (8, 8)]  # in the real one 512-512, 256-512, 128-512, 128-256
-    for i, (seen, wanted) in enumerate(sides):
-        setattr(vae.decoder, f"skip_conv_{i + 1}", nn.Conv2d(seen, wanted, 1, bias=False))
-    vae.add_adapter(LoraConfig(r=4, init_lora_weights="gaussian", target_modules=TARGETS), "vae_skip")
-    for name, parameter in vae.named_parameters():
-        if ".lora_" in name:
-            nn.init.normal_(parameter.data, std=0.1)
-    return vae.eval()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("difix")
-    save_sd(root, "sd-turbo")
-    (root / "prompt.safetensors").unlink()
-    save_text_encoders(root, "sd-turbo")
-    (root / "model_index.json").write_text(json.dumps({"_class_name": "DifixPipeline"}))
-    vae = autoencoder()
-    config = {k: v for k, v in vae.config.items() if not k.startswith("_")}
-    (root / "vae" / "config.json").write_text(json.dumps(config))
-    save_file(vae.state_dict(), root / "vae" / "diffusion_pytorch_model.safetensors")
-    return root
-
 
 @pytest.fixture
-def difix(folder: Path) -> Difix:
-    return Difix.from_pretrained(folder, device="cpu")
+def difix(difix_folder: Path) -> Difix:
+    return Difix.from_pretrained(difix_folder, device="cpu")
 
 
 NONE = torch.zeros(1, 1, 1, 1)  # noise, that Difix does without
 
 
 @torch.no_grad()
-def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, folder: Path) -> None:
+def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, difix_folder: Path) -> None:
     torch.manual_seed(0)
-    vae = autoencoder()
-    from safetensors.torch import load_file
-
-    vae.load_state_dict(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"))
+    vae = difix_autoencoder()
+    vae.load_state_dict(load_file(difix_folder / "vae" / "diffusion_pytorch_model.safetensors"))
     seen: list[torch.Tensor] = []
     for block in vae.encoder.down_blocks:
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -112,16 +72,14 @@ def test_views_are_joined_in_every_family(backbone) -> None:
     assert torch.equal(backbone.predict(x, 199, None), alone)
 
 
-def test_is_told_from_other_folders(folder: Path, backbone_folders: dict[str, Path]) -> None:
-    assert is_difix(folder)
-    assert not any(map(is_difix, (*backbone_folders.values(), "nifi-tiny", folder / "nothing")))
+def test_is_told_from_other_folders(difix_folder: Path, backbone_folders: dict[str, Path]) -> None:
+    assert is_difix(difix_folder)
+    assert not any(map(is_difix, (*backbone_folders.values(), "nifi-tiny", difix_folder / "nothing")))
 
 
-def test_another_autoencoder_is_one_line(folder: Path, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
+def test_another_autoencoder_is_one_line(difix_folder: Path, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
+    shutil.copytree(difix_folder, broken)
     weights = "vae/diffusion_pytorch_model.safetensors"
     shutil.copy(backbone_folders["sd-turbo"] / weights, broken / weights)
     with pytest.raises(CorruptFileError, match=r"is not Difix's autoencoder: 'decoder\.skip_conv_1 to 4'"):
@@ -129,3 +87,11 @@ def test_another_autoencoder_is_one_line(folder: Path, backbone_folders: dict[st
     (broken / weights).write_bytes(b"nothing")
     with pytest.raises(NifiError, match="cannot load the backbone"):
         Difix.from_pretrained(broken, device="cpu")
+
+
+def test_is_a_restorer_that_takes_references(difix_folder: Path) -> None:
+    restorer = Restorer.from_pretrained(difix_folder, device="cpu")
+    assert (restorer.settings.t0, restorer.settings.noise_scale, restorer.settings.decode) == (199, 0, "full")
+    image, photo = (Image.effect_noise((44, 30), sigma).convert("RGB") for sigma in (20, 60))
+    restored = [restorer(image, references=photos) for photos in ((), (photo,))]
+    assert restored[0].size == restored[1].size == image.size and restored[0].tobytes() != restored[1].tobytes()

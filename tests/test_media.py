@@ -1,0 +1,90 @@
+"""Pictures and videos: what is kept of them when their pixels are replaced."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import TIMES, write_clip
+from PIL import Image
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.media import Video, read_picture, write_picture
+
+
+def packets(path: Path) -> list[bytes]:
+    """The sound, as it is stored."""
+    with av.open(str(path)) as file:
+        return [bytes(packet) for packet in file.demux(file.streams.audio[0]) if packet.size]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (49, 63)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_video_keeps_times_and_sound(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
+    source, copy = tmp_path / "in.mp4", tmp_path / f"out{suffix}"
+    frames = write_clip(source, size)
+    video = Video(source)
+    assert (len(list(video.frames())), video.audio) == (len(TIMES), 1)
+    video.write(copy, (255 - frame for frame in frames))
+    for ours, wanted in zip(Video(copy).frames(), frames, strict=True):
+        assert np.abs(ours.astype(int) - (255 - wanted)).max() <= 3
+    with av.open(str(copy)) as file:
+        times = [float(frame.time) for frame in file.decode(video=0)]
+    assert [round(10 * (time - times[0])) for time in times] == TIMES  # the sound may begin a moment before
+    assert packets(copy) == packets(source)
+
+
+def test_what_a_phone_filmed_upright_is_upright(tmp_path: Path) -> None:
+    import subprocess
+
+    import imageio_ffmpeg
+
+    source, turned, copy = tmp_path / "in.mp4", tmp_path / "turned.mp4", tmp_path / "out.mp4"
+    write_clip(source, (48, 64), sound=False)
+    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-display_rotation", "90", "-i", str(source)]
+    subprocess.run([*program, "-c", "copy", str(turned)], check=True)
+    frames = list(Video(turned).frames())
+    assert frames[0].shape == (64, 48, 3)
+    Video(turned).write(copy, frames)
+    assert next(Video(copy).frames()).shape == (64, 48, 3)
+
+
+def test_a_format_that_cannot_hold_the_sound_is_one_line(tmp_path: Path) -> None:
+    frames = write_clip(tmp_path / "in.mp4")
+    with pytest.raises(NifiError, match=r"cannot write .*out\.webm.*such as \.mkv"):
+        Video(tmp_path / "in.mp4").write(tmp_path / "out.webm", frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"no video at all")
+    with pytest.raises(CorruptFileError, match=r"no\.mp4 cannot be read"):
+        Video(tmp_path / "no.mp4")
+    write_clip(tmp_path / "cut.mkv")
+    data = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[:200])
+    with pytest.raises(CorruptFileError, match=r"cut\.mkv"):
+        list(Video(tmp_path / "cut.mkv").frames())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_picture_keeps_its_transparency(tmp_path: Path, suffix: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 4), dtype=np.uint8)
+    source, copy = tmp_path / "in.png", tmp_path / f"out{suffix}"
+    Image.fromarray(pixels).save(source)
+    write_picture(copy, 255 - read_picture(source), source)
+    with Image.open(copy) as image:
+        assert np.array_equal(np.asarray(image.convert("RGBA"))[..., 3], pixels[..., 3])
+
+
+def test_a_photo_keeps_its_colours_and_exif_and_is_turned_once(tmp_path: Path) -> None:
+    source, copy = tmp_path / "in.jpg", tmp_path / "out.jpg"
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"  # lying on its side
+    Image.new("RGB", (12, 8)).save(source, exif=exif, icc_profile=b"profile")
+    pixels = read_picture(source)
+    assert pixels.shape == (12, 8, 3)
+    write_picture(copy, pixels, source)
+    assert read_picture(copy).shape == (12, 8, 3)
+    with Image.open(copy) as image:
+        assert image.getexif()[0x010F] == "Maker" and image.info["icc_profile"] == b"profile"
