@@ -1,6 +1,7 @@
 """`ns-nifi-eval`: bytes and every metric, held out, before compression, after it, and restored."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +44,7 @@ class Eval:
 
         from nifi_ns import results
         from nifi_ns.errors import NifiError
+        from nifi_ns.plugin.evaluation import evaluate
         from nifi_ns.plugin.runs import load_run
         from nifi_ns.restore import Restorer
 
@@ -57,12 +59,23 @@ class Eval:
                 opened.model.config.restorer = self.restorer
             if self.decoder is not None or self.compile is not None:
                 opened.model.restorer = self._load_restorer(opened)
-            rows += _measure(opened, self.images_dir, self.consistency)
+            rows += evaluate(opened, consistency=self.consistency, seen=partial(self._keep, opened))
             results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
         Console().print(results.table(rows, title="held-out views, mean"))
         if self.consistency:
             Console().print(_consistency_table(rows))
         Console().print(f"written to {self.output_path} and {self.output_path.with_suffix('.csv')}")
+
+    def _keep(self, opened: "Run", view: "View", pictures: "dict[Variant, Tensor]") -> None:
+        """Write a view's pictures, if that was asked for."""
+        from nifi_ns.restore.pairs import write_image
+
+        if self.images_dir is None:
+            return
+        for variant, picture in pictures.items():
+            target = self.images_dir / f"{opened.scene}_{opened.rate}" / variant / f"{view.name}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, picture)
 
     def _load_restorer(self, opened: "Run") -> "Restorer":
         """The run's restorer with what makes it faster, loaded at once, because either may fail."""
@@ -78,59 +91,6 @@ class Eval:
         return restorer
 
 
-def _measure(opened: "Run", images_dir: Path | None, moved: bool) -> "list[Row]":
-    """One row for each variant and view of a run, and after them one for each variant's mean."""
-    from rich.progress import track
-
-    from nifi_ns import metrics, results
-    from nifi_ns.restore.pairs import write_image
-
-    file, shown, full = opened.scene_file, opened.model.splats, opened.uncompressed
-    rate = "full" if file is None else file.parent.name
-    compressed = {"bytes": shown.ply_size if file is None else file.stat().st_size, "gaussians": len(shown)}
-    sizes = {"uncompressed": {"bytes": full.ply_size, "gaussians": len(full)}}
-    measured: dict[results.Variant, dict[str, dict[str, float | None]]] = {}
-    steady: dict[results.Variant, dict[str, dict[str, float | None]]] = {}
-    for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
-        assert view.image is not None
-        pictures = _pictures(opened, view)
-        if moved:
-            for variant, value in _consistency(opened, view, pictures).items():
-                steady.setdefault(variant, {})[view.name] = {"consistency": value}
-        for variant, picture in pictures.items():
-            measured.setdefault(variant, {})[view.name] = metrics.compute(picture, view.image)
-            if images_dir is not None:
-                target = images_dir / f"{opened.scene}_{rate}" / variant / f"{view.name}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_image(target, picture)
-    rows: list[Row] = []
-    for variant, values in measured.items():
-        size = sizes.get(variant, compressed)
-        extra = steady.get(variant, {})
-        for name, row in values.items():
-            more = {**extra.get(name, {}), "rate": rate, "image": name}
-            rows.append(results.row(opened.scene, variant, **size, metrics=row, **more))
-        average = metrics.mean(list(values.values()))
-        more = {**metrics.mean([v for v in extra.values() if v["consistency"] is not None]), "rate": rate}
-        rows.append(results.row(opened.scene, variant, **size, metrics=average, **more))
-    return rows
-
-
-def _consistency(opened: "Run", view: "View", pictures: "dict[Variant, Tensor]") -> "dict[Variant, float | None]":
-    """How well each variant's picture agrees with a frame of a video later, in dB."""
-    from nifi_ns.restore.consistency import FRAME, consistency, stepped
-
-    nearest = min(opened.train_views, key=lambda other: float((other.centre - view.centre).norm()))
-    later = stepped(view, nearest, FRAME)
-    moved, model = _pictures(opened, later), opened.model
-    splats = {variant: opened.uncompressed if variant == "uncompressed" else model.splats for variant in pictures}
-    depths = {variant: [model.render_view(v, s)[1] for v in (view, later)] for variant, s in splats.items()}
-    return {
-        variant: consistency(view, picture, depths[variant][0], later, moved[variant], depths[variant][1])
-        for variant, picture in pictures.items()
-    }
-
-
 def _consistency_table(rows: "list[Row]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -143,20 +103,6 @@ def _consistency_table(rows: "list[Row]") -> "Table":
         if r.get("image") is None and r.get("consistency") is not None:
             table.add_row(r["scene"], r["rate"], r["variant"], f"{r['consistency']:.2f}")
     return table
-
-
-def _pictures(opened: "Run", view: "View") -> "dict[Variant, Tensor]":
-    """What each variant shows at `view`, [H, W, 3]."""
-    model = opened.model
-    pictures: dict[Variant, Tensor] = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
-    if opened.scene_file is None:
-        return pictures
-    rgb, depth = model.render_view(view, model.splats)
-    pictures["compressed"] = rgb
-    pictures["referenced"] = model.reference(view, rgb, depth)
-    if model.restorer_folder is not None:
-        pictures["restored"] = model.restore(rgb, lambda: pictures["referenced"])
-    return pictures
 
 
 def entrypoint() -> None:

@@ -46,6 +46,11 @@ class Run:
         return self.model.config.scene_file
 
     @property
+    def rate(self) -> str:
+        """The name of what is shown: the scene file's, or `full`."""
+        return "full" if self.scene_file is None else self.scene_file.parent.name
+
+    @property
     def uncompressed(self) -> Splats:
         """The splats before compression."""
         return self.model.uncompressed_splats

@@ -1,0 +1,115 @@
+"""`ns-nifi-report`: one HTML file that shows a run: sizes, numbers, and held-out views before and after."""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nifi_ns.commands._cli import run
+from nifi_ns.errors import NifiError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nifi_ns.plugin.runs import Run
+    from nifi_ns.report import ReportView
+    from nifi_ns.results import Row, Variant
+    from nifi_ns.views import View
+
+
+@dataclass
+class Report:
+    """Measure every scene file of a run and write one HTML file with the numbers and with views to compare."""
+
+    load_config: Path
+    """The config.yml of a run."""
+    output: Path | None = None
+    """The file to write; by default nifi/report.html in the run's folder."""
+    views: int = 4
+    """Held-out views that are shown, evenly spread."""
+
+    def main(self) -> None:
+        """Measure, and write the page."""
+        from nifi_ns import results
+        from nifi_ns.files import write_text
+        from nifi_ns.plugin.evaluation import evaluate
+        from nifi_ns.plugin.runs import load_run
+        from nifi_ns.report import Report as Page
+        from nifi_ns.report import render_report
+
+        if self.views < 1:
+            raise NifiError(f"--views is {self.views}, expected 1 or more")
+        if self.output is not None and self.output.suffix != ".html":
+            raise NifiError(f"--output {self.output} must end in .html")
+        first = load_run(self.load_config)
+        nifi = first.folder / "nifi"
+        configs = sorted(nifi.glob("*/scene.nifi"), key=lambda path: -path.stat().st_size)
+        if not configs:
+            raise NifiError(f"no scene files in {nifi}: run ns-nifi-compress --load-config {self.load_config} first")
+        rows: list[Row] = []
+        shown: list[ReportView] = []
+        files: dict[str, str] = {}
+        for scene_file in configs:
+            opened = load_run(scene_file.with_name("config.yml"))
+            names = opened.eval_views.names
+            chosen = {names[i * len(names) // self.views] for i in range(min(self.views, len(names)))}
+            files[opened.rate] = _inside(scene_file)
+            rows += evaluate(opened, seen=lambda view, pictures: self._keep(opened, chosen, shown, view, pictures))  # noqa: B023
+        settings = {"config.yml": self.load_config.read_text()}
+        if (description := nifi / "restorer" / "restorer.json").is_file():
+            settings["restorer.json"] = json.dumps(json.loads(description.read_text()), indent=1)
+        page = Page(first.scene, rows, shown, files, _commands(first, configs), results.current_environment(), settings)
+        target = self.output or nifi / "report.html"
+        write_text(target, render_report(page))
+        print(f"written to {target}")
+
+    def _keep(
+        self,
+        opened: "Run",
+        chosen: set[str],
+        shown: "list[ReportView]",
+        view: "View",
+        pictures: "dict[Variant, Tensor]",
+    ) -> None:
+        from nifi_ns.report import ReportView
+
+        if view.name in chosen:
+            assert view.image is not None
+            shown.append(ReportView.of(view.name, opened.rate, view.image, pictures))
+
+
+def _inside(scene_file: Path) -> str:
+    """What is in a scene file, as lines."""
+    from nifi_ns.compress import info
+    from nifi_ns.files import format_size
+
+    scene = info(scene_file.read_bytes())
+    lines = [f"{scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}"]
+    for stream, size in (*scene.sizes.items(), ("all", scene.size)):
+        lines.append(f"{stream:<10} {format_size(size):>8} {8 * size / scene.count:6.1f} bits a gaussian")
+    if len(scene.levels) > 1:
+        lines.append("levels: " + ", ".join(f"{level.count:,} in {format_size(level.size)}" for level in scene.levels))
+    return "\n".join(lines)
+
+
+def _commands(opened: "Run", scene_files: list[Path]) -> list[str]:
+    """What leads from photos to this report; options that are not the method's defaults are in config.yml."""
+    config = opened.config
+    data = getattr(config.pipeline.datamanager, "data", None) or "DATA"
+    made = [
+        f"ns-train {config.method_name} --data {data} --experiment-name {opened.scene} --timestamp {config.timestamp}"
+    ]
+    base = opened.folder / "config.yml"
+    made += [f"ns-nifi-compress --load-config {base} --target-size {file.parent.name}" for file in scene_files]
+    if (opened.folder / "nifi" / "restorer").is_dir():
+        made.append(
+            "ns-nifi-train --load-config " + " ".join(str(file.with_name("config.yml")) for file in scene_files)
+        )
+    return [*made, shlex.join(["ns-nifi-report", *sys.argv[1:]])]
+
+
+def entrypoint() -> None:
+    """`ns-nifi-report`."""
+    run(Report)

@@ -1,0 +1,82 @@
+"""What a run shows of its held-out views, before compression, after it and restored, and what that is worth."""
+
+from collections.abc import Callable
+
+from rich.progress import track
+from torch import Tensor
+
+from nifi_ns import metrics, results
+from nifi_ns.plugin.runs import Run
+from nifi_ns.restore.consistency import FRAME, stepped
+from nifi_ns.restore.consistency import consistency as agreement
+from nifi_ns.results import Row, Variant
+from nifi_ns.views import View
+
+Pictures = dict[Variant, Tensor]
+"""[H, W, 3] by variant."""
+
+
+def evaluate(
+    opened: Run, *, consistency: bool = False, seen: Callable[[View, Pictures], None] | None = None
+) -> list[Row]:
+    """One row for each variant and held-out view of a run, and after them one for each variant's mean.
+
+    Args:
+        opened: the run, or one of its scene files.
+        consistency: also measure whether pictures flicker, see `restore.consistency`.
+        seen: called with every view and what each variant shows there.
+    """
+    file, shown, full = opened.scene_file, opened.model.splats, opened.uncompressed
+    rate = opened.rate
+    compressed = {"bytes": shown.ply_size if file is None else file.stat().st_size, "gaussians": len(shown)}
+    sizes = {"uncompressed": {"bytes": full.ply_size, "gaussians": len(full)}}
+    measured: dict[Variant, dict[str, dict[str, float | None]]] = {}
+    steady: dict[Variant, dict[str, dict[str, float | None]]] = {}
+    for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
+        assert view.image is not None
+        shown_here = pictures(opened, view)
+        if seen is not None:
+            seen(view, shown_here)
+        if consistency:
+            for variant, value in _consistency(opened, view, shown_here).items():
+                steady.setdefault(variant, {})[view.name] = {"consistency": value}
+        for variant, picture in shown_here.items():
+            measured.setdefault(variant, {})[view.name] = metrics.compute(picture, view.image)
+    rows: list[Row] = []
+    for variant, values in measured.items():
+        size = sizes.get(variant, compressed)
+        extra = steady.get(variant, {})
+        for name, row in values.items():
+            more = {**extra.get(name, {}), "rate": rate, "image": name}
+            rows.append(results.row(opened.scene, variant, **size, metrics=row, **more))
+        average = metrics.mean(list(values.values()))
+        more = {**metrics.mean([v for v in extra.values() if v["consistency"] is not None]), "rate": rate}
+        rows.append(results.row(opened.scene, variant, **size, metrics=average, **more))
+    return rows
+
+
+def _consistency(opened: Run, view: View, shown: Pictures) -> dict[Variant, float | None]:
+    """How well each variant's picture agrees with a frame of a video later, in dB."""
+    nearest = min(opened.train_views, key=lambda other: float((other.centre - view.centre).norm()))
+    later = stepped(view, nearest, FRAME)
+    moved, model = pictures(opened, later), opened.model
+    splats = {variant: opened.uncompressed if variant == "uncompressed" else model.splats for variant in shown}
+    depths = {variant: [model.render_view(v, s)[1] for v in (view, later)] for variant, s in splats.items()}
+    return {
+        variant: agreement(view, picture, depths[variant][0], later, moved[variant], depths[variant][1])
+        for variant, picture in shown.items()
+    }
+
+
+def pictures(opened: Run, view: View) -> Pictures:
+    """What each variant shows at `view`, [H, W, 3]."""
+    model = opened.model
+    shown: Pictures = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
+    if opened.scene_file is None:
+        return shown
+    rgb, depth = model.render_view(view, model.splats)
+    shown["compressed"] = rgb
+    shown["referenced"] = model.reference(view, rgb, depth)
+    if model.restorer_folder is not None:
+        shown["restored"] = model.restore(rgb, lambda: shown["referenced"])
+    return shown

@@ -1,0 +1,135 @@
+"""A report's page, from numbers and pictures: a template, with every picture and the plot inside."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nifi_ns.files import format_size
+from nifi_ns.metrics import LOWER_IS_BETTER, METRICS
+from nifi_ns.results import Row
+
+_LARGEST = 960  # pixels of a picture's longer side
+_QUALITY = 92
+_MOST_CHANGE = 0.2  # the change that is drawn brightest, of 0 to 1
+_ORDER = ("uncompressed", "compressed", "restored", "referenced")
+_DIGITS = {"psnr": 2}
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """A held-out view at a rate, ready for the page."""
+
+    name: str
+    rate: str
+    pictures: dict[str, str]
+    """By what they show, as data URLs: the photo, every variant, and how much restoring changed."""
+
+    @staticmethod
+    def of(name: str, rate: str, photo: Tensor, shown: Mapping[Any, Tensor]) -> "ReportView":
+        """From pictures [H, W, 3] in [0, 1]."""
+        pictures = {variant: _data_url(shown[variant]) for variant in _ORDER if variant in shown}
+        for repaired in ("restored", "referenced"):
+            if repaired in shown and "compressed" in shown:
+                pictures[f"change by {repaired}"] = _data_url(_heat(shown[repaired] - shown["compressed"]))
+        return ReportView(name, rate, {"photo": _data_url(photo), **pictures})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says."""
+
+    scene: str
+    rows: Sequence[Row]
+    """As `results.row` makes them; only means are shown."""
+    views: Sequence[ReportView]
+    files: Mapping[str, str]
+    """By rate, what is inside the scene file, as text."""
+    commands: Sequence[str]
+    """That lead to these numbers, as one types them."""
+    environment: Mapping[str, Any]
+    """Versions and machine, as `results.current_environment` tells them."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """By their title, settings in full."""
+
+
+def render_report(report: Report) -> str:
+    """The page as HTML that needs no other file."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    means = _means(report.rows)
+    shown = [name for name in METRICS if any(r[name] is not None for r in means)]
+    return template.render(
+        report=report,
+        heading=[f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in shown],
+        table=[_cells(r, shown, means) for r in means],
+        missing=[name for name in METRICS if name not in shown],
+        plot=_plot(means),
+        views=[{"name": view.name, "rate": view.rate, "pictures": view.pictures} for view in report.views],
+    )
+
+
+def _means(rows: Sequence[Row]) -> list[Row]:
+    """Means by variant and size, the uncompressed splats once, largest first."""
+    means = {(r["variant"], r["bytes"]): r for r in rows if r.get("image") is None}
+    return sorted(means.values(), key=lambda r: (-(r["bytes"] or 0), _ORDER.index(r["variant"])))
+
+
+def _cells(r: Row, shown: Sequence[str], means: Sequence[Row]) -> dict[str, Any]:
+    """What a line of the table says, and where it is better or worse than compressed."""
+    base = next((m for m in means if m["variant"] == "compressed" and m["bytes"] == r["bytes"]), None)
+    values = []
+    for name in shown:
+        value, better = r[name], ""
+        if r["variant"] in ("restored", "referenced") and base is not None and None not in (value, base[name]):
+            change = (base[name] - value) if name in LOWER_IS_BETTER else value - base[name]
+            better = "better" if change > 0 else "worse" if change < 0 else ""
+        values.append(("-" if value is None else f"{value:.{_DIGITS.get(name, 4)}f}", better))
+    count = "" if r["gaussians"] is None else f"{r['gaussians']:,}"
+    return {"variant": r["variant"], "size": format_size(r["bytes"]), "gaussians": count, "values": values}
+
+
+def _plot(means: Sequence[Row]) -> str:
+    """PSNR by size, as SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axis = figure.add_subplot()
+    for variant in _ORDER:
+        points = sorted((r["bytes"] / 1e3, r["psnr"]) for r in means if r["variant"] == variant)
+        if points and variant == "uncompressed":
+            axis.axhline(points[0][1], color="grey", linestyle="--", label=f"uncompressed, {points[0][0]:,.0f} KB")
+        elif points:
+            axis.plot(*zip(*points, strict=True), marker="o", label=variant)
+    axis.set(xscale="log", xlabel="KB", ylabel="PSNR of held-out photos, dB")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _heat(change: Tensor) -> Tensor:
+    """[H, W, 3]: the mean absolute change of [H, W, 3] in colours from black to white."""
+    from matplotlib import colormaps
+
+    amount = (change.abs().mean(dim=-1) / _MOST_CHANGE).clamp(0, 1).cpu().numpy()
+    return change.new_tensor(colormaps["inferno"](amount)[..., :3])
+
+
+def _data_url(image: Tensor) -> str:
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().cpu().numpy().astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,36 @@
+"""`ns-nifi-report` on a tiny run: what is in the page, and that the page needs nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from nifi_ns.commands.report import Report
+from nifi_ns.errors import NifiError
+
+
+def test_the_page_holds_numbers_pictures_and_commands(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ns-nifi-report", "--load-config", str(run_config)])
+    Report(run_config, views=1).main()
+    text = (run_config.parent / "nifi" / "report.html").read_text()
+    assert not re.search(r"(src|href)=.(?!data:|#)", text)  # nothing is fetched
+    views = json.loads(re.search(r"const views = (.*);\n", text)[1])  # pyright: ignore[reportOptionalSubscript]
+    assert len(views) == len({view["rate"] for view in views}) >= 1
+    kinds = {"photo", "uncompressed", "compressed", "referenced", "change by referenced"}
+    assert kinds <= views[0]["pictures"].keys()
+    assert all(url.startswith("data:image/jpeg;base64,") for url in views[0]["pictures"].values())
+    for words in ("<td>compressed</td>", "bits a gaussian", "ns-train", "ns-nifi-report --load-config", "<svg"):
+        assert words in text
+    other = tmp_path / "elsewhere.html"
+    Report(run_config, other, views=1).main()
+    assert other.stat().st_size > 10_000
+
+
+def test_says_what_is_wrong(run_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(NifiError, match=r"--output .* must end in \.html"):
+        Report(run_config, tmp_path / "report.pdf").main()
+    with pytest.raises(NifiError, match="--views is 0"):
+        Report(run_config, views=0).main()
