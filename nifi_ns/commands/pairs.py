@@ -17,7 +17,7 @@ from nifi_ns.restore.pairs import PairFolder
 class Pairs:
     """Write (degraded view, photo) pairs of runs or of photos alone, one folder for each scene and rate.
 
-    Either --load-config or --proxy says of what.
+    One of --load-config, --jobs and --proxy says of what; --pack puts such folders into few large files.
     """
 
     load_config: tuple[Path, ...] = ()
@@ -28,6 +28,17 @@ class Pairs:
     4,096 gaussians on by equal factors, the least important ones away, without fine-tuning."""
     proxy: tuple[Path, ...] = ()
     """Where there are no splats yet: folders of photos (or captures, with images/), degraded directly."""
+    jobs: Path | None = None
+    """In place of --load-config, for many: a text file of config.yml, one a line. Each is a job in a process of its
+    own, and one that fails does not end the others. OUTPUT_DIR/jobs_*.json lists what is done, which is not done again
+    until its scene file or checkpoint changes."""
+    part: str = "1/1"
+    """With --jobs, K/N: every N-th of them, from the K-th on, for N machines that share the list and OUTPUT_DIR."""
+    pack: tuple[Path, ...] = ()
+    """Folders of pairs to write as WebDataset shards, OUTPUT_DIR/pairs-000000.tar and on: few large files are faster
+    to copy, and to read over a network, than many small ones."""
+    shard_size: str = "500MB"
+    """With --pack, about how large a shard is."""
     output_dir: Path = Path("pairs")
     """Pairs go to OUTPUT_DIR/<scene>/rate_<rate>/{train,test}/{clean,degraded,referenced}; the rate is a size,
     pruned-<gaussians> or proxy-<strength>."""
@@ -41,17 +52,39 @@ class Pairs:
         """Write what is missing or no longer current; what is there stays."""
         from rich.console import Console
 
-        if bool(self.load_config) == bool(self.proxy):
-            raise NifiError("give either --load-config CONFIG... or --proxy PHOTOS...")
-        if self.proxy and (self.prune_levels is not None or not self.referenced):
-            raise NifiError("--prune-levels and --no-referenced go with --load-config, not with --proxy")
-        if self.load_config and self.settings != ProxySettings():
+        if sum(map(bool, (self.load_config, self.jobs, self.proxy, self.pack))) != 1:
+            raise NifiError("give one of --load-config CONFIG..., --jobs FILE, --proxy PHOTOS... and --pack PAIRS...")
+        if (self.proxy or self.pack) and (self.prune_levels is not None or not self.referenced):
+            raise NifiError("--prune-levels and --no-referenced go with --load-config or --jobs")
+        if not self.proxy and self.settings != ProxySettings():
             raise NifiError("--strengths, --degradations, --max-side and --seed go with --proxy")
+        if self.part != "1/1" and self.jobs is None:
+            raise NifiError("--part goes with --jobs")
         if absent := [path for path in self.load_config if not path.is_file()]:
             raise NifiError(f"no such config: {absent[0]}")
+        if self.jobs is not None:
+            from nifi_ns.commands._jobs import Options, read_jobs, run_jobs
+
+            jobs = read_jobs(self.jobs, self.part)
+            return run_jobs(jobs, Options(self.output_dir, self.prune_levels, self.referenced), self.part)
+        if self.pack:
+            return self._pack()
         for folder in self._write():
             counts = " + ".join(f"{len(folder.splits[split])} {split}" for split in ("train", "test"))
             Console().print(f"{folder.label}: {counts} pairs in {folder.root}")
+
+    def _pack(self) -> None:
+        from rich.console import Console
+
+        from nifi_ns.files import parse_size
+        from nifi_ns.restore.pairs import find_pair_folders
+        from nifi_ns.restore.shards import write_shards
+
+        size = parse_size(self.shard_size)
+        if there := next(self.output_dir.glob("*.tar"), None):
+            raise NifiError(f"{there} is there already: give another --output-dir, or remove the shards in it")
+        for shard in write_shards(find_pair_folders(self.pack), self.output_dir, size):
+            Console().print(f"{shard}: {shard.stat().st_size / 1e6:.1f} MB")
 
     def _write(self) -> Iterator[PairFolder]:
         if self.proxy:
@@ -73,3 +106,7 @@ class Pairs:
 def entrypoint() -> None:
     """`ns-nifi-pairs`."""
     run(Pairs)
+
+
+if __name__ == "__main__":  # xargs python -m nifi_ns.commands.pairs
+    entrypoint()

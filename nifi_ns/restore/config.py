@@ -55,6 +55,9 @@ class TrainingConfig:
     """Seed of the adapters, the crops and the noise."""
     rate_weights: dict[str, float] = field(default_factory=dict)
     """How often a rate is drawn, relative to 1 for those not named: `25KB 2.0`."""
+    held_out_scenes: tuple[str, ...] = ()
+    """Scenes, by name or shell pattern (`'garden*'`), that are not trained on: their training views are the validation
+    views, in place of every eighth of each scene's."""
     log_every: int = 10
     """Steps between rows of the loss tables."""
     eval_every: int = 200

@@ -1,7 +1,8 @@
 """The stream of training crops: item `i` depends on the seed and `i` alone, so that a resumed run misses nothing."""
 
+import fnmatch
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.pairs import Inputs, PairFolder, image_size
+from nifi_ns.restore.pairs import Inputs, PairFolder
 
 
 class Crop(TypedDict):
@@ -52,25 +53,26 @@ class PairCrops(Dataset[Crop]):
             raise NifiError(f"no pairs have the rate {unknown[0]!r} of rate_weights; there are {rates}")
         self.size, self.seed, self.length = size, seed, length
         self.inputs: Inputs = inputs
-        self._views: list[tuple[PairFolder, str]] = []
-        probabilities: list[float] = []
+        self._views: list[tuple[PairFolder, list[str]]] = []
+        self._weights: list[float] = []
         for folder in folders:
             weight = float(weights.get(folder.rate, 1.0))
-            kept = folder.splits["train"] if names is None else names[folder.scene]
-            for name in folder.splits["train"]:
-                if name in kept and weight > 0:
-                    self._views.append((folder, name))
-                    probabilities.append(weight)
+            kept = set(folder.splits["train"] if names is None else names[folder.scene])
+            views = [name for name in folder.splits["train"] if name in kept]
+            if views and weight > 0:
+                self._views.append((folder, views))
+                self._weights.append(weight)
         if not self._views:
-            raise NifiError("no training pairs are left: give more pairs, or a rate weight above zero")
-        for folder, name in self._views:
-            path = folder.path("train", "clean", name)
-            if min(image_size(path)) < size:
-                width, height = image_size(path)
-                raise NifiError(f"{path} is {width}x{height}, smaller than a crop of {size}: give a smaller crop")
-        self._cumulative = np.cumsum(probabilities) / np.sum(probabilities)
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cache_bytes = cache_bytes
+            raise NifiError("no training pairs are left: give more pairs, or hold out less, or weigh a rate above zero")
+        for folder, views in self._views:
+            for name in views:
+                width, height = folder.size("train", "clean", name)
+                if min(width, height) < size:
+                    path = folder.path("train", "clean", name)
+                    raise NifiError(f"{path} is {width}x{height}, smaller than a crop of {size}: give a smaller crop")
+        self._ends = np.cumsum([weight * len(v) for weight, (_, v) in zip(self._weights, self._views, strict=True)])
+        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._cached_bytes, self._cache_bytes = 0, cache_bytes
 
     def __len__(self) -> int:
         return self.length
@@ -80,7 +82,7 @@ class PairCrops(Dataset[Crop]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index])
-        pair = self._pair(int(np.searchsorted(self._cumulative, rng.random(), side="right")))
+        pair = self._pair(*self._draw(rng.random()))
         height, width = pair.shape[1:3]
         y, x = rng.integers(height - self.size + 1), rng.integers(width - self.size + 1)
         crop = pair[:, y : y + self.size, x : x + self.size]
@@ -89,32 +91,61 @@ class PairCrops(Dataset[Crop]):
         clean, degraded = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2).float() / 255
         return {"clean": clean, "degraded": degraded}
 
-    def _pair(self, view: int) -> np.ndarray:
+    def _draw(self, share: float) -> tuple[int, int]:
+        """Number of a folder, and of a view in it, at a `share` in [0, 1) of all their weights."""
+        at = share * self._ends[-1]
+        number = min(int(np.searchsorted(self._ends, at, side="right")), len(self._ends) - 1)
+        weight, count = self._weights[number], len(self._views[number][1])
+        return number, min(max(int((at - self._ends[number]) / weight + count), 0), count - 1)
+
+    def _pair(self, number: int, view: int) -> np.ndarray:
         """[2, H, W, 3] uint8 of one view, kept in memory while there is room: decoding a PNG costs more than a crop."""
-        if view in self._cache:
-            self._cache.move_to_end(view)
-            return self._cache[view]
-        folder, name = self._views[view]
-        pair = np.stack(folder.load("train", name, self.inputs))
-        self._cache[view] = pair
-        while len(self._cache) > 1 and len(self._cache) * pair.nbytes > self._cache_bytes:
-            self._cache.popitem(last=False)
+        if (number, view) in self._cache:
+            self._cache.move_to_end((number, view))
+            return self._cache[number, view]
+        folder, views = self._views[number]
+        pair = np.stack(folder.load("train", views[view], self.inputs))
+        self._cache[number, view] = pair
+        self._cached_bytes += pair.nbytes
+        while len(self._cache) > 1 and self._cached_bytes > self._cache_bytes:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return pair
 
 
 def split_validation(
-    folders: Sequence[PairFolder], every: int = 8
+    folders: Sequence[PairFolder], every: int = 8, held_out: Collection[str] = ()
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Training and validation views by scene: every `every`-th training view of a scene, at all its rates, validates.
 
+    Where scenes are held out, it is their training views that validate, and all of the other scenes' that train.
     The test split is not touched: what is chosen on validation views (the best step, the strength) can then be
     reported on test views. Scenes with fewer than four training views validate nothing.
     """
+    views: dict[str, set[str]] = {}
+    for folder in folders:
+        views.setdefault(folder.scene, set()).update(folder.splits["train"])
     train: dict[str, list[str]] = {}
     validation: dict[str, list[str]] = {}
-    for scene in dict.fromkeys(folder.scene for folder in folders):
-        names = sorted({name for folder in folders if folder.scene == scene for name in folder.splits["train"]})
+    for scene, found in views.items():
+        names = sorted(found)
+        if held_out:
+            train[scene], validation[scene] = ([], names) if scene in held_out else (names, [])
+            continue
         start = min(every // 2, len(names) // 2)
         validation[scene] = names[start::every] if len(names) >= 4 else []
-        train[scene] = [name for name in names if name not in validation[scene]]
+        train[scene] = sorted(found.difference(validation[scene]))
     return train, validation
+
+
+def held_out_scenes(folders: Sequence[PairFolder], patterns: Sequence[str]) -> set[str]:
+    """The scenes of `folders` that the names or shell patterns say.
+
+    Raises:
+        NifiError: if there is none for one of them.
+    """
+    scenes = {folder.scene for folder in folders}
+    found = {pattern: fnmatch.filter(scenes, pattern) for pattern in patterns}
+    if empty := next((pattern for pattern, names in found.items() if not names), None):
+        some = ", ".join(sorted(scenes)[:8]) + (", ..." if len(scenes) > 8 else "")
+        raise NifiError(f"held_out_scenes: no scene is called {empty!r}; there are {some}")
+    return {name for names in found.values() for name in names}

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,8 +25,8 @@ class ViewScores:
     name: str
     before: Values
     after: Mapping[float, Values]
-    images: tuple[Tensor, Tensor, Tensor] = field(repr=False)
-    """Before, at full strength, photo: each [H, W, 3] in [0, 1]."""
+    pictures: tuple[Tensor, ...] = field(repr=False)
+    """Before, at full strength, photo: each [H, W, 3] in [0, 1]; or none."""
 
 
 def score_views(
@@ -37,10 +36,12 @@ def score_views(
     strengths: Sequence[float] = (1.0,),
     inputs: Inputs = "degraded",
     names: Iterable[str] = REFERENCE_METRICS,
+    pictures: bool = True,
 ) -> list[ViewScores]:
     """Metrics of views given as (folder, split, name); `restore` maps [H, W, 3] in [0, 1] at full strength.
 
-    Strengths in between blend the view and its restoration, as `Restorer.strength` does.
+    Strengths in between blend the view and its restoration, as `Restorer.strength` does. `pictures` says whether
+    to keep them with the scores.
     """
     names = tuple(names)
     scores = []
@@ -50,13 +51,16 @@ def score_views(
         first = metrics.compute(before, clean, names=names)
         blends = {s: before.lerp(restored, s) for s in strengths}
         after = {s: metrics.compute(image, clean, names=names) if s else first for s, image in blends.items()}
-        scores.append(ViewScores(folder, name, first, after, (before, restored, clean)))
+        scores.append(ViewScores(folder, name, first, after, (before, restored, clean) if pictures else ()))
     return scores
 
 
 def spread_views(folders: Sequence[PairFolder], names: Callable[[PairFolder], Sequence[str]], limit: int) -> list:
-    """(folder, name) for at most about `limit` views, evenly over folders and along each folder's names."""
-    each = max(1, limit // max(1, len(folders)))
+    """(folder, name) for at most `limit` views, evenly over the folders that have any and along each one's names."""
+    folders = [folder for folder in folders if names(folder)]
+    if len(folders) > limit:
+        folders = [folders[(2 * i + 1) * len(folders) // (2 * limit)] for i in range(limit)]
+    each = limit // max(1, len(folders))
     chosen = []
     for folder in folders:
         available = names(folder)
@@ -106,9 +110,9 @@ def choose_strength(scores: Sequence[ViewScores]) -> Choice:
 
 def by_folder(scores: Iterable[ViewScores]) -> list[list[ViewScores]]:
     """The scores of each pair folder, one scene at one rate."""
-    folders: dict[Path, list[ViewScores]] = {}
+    folders: dict[str, list[ViewScores]] = {}
     for score in scores:
-        folders.setdefault(score.folder.root, []).append(score)
+        folders.setdefault(score.folder.label, []).append(score)
     return list(folders.values())
 
 

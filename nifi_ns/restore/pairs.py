@@ -2,7 +2,7 @@
 
 `<pairs>/<scene>/rate_<rate>/` holds `pairs.json` and, for the splits `train` and `test`, the folders `clean` (photos),
 `degraded` (renders of the decoded splats) and, optionally, `referenced` (renders repaired with reference photos), with
-PNG files of equal names and sizes. A foreign codec only has to fill such folders.
+PNG files of equal names and sizes. A foreign codec only has to fill such folders. The same in tar files: see `shards`.
 
 Renders of *training* views show smaller and smoother residuals than those of views the splats were never fitted to, and
 the more bytes a scene file has, the larger that gap. A restorer trained on the `train` split learns the former and is
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -81,6 +81,14 @@ class PairFolder:
         """Where the image of view `name` is; `kind` is `clean`, `degraded` or `referenced`."""
         return self.root / split / kind / f"{name}.png"
 
+    def content(self, split: str, kind: str, name: str, *, header: bool = False) -> BinaryIO | None:
+        """What is in that file, if there is no file at `path`; with `header`, maybe only its first bytes."""
+        return None
+
+    def size(self, split: str, kind: str, name: str) -> tuple[int, int]:
+        """Width and height of an image by its header, or a NifiError if there is no readable image."""
+        return image_size(self.path(split, kind, name), self.content(split, kind, name, header=True))
+
     def check(self, inputs: Inputs = "degraded") -> None:
         """Look at every image's header: all are there, readable, and each pair is of one size.
 
@@ -91,7 +99,7 @@ class PairFolder:
             raise NifiError(f"{self.root} has no training pairs; write some with ns-nifi-pairs")
         for split in SPLITS:
             for name in self.splits[split]:
-                sizes = [image_size(self.path(split, kind, name)) for kind in ("clean", inputs)]
+                sizes = [self.size(split, kind, name) for kind in ("clean", inputs)]
                 if sizes[0] != sizes[1]:
                     (w0, h0), (w1, h1) = sizes
                     where = self.root / split
@@ -101,27 +109,36 @@ class PairFolder:
 
     def load(self, split: str, name: str, inputs: Inputs = "degraded") -> tuple[np.ndarray, np.ndarray]:
         """The photo and the view to restore, each [H, W, 3] uint8."""
-        return read_image(self.path(split, "clean", name)), read_image(self.path(split, inputs, name))
+        photo, view = (
+            read_image(self.path(split, kind, name), self.content(split, kind, name)) for kind in ("clean", inputs)
+        )
+        return photo, view
 
 
 def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") -> list[PairFolder]:
-    """Every checked pair folder at or below `paths`: a `rate_*` folder, a scene's, or one of many scenes.
+    """Every checked pair folder at or below `paths`: a `rate_*` folder, a scene's, one of many scenes, or shards.
 
     Raises:
         NifiError: if a path holds none, or a folder does not pass `PairFolder.check`.
     """
+    from nifi_ns.restore.shards import open_shards
+
     found: dict[Path, PairFolder] = {}
+    shards: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if not path.is_dir():
-            raise NifiError(f"no such folder of pairs: {path}")
+        if not path.exists():
+            raise NifiError(f"no such folder or shard of pairs: {path}")
         lists = [file for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}pairs.json"))]
-        if not lists:
-            raise NifiError(f"no pairs.json in {path} or two levels below: write pairs with ns-nifi-pairs")
+        tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        if not lists and not tars:
+            raise NifiError(f"no pairs.json in {path} or two levels below, and no .tar: write pairs with ns-nifi-pairs")
         for file in lists:
             found.setdefault(file.parent.resolve(), PairFolder.open(file.parent))
-    for folder in found.values():
+        shards |= {tar.resolve(): tar for tar in tars}
+    folders = [*found.values(), *open_shards(list(shards.values()))]
+    for folder in folders:
         folder.check(inputs)
-    return list(found.values())
+    return folders
 
 
 def is_current(root: Path | str, fingerprint: str) -> bool:
@@ -183,10 +200,10 @@ class PairWriter:
         return folder
 
 
-def image_size(path: Path | str) -> tuple[int, int]:
-    """Width and height by the header alone, or a NifiError if there is no readable image."""
+def image_size(path: Path | str, content: BinaryIO | None = None) -> tuple[int, int]:
+    """Width and height by the header alone, of `content` or else the file, or a NifiError if there is no image."""
     try:
-        with Image.open(path) as image:
+        with Image.open(content or path) as image:
             return image.size
     except FileNotFoundError:
         raise NifiError(f"{path} is missing though pairs.json lists it: write the pairs again") from None
@@ -194,10 +211,10 @@ def image_size(path: Path | str) -> tuple[int, int]:
         raise CorruptFileError(f"{path} is not a readable image: {error}") from error
 
 
-def read_image(path: Path | str) -> np.ndarray:
-    """[H, W, 3] uint8 of an image file, or a CorruptFileError."""
+def read_image(path: Path | str, content: BinaryIO | None = None) -> np.ndarray:
+    """[H, W, 3] uint8 of `content` or else the file, or a CorruptFileError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(content or path) as image:
             return np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
         raise CorruptFileError(f"{path} is not a readable image: {error}") from error

@@ -1,7 +1,7 @@
 """The best of a training: which step, at which strength; chosen on validation views, reported on test views."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,10 @@ class Selection:
         *,
         choose_by: Sequence[str],
         limit: int,
+        held_out: Collection[str] = (),
     ):
         """`validation` names views by scene; each evaluation looks at about `limit` of them and of the test views.
+        Scenes that are `held_out` are marked in the final table.
 
         Raises:
             NifiError: if a metric of `choose_by` is unknown.
@@ -73,6 +75,7 @@ class Selection:
         self.adapter: dict[str, Tensor] = {}
         """Its phi-, on the CPU."""
         self._restorer, self._folders, self._output, self._names = restorer, folders, output, tuple(choose_by)
+        self._held_out = held_out
         self._history: list[dict[str, Any]] = []
         self._validation = [
             (folder, "train", name)
@@ -96,7 +99,7 @@ class Selection:
             log.add_scalars(step, scalars, f"error change, {split}")
         log.add_scalars(step, {"strength": choice.strength, "error_change": choice.error_change}, "choice")
         if shown := (tested or scored):
-            rows = [score.images for score in shown[:: max(1, len(shown) // _GRID_VIEWS)][:_GRID_VIEWS]]
+            rows = [score.pictures for score in shown[:: max(1, len(shown) // _GRID_VIEWS)][:_GRID_VIEWS]]
             log.add_image(step, comparison_grid(rows), self._output / "images" / f"step_{step:06d}.png")
         if self.best is None or not scored or choice.error_change < self.best.error_change:
             self.best, self.step = choice, step
@@ -111,18 +114,18 @@ class Selection:
         self._save(self._output / "checkpoints" / "last", self._history[-1])
         last = {key: value.detach().clone() for key, value in backbone.adapter_state_dict("phi_minus").items()}
         backbone.load_adapter_state_dict("phi_minus", self.adapter)
-        views = [(folder, "test", name) for folder in self._folders for name in folder.splits["test"]]
         rows = []
-        for scores in by_folder(self._score(views, (self.best.strength,), metrics.METRICS)):
-            folder = scores[0].folder
+        for folder in (folder for folder in self._folders if folder.splits["test"]):
+            views = [(folder, "test", name) for name in folder.splits["test"]]
+            scores = self._score(views, (self.best.strength,), metrics.METRICS, pictures=False)
             size, count = folder.bytes, folder.gaussians
             before = metrics.mean([score.before for score in scores])
             after = metrics.mean([score.after[self.best.strength] for score in scores])
             given: results.Variant = "compressed" if self._restorer.input == "degraded" else "referenced"
             kept: dict[results.Variant, dict[str, float | None]] = {given: before, "restored": after}
             for variant, values in kept.items():
-                rate = folder.rate
-                rows.append(results.row(folder.scene, variant, bytes=size, gaussians=count, metrics=values, rate=rate))
+                more = {"rate": folder.rate} | ({"held_out": "scene"} if folder.scene in self._held_out else {})
+                rows.append(results.row(folder.scene, variant, bytes=size, gaussians=count, metrics=values, **more))
         backbone.load_adapter_state_dict("phi_minus", last)
         results.save(self._output / "metrics.json", rows, step=self.step, strength=self.best.strength)
         return Trained(self._output, self.step, self.best, rows)
@@ -142,6 +145,8 @@ class Selection:
         views: Sequence[tuple[PairFolder, str, str]],
         strengths: Sequence[float],
         names: Sequence[str] = (),
+        *,
+        pictures: bool = True,
     ) -> list[ViewScores]:
         """Scores of views; strengths are blended, so the restorer runs once a view."""
         restorer = self._restorer
@@ -151,6 +156,7 @@ class Selection:
             strengths=strengths,
             inputs=restorer.input,
             names=names or self._names,
+            pictures=pictures,
         )
 
     def _save(self, directory: Path, record: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ takes its share of every step's crops and numbers: how many there are changes no
 
 A part of the training views is held out to choose with: the best step, and the strength at which it is shown. The test
 views are measured and never chosen by. Splats were fitted to the validation views, as to all training views, so their
-renders are somewhat better than those of test views: see `pairs`.
+renders are somewhat better than those of test views: see `pairs`. With `held_out_scenes` whole scenes are held out.
 """
 
 import json
@@ -29,7 +29,7 @@ from nifi_ns.restore import processes
 from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.crops import PairCrops, split_validation
+from nifi_ns.restore.crops import PairCrops, held_out_scenes, split_validation
 from nifi_ns.restore.learner import Learner, RunningMean
 from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
@@ -84,7 +84,8 @@ class Trainer:
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
         metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"
         self._perceptual = perceptual_loss(metric, backbone.device)
-        train, validation = split_validation(folders)
+        held_out = held_out_scenes(folders, config.held_out_scenes)
+        train, validation = split_validation(folders, held_out=held_out)
         self._crops = PairCrops(
             folders,
             size=config.crop,
@@ -118,6 +119,7 @@ class Trainer:
             self.output,
             choose_by=config.choose_by,
             limit=config.eval_views,
+            held_out=held_out,
         )
         if overwrite and processes.index() == 0:
             for name in ("checkpoints", "images", "logs"):

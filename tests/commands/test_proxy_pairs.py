@@ -134,8 +134,8 @@ def test_photos_lie_as_they_are_shown(tmp_path, monkeypatch):
 
 
 def test_mistakes_are_one_line_before_anything_is_written(photos, tmp_path, refused):
-    assert "give either --load-config" in refused()
-    assert "give either --load-config" in refused("--proxy", photos, "--load-config", tmp_path / "config.yml")
+    assert "give one of --load-config" in refused()
+    assert "give one of --load-config" in refused("--proxy", photos, "--load-config", tmp_path / "config.yml")
     assert "no such config" in refused("--load-config", tmp_path / "config.yml")
     assert "go with --proxy" in refused("--load-config", tmp_path / "config.yml", "--seed", 3)
     assert "go with --load-config" in refused("--proxy", photos, "--prune-levels", 3)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore.crops import PairCrops, split_validation
+from nifi_ns.restore.crops import PairCrops, held_out_scenes, split_validation
 from nifi_ns.restore.pairs import SPLITS, PairFolder, PairWriter, find_pair_folders, is_current
 
 
@@ -174,3 +174,29 @@ def test_validation_holds_the_same_views_out_at_every_rate(tmp_path):
     assert len(validation["fox"]) == 3 and len(train["fox"]) == 21
     assert not set(train["fox"]) & set(validation["fox"])
     assert validation["few"] == [] and len(train["few"]) == 3
+
+
+def test_held_out_scenes_validate_and_the_others_train_whole(tmp_path):
+    folders = [write(tmp_path, scene=scene, train=8) for scene in ("fox", "garden1", "garden2")]
+    held_out = held_out_scenes(folders, ["garden*"])
+    assert held_out == {"garden1", "garden2"}
+    train, validation = split_validation(folders, held_out=held_out)
+    assert len(train["fox"]) == 8 == len(validation["garden1"])
+    assert train["garden2"] == validation["fox"] == []
+    with pytest.raises(NifiError, match="no scene is called 'gardn'; there are fox, garden1, garden2"):
+        held_out_scenes(folders, ["fox", "gardn"])
+    with pytest.raises(NifiError, match="no training pairs are left"):
+        PairCrops(folders, size=8, seed=0, length=1, names=split_validation(folders, held_out={"fox", *held_out})[0])
+
+
+def test_views_are_drawn_evenly_whatever_the_weights(tmp_path):
+    folders = [write(tmp_path, scene=str(i), train=i + 1, rate="10KB" if i else "25KB") for i in range(4)]
+    crops = PairCrops(folders, size=8, seed=0, length=1, rate_weights={"10KB": 1e-3, "25KB": 7.0})
+    total = 7 + 9e-3
+    for number, folder in enumerate(folders):
+        for view in range(len(folder.splits["train"])):
+            before = sum(len(f.splits["train"]) * (7 if f.rate == "25KB" else 1e-3) for f in folders[:number])
+            weight = 7 if folder.rate == "25KB" else 1e-3
+            assert crops._draw((before + (view + 0.01) * weight) / total) == (number, view)
+            assert crops._draw((before + (view + 0.99) * weight) / total) == (number, view)
+    assert crops._draw(np.nextafter(1.0, 0)) == (3, 3) and crops._draw(0.0) == (0, 0)

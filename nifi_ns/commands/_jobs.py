@@ -1,0 +1,145 @@
+"""The mode of `ns-nifi-pairs` for thousands of runs: a list of jobs that may be interrupted, restarted and shared out.
+
+Every job is one `ns-nifi-pairs --load-config CONFIG`, so the list can as well be given to `xargs -n1 -P4`, to GNU
+parallel or to Ray; this is what does without. A manifest says what is done, and of what it was made.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import write_text
+from nifi_ns.restore.pairs import is_current
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all jobs of a list have in common; see `ns-nifi-pairs`."""
+
+    output_dir: Path
+    prune_levels: int | None
+    referenced: bool
+
+
+def read_jobs(path: Path, part: str) -> list[Path]:
+    """The configs in a list, one a line, that belong to a part such as `3/16`: the third and every 16th after it.
+
+    Raises:
+        NifiError: if the list or one of its configs is not there, or the part is none.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise NifiError(f"--part {part}: expected K/N with K from 1 to N, such as 3/16")
+    if not path.is_file():
+        raise NifiError(f"no such list of jobs: {path}")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#") and not Path(line).is_file():
+            raise NifiError(f"{path}, line {number}: no such config: {line}")
+    configs = list(dict.fromkeys(Path(line) for line in lines if line and not line.startswith("#")))
+    return configs[int(match[1]) - 1 :: int(match[2])]
+
+
+def run_jobs(configs: Sequence[Path], options: Options, part: str) -> None:
+    """Make the pairs of each config in a process of its own, unless a manifest in the output folder says it is done.
+
+    A job counts as done until its config, scene file or checkpoint changes, or its pairs do. Manifests of all parts are
+    read, whatever the parts were then, and this part's is written after each job.
+
+    Raises:
+        NifiError: at the end, if jobs failed.
+    """
+    console = Console()
+    manifest = options.output_dir / f"jobs_{part.replace('/', '_of_')}.json"
+    entries = {k: v for file in sorted(options.output_dir.glob("jobs_*.json")) for k, v in _read(file).items()}
+    own = _read(manifest) if manifest.is_file() else {}
+    failed: dict[Path, str] = {}
+    for number, config in enumerate(configs, 1):
+        name = f"{number}/{len(configs)} {config}"
+        made_of = _made_of(config, options)
+        if _done(entries.get(str(config)), made_of):
+            console.print(f"{name}: done before", highlight=False)
+            continue
+        start = time.monotonic()
+        entry: dict[str, Any] = {"made_of": made_of}
+        try:
+            made = _in_own_process(config, options)
+            for other, before in {**entries, **own}.items():
+                overwritten = any(made.get(root, mark) != mark for root, mark in before.get("pairs", {}).items())
+                if other != str(config) and overwritten:
+                    raise NifiError(
+                        f"its pairs overwrote those of {other}: give the runs experiment names of their own"
+                    )
+            entry["pairs"] = made
+            entry["seconds"] = round(time.monotonic() - start, 1)
+            console.print(f"{name}: {len(entry['pairs'])} folders in {entry['seconds']} s", highlight=False)
+        except NifiError as error:
+            failed[config] = entry["error"] = str(error)
+            console.print(f"{name}: {error}", style="red", highlight=False)
+        own[str(config)] = entry
+        write_text(manifest, json.dumps(own, indent=1) + "\n")
+    if failed:
+        config, error = next(iter(failed.items()))
+        which = f"{len(failed)} of {len(configs)} jobs failed; start again for those (see {manifest})"
+        raise NifiError(f"{which}, the first: {config}: {error}")
+
+
+def _in_own_process(config: Path, options: Options) -> dict[str, str]:
+    """`_make` in a new process, so that neither its memory nor its end is this one's."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_make, config, options).result()
+    except NifiError:
+        raise
+    except BrokenProcessPool as error:
+        raise NifiError("its process was killed (out of memory?)") from error
+    except Exception as error:  # whatever it is, the other jobs go on
+        raise NifiError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _make(config: Path, options: Options) -> dict[str, str]:
+    """Fingerprints by folder of the pairs that were made, or were current."""
+    from nifi_ns.plugin.pairs import write_pairs, write_pruned_pairs
+
+    if options.prune_levels is None:
+        folders = [write_pairs(config, options.output_dir, referenced=options.referenced)]
+    else:
+        folders = list(
+            write_pruned_pairs(config, options.prune_levels, options.output_dir, referenced=options.referenced)
+        )
+    return {str(folder.root): folder.fingerprint for folder in folders}
+
+
+def _made_of(config: Path, options: Options) -> str:
+    """A hash of what a job's pairs are made of, without opening the run."""
+    runs = (config.parent, *config.parents[2:3])  # of a config that is the run's, or lies beside a scene file
+    files = [config, config.with_name("scene.nifi"), *sorted(config.parent.glob("nifi/*/scene.nifi"))]
+    files += [file for run in runs for file in sorted(run.glob("nerfstudio_models/*.ckpt"))]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return hashlib.sha256(repr((asdict(options), stats)).encode()).hexdigest()
+
+
+def _done(entry: dict[str, Any] | None, made_of: str) -> bool:
+    if entry is None or entry["made_of"] != made_of:
+        return False
+    return bool(entry.get("pairs")) and all(is_current(root, mark) for root, mark in entry["pairs"].items())
+
+
+def _read(manifest: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = json.loads(manifest.read_text())
+        assert all("made_of" in entry for entry in entries.values())
+        return entries
+    except (ValueError, AssertionError, TypeError, AttributeError) as error:
+        raise CorruptFileError(f"{manifest} is no manifest of jobs: remove it, and start again") from error

@@ -1,0 +1,157 @@
+"""Pairs in WebDataset shards: few large tar files in place of many small pictures.
+
+A sample is `<key>.clean.png`, `<key>.degraded.png`, optionally `<key>.referenced.png` (or .jpg, .webp), and
+`<key>.json` with `scene`, `rate` and, if need be, `split` (train or test; by default train), `name` (by default the
+key), `bytes` and `gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever
+reads WebDataset reads them, too; here they are indexed by their headers and read at random places rather than streamed,
+because crop `i` of a training, which may be resumed, follows from the seed and `i` alone.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path
+from nifi_ns.restore.pairs import KINDS, SPLITS, PairFolder, Split
+
+_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+_HEADER = 2**18  # bytes of a picture in which its size is usually said
+
+
+@dataclass(frozen=True)
+class ShardedPairs(PairFolder):
+    """One scene at one rate, in shards; `root` is the folder of the first. Made by `open_shards`."""
+
+    shards: tuple[Path, ...] = ()
+    places: np.ndarray = field(default_factory=lambda: np.zeros((0, len(KINDS), 3), np.int64), compare=False)
+    """[N, kinds, 3], of the train views in order and then of the test views: which shard, where, how many bytes."""
+
+    def path(self, split: str, kind: str, name: str) -> Path:
+        """What errors call the picture: its shard, and below that its scene, rate and view."""
+        shard, _, _ = self._place(split, "clean", name)
+        return self.shards[shard] / self.label / split / f"{name}.{kind}"
+
+    def content(self, split: str, kind: str, name: str, *, header: bool = False) -> BinaryIO:
+        """The picture's bytes, or the first of them."""
+        shard, offset, size = self._place(split, kind, name)
+        if size == 0:
+            raise NifiError(f"{self.path(split, kind, name)} is missing: the shard has no such picture of this view")
+        with open(self.shards[shard], "rb") as file:
+            file.seek(offset)
+            return io.BytesIO(file.read(min(size, _HEADER) if header else size))
+
+    def _place(self, split: str, kind: str, name: str) -> tuple[int, int, int]:
+        row = bisect_left(self.splits["train" if split == "train" else "test"], name)
+        row += 0 if split == "train" else len(self.splits["train"])
+        shard, offset, size = self.places[row, KINDS.index(kind)].tolist()
+        return shard, offset, size
+
+
+@dataclass
+class _Scene:
+    """What is known of a scene at a rate so far: of many views, so kept small."""
+
+    about: dict[str, Any]
+    views: list[tuple[Split, str]] = field(default_factory=list)
+    places: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def finish(self, scene: str, rate: str, shards: Sequence[Path]) -> ShardedPairs:
+        order = sorted(range(len(self.views)), key=lambda i: (SPLITS.index(self.views[i][0]), self.views[i][1]))
+        views = [self.views[i] for i in order]
+        places = np.array(self.places).reshape(-1, len(KINDS), 3)[order]
+        numbers = np.unique(places[:, KINDS.index("clean"), 0])
+        places[..., 0] = np.searchsorted(numbers, places[..., 0])
+        own = tuple(shards[number] for number in numbers)
+        if twice := next((a for a, b in pairwise(views) if a == b), None):
+            raise NifiError(f"{own[0].parent}: {scene}/{rate} has two {twice[0]} views called {twice[1]}")
+        size, count = (None if self.about.get(k) is None else int(self.about[k]) for k in ("bytes", "gaussians"))
+        splits = {split: tuple(name for s, name in views if s == split) for split in SPLITS}
+        fingerprint = hashlib.sha256(repr(views).encode() + places[..., 2].tobytes()).hexdigest()
+        return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, own, places)
+
+
+def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
+    """Every scene at every rate in tar files, by reading their headers and the samples' JSON.
+
+    Raises:
+        NifiError: if a sample lacks its JSON or its photo, or two views of a scene have one name.
+        CorruptFileError: if a shard is no tar file, or cut short.
+    """
+    found: dict[tuple[str, str], _Scene] = {}
+    for number, path in enumerate(paths):
+        for key, (about, places) in _samples(path).items():
+            if not about or "clean" not in places:
+                raise NifiError(f"{path}: sample {key} needs {key}.json and {key}.clean.png")
+            split = about.get("split", "train")
+            if split not in SPLITS or not {"scene", "rate"} <= about.keys():
+                raise NifiError(f"{path}: {key}.json needs scene and rate, and split may be {' or '.join(SPLITS)}")
+            scene = found.setdefault((str(about["scene"]), str(about["rate"])), _Scene(about))
+            scene.views.append((split, str(about.get("name", key))))
+            for kind in KINDS:
+                scene.places.extend((number, *places.get(kind, (0, 0))))
+    return [scene.finish(*name, paths) for name, scene in found.items()]
+
+
+def _samples(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, tuple[int, int]]]]:
+    """(JSON, offset and size by kind) of the samples of a shard by key, which ends at the first dot of a name."""
+    samples: dict[str, tuple[dict[str, Any], dict[str, tuple[int, int]]]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, extension = base.partition(".")
+                kind, _, suffix = extension.rpartition(".")
+                about, places = samples.setdefault(f"{folder}/{stem}" if folder else stem, ({}, {}))
+                if extension == "json":
+                    file = tar.extractfile(member)
+                    about |= json.loads(file.read() if file else "")
+                elif kind in KINDS and suffix.lower() in _SUFFIXES:
+                    places[kind] = member.offset_data, member.size
+    except (tarfile.TarError, OSError, ValueError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a readable shard of pairs: {error}") from error
+    return {key: sample for key, sample in samples.items() if any(sample)}
+
+
+def write_shards(folders: Iterable[PairFolder], output_dir: Path, shard_bytes: int) -> Iterator[Path]:
+    """Write the pictures of pair folders, as they are, to `<output_dir>/pairs-000000.tar` and on, and yield each.
+
+    A shard is closed with the first sample that makes it as large as `shard_bytes`; each is written atomically.
+    """
+    samples = _contents(folders)
+    sample, number = next(samples, None), 0
+    while sample is not None:
+        path = output_dir / f"pairs-{number:06d}.tar"
+        with atomic_path(path) as temporary, tarfile.open(temporary, "w") as tar:
+            while sample is not None and tar.offset < shard_bytes:
+                for name, data in sample:
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                sample = next(samples, None)
+        yield path
+        number += 1
+
+
+def _contents(folders: Iterable[PairFolder]) -> Iterator[list[tuple[str, bytes]]]:
+    """Names and contents of the members of each sample."""
+    views = ((folder, split, name) for folder in folders for split in SPLITS for name in folder.splits[split])
+    for number, (folder, split, name) in enumerate(views):
+        if isinstance(folder, ShardedPairs):
+            raise NifiError(f"{folder.label} is in shards already ({folder.shards[0]}): give folders with a pairs.json")
+        key = f"{number:09d}"
+        about = {"scene": folder.scene, "rate": folder.rate, "split": split, "name": name}
+        about |= {"bytes": folder.bytes, "gaussians": folder.gaussians}
+        files = {kind: folder.path(split, kind, name) for kind in KINDS}
+        pictures = [(f"{key}.{kind}.png", file.read_bytes()) for kind, file in files.items() if file.is_file()]
+        yield [*pictures, (f"{key}.json", json.dumps(about).encode())]
