@@ -1,0 +1,242 @@
+"""How much memory the training of a Stable Diffusion 3 medium takes, with and without a GPU.
+
+    python scripts/bench_memory.py                  # calculated: needs neither a GPU nor weights, only seconds
+    python scripts/bench_memory.py --device cuda    # measured there, with random weights
+
+Calculated means: two steps of `ns-nifi-train --preset configs/sd3.yaml` at a batch of 1 are run on tensors without
+content (FakeTensorMode), and each storage counts from its making until autograd and Python let it go. So what is saved
+for the backward pass, what is computed again, and what lives for a moment is all in it; what a CUDA context, a kernel's
+own workspace and the allocator's gaps take is not. Attention is counted as PyTorch's flash attention saves it.
+"""
+
+import contextlib
+import json
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nifi_ns.commands._cli import run
+from nifi_ns.commands._presets import load_preset
+from nifi_ns.commands.train import PRESET_FIELDS, Train
+from nifi_ns.errors import NifiError
+from nifi_ns.files import write_text
+from nifi_ns.restore.backbone import Backbone
+from nifi_ns.restore.config import TrainingConfig
+from nifi_ns.restore.families import StableDiffusion3
+from nifi_ns.restore.learner import make_optimizer
+from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
+from nifi_ns.restore.prompt import Embeddings, Prompt
+from nifi_ns.restore.schedules import FlowMatching
+
+# transformer/config.json and vae/config.json of stabilityai/stable-diffusion-3-medium-diffusers
+TRANSFORMER: dict[str, Any] = {
+    **{"sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24},
+    **{"attention_head_dim": 64, "num_attention_heads": 24, "pos_embed_max_size": 192},
+    **{"joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048},
+}
+VAE: dict[str, Any] = {
+    **{"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16},
+    **{"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4},
+    **{"scaling_factor": 1.5305, "shift_factor": 0.0609, "use_quant_conv": False, "use_post_quant_conv": False},
+}
+TOKENS = 333  # 77 of CLIP and 256 of T5
+PRESET = Path(__file__).parents[1] / "configs" / "sd3.yaml"
+
+
+class LiveBytes(TorchDispatchMode):
+    """Within this, `now` and `peak` are the bytes of all tensors that were made and still live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def add(self, tensor: Tensor) -> None:
+        """Count the tensor's storage, once, while it lives."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and count what it makes."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return result
+
+
+@dataclass
+class BenchMemory:
+    """The memory that training Stable Diffusion 3 medium takes, by what it is for."""
+
+    device: Literal["calculated", "cuda"] = "calculated"
+    """calculated: without a GPU; cuda: measured on one."""
+    crop: int = 512
+    """Side of the crops."""
+    batch_size: int = 1
+    """Crops that are worked off at once: the batch over --gradient-accumulation."""
+    gradient_checkpointing: bool = True
+    """As the option of ns-nifi-train."""
+    output: Path = Path("results/bench_memory.json")
+    """Where the numbers go."""
+
+    def main(self) -> None:
+        """Run two steps, print a table, write the numbers."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise NifiError("--device cuda: there is no GPU; leave it away to calculate")
+        training = load_preset(PRESET, Train(), PRESET_FIELDS).training
+        training = replace(training, crop=self.crop, batch_size=self.batch_size)
+        training = replace(training, gradient_checkpointing=self.gradient_checkpointing)
+        device = torch.device("cuda" if self.device == "cuda" else "cpu")
+        used = measure(training, device, TRANSFORMER, VAE)
+        write_text(self.output, json.dumps(used, indent=1) + "\n")
+        how = "recomputed" if self.gradient_checkpointing else "kept"
+        title = f"SD3 medium, {self.crop}x{self.crop}, batch {self.batch_size}, activations {how}, {self.device}"
+        table = Table("", "GB", title=title, box=SIMPLE_HEAD, pad_edge=False)
+        for name, size in used.items():
+            table.add_row(name, f"{size / 1e9:.2f}")
+        Console().print(table)
+
+
+def measure(
+    training: TrainingConfig, device: torch.device, transformer: dict[str, Any], vae: dict[str, Any]
+) -> dict[str, int]:
+    """Bytes by what they are for, after two steps; on a CPU they are calculated."""
+    real = device.type == "cuda"
+    schedule = FlowMatching.from_config({"num_train_timesteps": 1000, "shift": 3.0})  # which needs its numbers
+    with contextlib.ExitStack() as stack:
+        if not real:
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(device)
+        backbone, perceptual = _build(training, schedule, device, transformer, vae)
+        adapters = {name: backbone.adapter_parameters(name) for name in ("phi_minus", "phi_plus")}
+        trained = [parameter for parameters in adapters.values() for parameter in parameters]
+        models = (backbone.family.network, backbone.vae, perceptual)
+        ours = set(map(id, trained))
+        frozen = [t for model in models for t in (*model.parameters(), *model.buffers()) if id(t) not in ours]
+        optimizers = {name: make_optimizer(parameters, 1e-6, training) for name, parameters in adapters.items()}
+        live = LiveBytes()
+        for tensor in (*frozen, *trained):
+            live.add(tensor)
+        peaks = {}
+        with contextlib.nullcontext() if real else live:
+            for _ in range(2):  # the first one makes the moments
+                for phase in _step(training, backbone, perceptual, optimizers, device):
+                    peaks[phase] = torch.cuda.max_memory_allocated() if real else live.peak
+                    live.peak = live.now
+                    if real:
+                        torch.cuda.reset_peak_memory_stats()
+        weights, values = _bytes(frozen), _bytes(trained)
+        moments = sum(_bytes(state.values()) for o in optimizers.values() for state in o.state.values())
+    kept = weights + values + moments
+    return {
+        "frozen weights, bf16 (LPIPS: fp32)": weights,
+        "both adapters, fp32": values,
+        "AdamW moments, fp32": moments,
+        "activations and gradients at most, restorer": peaks["restorer"] - kept,
+        "activations and gradients at most, critic": peaks["critic"] - kept,
+        "all together at most": max(peaks.values()),
+    }
+
+
+def _build(
+    training: TrainingConfig,
+    schedule: FlowMatching,
+    device: torch.device,
+    transformer: dict[str, Any],
+    vae: dict[str, Any],
+) -> tuple[Backbone, nn.Module]:
+    """SD3 in bfloat16 with random weights and both adapters, and LPIPS."""
+    import lpips
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        networks = SD3Transformer2DModel(**transformer), AutoencoderKL(**vae)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    embeddings = [torch.zeros(1, TOKENS, transformer["joint_attention_dim"], dtype=torch.bfloat16)]
+    embeddings.append(torch.zeros(1, transformer["pooled_projection_dim"], dtype=torch.bfloat16))
+    prompt = Prompt("", Embeddings(*embeddings), Embeddings(*embeddings))
+    with _where_they_are() if device.type == "cpu" else contextlib.nullcontext():
+        perceptual = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
+        family = StableDiffusion3(networks[0], schedule)
+        backbone = Backbone("sd3", family, networks[1], prompt, device=device, dtype=torch.bfloat16)
+        backbone.add_adapters(training.rank, training.lora_alpha, training.vae_encoder)
+    if training.gradient_checkpointing:
+        backbone.checkpoint_gradients()
+    return backbone, perceptual
+
+
+@contextlib.contextmanager
+def _where_they_are() -> Iterator[None]:
+    """Modules are not moved: tensors without content cannot be swapped, and all are where they should be."""
+    from diffusers.models.modeling_utils import ModelMixin
+
+    def stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:
+        return module
+
+    with mock.patch.object(nn.Module, "to", stay), mock.patch.object(ModelMixin, "to", stay):
+        yield
+
+
+def _step(
+    training: TrainingConfig,
+    backbone: Backbone,
+    perceptual: nn.Module,
+    optimizers: dict[str, torch.optim.Optimizer],
+    device: torch.device,
+) -> Iterator[str]:
+    """What `Trainer` does in a step; yields the names of its phases as they end."""
+    objective, count, side = training.objective, training.batch_size, training.crop // backbone.downsampling
+    clean, degraded = torch.rand(2, count, 3, training.crop, training.crop)
+    noise = torch.randn(2, count, backbone.latent_channels, side, side)
+    draws = Draws(noise[0], torch.full((count,), 300.0), noise[1], torch.zeros(count, dtype=torch.bool))
+    with torch.autocast(device.type, torch.bfloat16):
+        loss = restorer_loss(
+            backbone, degraded, clean, draws, objective, lambda a, b: perceptual(a, b, normalize=True).mean()
+        )
+    loss.total.backward()
+    _descend(optimizers["phi_minus"])
+    restored = loss.restored
+    del loss
+    yield "restorer"
+    with torch.autocast(device.type, torch.bfloat16):
+        critic = critic_loss(backbone, restored, draws.timestep, draws.noise, draws.dropped)
+    critic.backward()
+    _descend(optimizers["phi_plus"])
+    yield "critic"
+
+
+def _descend(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+if __name__ == "__main__":
+    run(BenchMemory)
