@@ -62,20 +62,20 @@ def run_jobs(configs: Sequence[Path], options: Options, part: str) -> None:
     """
     console = Console()
     manifest = options.output_dir / f"jobs_{part.replace('/', '_of_')}.json"
-    entries = {k: v for file in sorted(options.output_dir.glob("jobs_*.json")) for k, v in _read(file).items()}
-    own = _read(manifest) if manifest.is_file() else {}
+    known = {file: _read(file) for file in sorted(options.output_dir.glob("jobs_*.json"))}
+    own = known.setdefault(manifest, {})
     failed: dict[Path, str] = {}
     for number, config in enumerate(configs, 1):
         name = f"{number}/{len(configs)} {config}"
         made_of = _made_of(config, options)
-        if _done(entries.get(str(config)), made_of):
+        if any(_done(entries.get(str(config)), made_of) for entries in known.values()):
             console.print(f"{name}: done before", highlight=False)
             continue
         start = time.monotonic()
         entry: dict[str, Any] = {"made_of": made_of}
         try:
             made = _in_own_process(config, options)
-            for other, before in {**entries, **own}.items():
+            for other, before in (item for entries in known.values() for item in entries.items()):
                 overwritten = any(made.get(root, mark) != mark for root, mark in before.get("pairs", {}).items())
                 if other != str(config) and overwritten:
                     raise NifiError(
@@ -104,7 +104,7 @@ def _in_own_process(config: Path, options: Options) -> dict[str, str]:
         raise
     except BrokenProcessPool as error:
         raise NifiError("its process was killed (out of memory?)") from error
-    except Exception as error:  # whatever it is, the other jobs go on
+    except (Exception, SystemExit) as error:  # whatever it is, the other jobs go on
         raise NifiError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 

@@ -21,6 +21,8 @@ def stand_in(config: Path, options: Options) -> dict[str, str]:
     scene = config.read_text()
     if scene == "killed":
         os._exit(9)
+    if scene == "ended":
+        raise SystemExit(1)
     if scene == "wrong":
         raise ValueError("two\nlines")
     mark = f"{scene} {config.stat().st_mtime_ns}"
@@ -75,6 +77,11 @@ def test_parts_are_all_of_the_list_and_know_what_others_did(listed, tmp_path) ->
         run_jobs(part, options, f"{k}/3")
     run_jobs(read_jobs(listed, "1/1"), options, "1/1")
     assert sorted(made) == ["a", "b", "c", "d"]
+    failed = json.loads((tmp_path / "pairs" / "jobs_1_of_3.json").read_text())
+    failed = {config: {"made_of": entry["made_of"], "error": "once"} for config, entry in failed.items()}
+    (tmp_path / "pairs" / "jobs_1_of_4.json").write_text(json.dumps(failed))
+    run_jobs(read_jobs(listed, "1/1"), options, "1/1")
+    assert len(made) == 4  # what failed in another list has been done since
 
 
 def test_an_interrupted_list_goes_on_where_it_stopped(listed, tmp_path, monkeypatch) -> None:
@@ -105,7 +112,8 @@ def test_a_job_that_fails_or_is_killed_does_not_end_the_others(listed, tmp_path,
     manifest = json.loads((tmp_path / "pairs" / "jobs_1_of_1.json").read_text())
     assert manifest[str(tmp_path / "c" / "config.yml")]["error"] == "ValueError: two lines"
     (tmp_path / "b" / "config.yml").write_text("b")
-    with pytest.raises(SystemExit, match="1 of 4 jobs failed"):
+    (tmp_path / "c" / "config.yml").write_text("ended")
+    with pytest.raises(SystemExit, match=r"1 of 4 jobs failed.*c/config\.yml: SystemExit: 1"):
         typed(*words, monkeypatch=monkeypatch)
     assert {f.scene for f in find_pair_folders([tmp_path / "pairs"])} == {"a", "b", "d"}
 
