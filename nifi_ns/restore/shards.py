@@ -75,7 +75,9 @@ class _Scene:
         own = tuple(shards[number] for number in numbers)
         if twice := next((a for a, b in pairwise(views) if a == b), None):
             raise NifiError(f"{own[0].parent}: {scene}/{rate} has two {twice[0]} views called {twice[1]}")
-        size, count = (None if self.about.get(k) is None else int(self.about[k]) for k in ("bytes", "gaussians"))
+        size, count = self.about.get("bytes"), self.about.get("gaussians")
+        if not isinstance(size, int | None) or not isinstance(count, int | None):
+            raise NifiError(f"{own[0]}: {scene}/{rate} has bytes {size!r}, gaussians {count!r}: expected whole numbers")
         splits = {split: tuple(name for s, name in views if s == split) for split in SPLITS}
         fingerprint = hashlib.sha256(repr(views).encode() + places[..., 2].tobytes()).hexdigest()
         return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, own, places)
