@@ -19,7 +19,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression import CompressionStage, CompressionStageConfig
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.repairs.resume import same_parameters
-from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig
+from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig, Shown
 from nifi_ns.plugin.strategy import densification
 from nifi_ns.rasterize import rasterization, render
 from nifi_ns.rasterize.ssim import SSIM
@@ -161,8 +161,14 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         self.uncompressed = _Snapshot(self.splats)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
-        """Splatfacto's outputs, on any device; while compression is in the loop, of what the file would decode to."""
-        self._shown = self.compression.quantized_params()
+        """Splatfacto's outputs, on any device; while compression is in the loop, of what the file would decode to.
+
+        In the viewer, of what its panel has chosen.
+        """
+        chosen = self.panel.scene
+        self._shown = (
+            self.compression.quantized_params() if chosen is None else chosen.to_gauss_params(self.config.sh_degree)
+        )
         try:
             return super().get_outputs(_local(camera))
         finally:
@@ -216,11 +222,25 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
 
     def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
         """`rgb_uncompressed`."""
-        return {"rgb_uncompressed": lambda: self.render_view(view, self.uncompressed_splats, obb_box)[0]}
+        # taken now, while the viewer holds the lock: training may have changed them when somebody looks
+        splats, background = self.uncompressed_splats, self._get_background_color().to(self.device)
+        return {"rgb_uncompressed": lambda: self.render_view(view, splats, obb_box, background)[0]}
 
-    def draw(self, view: View) -> tuple[Tensor, Tensor]:
-        """What is shown, from a view: see `render_view`."""
-        return self.render_view(view, self.splats)
+    def shown(self) -> Shown:
+        """The splats that this thread is to look at, and their background."""
+        splats, background = self.panel.scene or self.splats, self._get_background_color().to(self.device)
+        draw = lambda view: self.render_view(view, splats, background=background)  # noqa: E731
+        return Shown(draw, (self.panel.rate, *background.tolist()))
+
+    @property
+    def still_training(self) -> bool:
+        """Whether this process trains what is shown: no more when there is a scene file."""
+        return self._in_training and self.config.scene_file is None
+
+    @property
+    def shown_file(self) -> Path | None:
+        """The scene file that is shown, if one is."""
+        return self.config.scene_file
 
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
@@ -235,11 +255,16 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         return self.config.restorer
 
     @torch.no_grad()
-    def render_view(self, view: View, splats: Splats, obb_box: OrientedBox | None = None) -> tuple[Tensor, Tensor]:
-        """Some splats from a view as splatfacto would evaluate them: [H, W, 3] in [0, 1], expected depth [H, W, 1]."""
+    def render_view(
+        self, view: View, splats: Splats, obb_box: OrientedBox | None = None, background: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Some splats from a view as splatfacto would evaluate them: [H, W, 3] in [0, 1], expected depth [H, W, 1].
+
+        `background` is [3], by default what splatfacto has now.
+        """
         if obb_box is not None:
             splats = splats[obb_box.within(splats.means).squeeze(-1)]
-        background = self._get_background_color().to(self.device)
+        background = self._get_background_color().to(self.device) if background is None else background
         antialiased = self.config.rasterize_mode == "antialiased"
         rendered = render(splats, view, background=background, depth=True, antialiased=antialiased)
         assert rendered.depth is not None

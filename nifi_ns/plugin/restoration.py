@@ -1,10 +1,8 @@
 """Restored views of any nerfstudio model that draws colour and depth: a mixin, and its part of the config."""
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +11,19 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.base_model import Model
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin.late import render_thread
 from nifi_ns.plugin.outputs import LazyOutputs
+from nifi_ns.plugin.panel import Panel, Restoration
 from nifi_ns.plugin.views import view_of
 from nifi_ns.views import View
 
 if TYPE_CHECKING:
     from nifi_ns.restore import Restorer
-    from nifi_ns.restore.references import ReferenceBank
+    from nifi_ns.restore.references import ReferenceBank, ReferenceSettings, Renderer
+    from nifi_ns.splats import Splats
 
 
 @dataclass
@@ -38,33 +38,76 @@ class RestoredViewsConfig:
     """How many of the capture's photos guide `rgb_referenced`."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a model shows at one moment, for whoever draws more of it later, in another thread."""
+
+    draw: "Renderer"
+    """Draws a view: [H, W, 3] in [0, 1], and expected depth [H, W, 1]."""
+    key: Hashable
+    """Equal for what looks the same at the same step of training."""
+
+
 class RestoredViews(Model, ABC):
-    """Gives a model the outputs `rgb_referenced`, `rgb_restored` and `restoration_change`.
+    """Gives a model the outputs `rgb_referenced`, `rgb_restored` and `restoration_change`, and the viewer a panel.
 
     The first is guided by the capture's photos, the second by the restorer, the third ([H, W, 1]) the mean absolute
-    change of the restorer. They are computed when read. Put it before the model's class among the bases.
+    change of both. They are computed when read; in the viewer they are as `rgb` until they are ready. Put it before the
+    model's class among the bases.
     """
 
     config: Any
     """The model's own, and a `RestoredViewsConfig`."""
     train_views: Sequence[View] | None = None
     """The capture's photos, bound by the pipeline; without them there is no `rgb_referenced`."""
-    _bank: "ReferenceBank | None" = None
-    _bank_step = -1
-    _complained = False
+    _bank: "tuple[Hashable, ReferenceBank] | None" = None
+    _loaded: "tuple[Hashable, Restorer] | None" = None
     _in_training = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.panel = Panel(self)
+
+    # -- what a model says of itself ---------------------------------------------------------------------------------
+
     @abstractmethod
-    def draw(self, view: View) -> tuple[Tensor, Tensor]:
-        """What the model shows from a view: [H, W, 3] in [0, 1], and expected depth [H, W, 1]."""
+    def shown(self) -> Shown:
+        """What the model shows in this thread, now."""
+
+    @abstractmethod
+    def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
 
     def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
         """Pictures [H, W, 3] that the model can also draw of a view; `rgb` stands for them while the camera moves."""
         return {}
 
-    @abstractmethod
-    def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
+    @property
+    def training_step(self) -> int:
+        """How far training has come."""
+        return getattr(self, "step", 0)
+
+    @property
+    def still_training(self) -> bool:
+        """Whether this process trains what is shown."""
+        return self._in_training
+
+    @property
+    def uncompressed_splats(self) -> "Splats | None":
+        """The gaussians before compression, if the model holds gaussians."""
+        return None
+
+    @property
+    def shown_file(self) -> Path | None:
+        """The scene file that is shown, if one is."""
+        return None
+
+    @property
+    def restorer_folder(self) -> Path | None:
+        """Where the restorer is."""
+        return self.config.restorer
+
+    # -- outputs -----------------------------------------------------------------------------------------------------
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -78,79 +121,114 @@ class RestoredViews(Model, ABC):
         """The model's outputs and the lazy ones (see the class), of one camera, cropped to `obb_box`."""
         camera = camera.to(self.device)
         outputs = LazyOutputs(super().get_outputs_for_camera(camera, obb_box))
-        view, rgb = view_of(camera), outputs["rgb"]
+        view, rgb, depth = view_of(camera), outputs["rgb"], outputs["depth"]
         more = self.more_outputs(view, obb_box)
-        if _moving():
+        viewer = render_thread()
+        if viewer is not None and viewer.state != "high":  # its camera moves
             outputs.update(dict.fromkeys(more, rgb), restoration_change=torch.zeros_like(rgb[..., :1]))
             outputs.update(rgb_referenced=rgb, rgb_restored=rgb)
             return outputs
         outputs.update(more)
-        referenced = lambda: self.reference(view, rgb, outputs["depth"])  # noqa: E731
-        restored = lambda: self.restore(rgb, lambda: outputs["rgb_referenced"])  # noqa: E731
+        shown, recipes = self.shown(), LazyOutputs()
+        if viewer is None:
+            chosen = lambda: self.restoration_by(self.restorer_folder)  # noqa: E731
+            in_rgb, read = self.config.restore_rgb, lambda name: _or_exit(lambda: recipes[name])
+        else:
+            restoration = self.panel.restoration
+            chosen, in_rgb = lambda: restoration, restoration.in_rgb
+            ident = (shown.key, _ident(view, obb_box), restoration.restorer, restoration.references)
+            read = self.panel.read(ident, recipes)
+        recipes["referenced"] = lambda: self.reference(view, rgb, depth, shown=shown)
+        recipes["restored"] = lambda: self.restoration(rgb, lambda: recipes["referenced"], chosen())
+
+        def restored() -> Tensor:
+            pair = read("restored")
+            return rgb if pair is None else chosen().shown(rgb, *pair)
+
+        def referenced() -> Tensor:
+            picture = read("referenced")
+            return rgb if picture is None else picture
+
         # the viewer's split screen starts with the last
         outputs["restoration_change"] = lambda: (outputs["rgb_restored"] - rgb).abs().mean(dim=-1, keepdim=True)
-        outputs["rgb_referenced"] = lambda: self._or_rgb(rgb, referenced)
-        outputs["rgb_restored"] = lambda: self._or_rgb(rgb, restored)
-        if self.config.restore_rgb:
+        outputs["rgb_referenced"] = referenced
+        outputs["rgb_restored"] = restored
+        if in_rgb:
             outputs["rgb"] = lambda: outputs["rgb_restored"]
         return outputs
 
+    # -- restoring ---------------------------------------------------------------------------------------------------
+
     @torch.no_grad()
-    def reference(self, view: View, rgb: Tensor, depth: Tensor, exclude: str | None = None) -> Tensor:
+    def reference(
+        self, view: View, rgb: Tensor, depth: Tensor, exclude: str | None = None, shown: Shown | None = None
+    ) -> Tensor:
         """[H, W, 3]: `rgb` corrected by what the capture's photos show where the model puts them.
 
-        `exclude` names a photo that may not be used: the one of the view itself, when training pairs are made.
+        `exclude` names a photo that may not be used: the one of the view itself, when training pairs are made. `shown`
+        is what `rgb` and `depth` were drawn of, by default what the model shows now.
         """
-        from nifi_ns.restore.references import ReferenceBank, ReferenceSettings
+        from nifi_ns.restore.references import ReferenceSettings
 
         if self.train_views is None:
             raise NifiError("rgb_referenced needs the capture's photos, and this pipeline has none")
-        if self._bank is None or self._bank_step != self.step:
+        shown = shown or self.shown()
+        key = (self.training_step, shown.key)
+        if self._bank is None or self._bank[0] != key:
             settings = ReferenceSettings(count=self.config.num_references)
-            self._bank, self._bank_step = ReferenceBank(self.train_views, self.draw, settings=settings), self.step
-        return self._bank.restore(view, rgb, depth, exclude=() if exclude is None else (exclude,))[0]
+            self._bank = key, _bank(self.train_views, shown.draw, settings, self.panel.late.check)
+        return self._bank[1].restore(view, rgb, depth, exclude=() if exclude is None else (exclude,))[0]
 
     def forget_references(self) -> None:
         """Draw the photos' views anew when they are next needed: the model shows something else now."""
         self._bank = None
 
-    @property
-    def restorer_folder(self) -> Path | None:
-        """Where the restorer is."""
-        return self.config.restorer
-
-    @cached_property
-    def restorer(self) -> "Restorer":
-        """The restorer, loaded when first used; a plain object, so that no checkpoint swallows it.
-
-        A cached property is also the one kind of attribute that the viewer does not read when it looks for elements.
+    def restorer_in(self, folder: Path) -> "Restorer":
+        """The restorer in `folder`, of which the last is kept; a plain object, so that no checkpoint swallows it.
 
         Raises:
             NifiError: if there is none.
         """
         from nifi_ns.restore import Restorer
 
-        folder = self.restorer_folder
+        about = folder / "restorer.json"
+        key = (folder, about.stat().st_mtime_ns if about.is_file() else 0)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # two backbones may be more than memory holds
+            self._loaded = key, Restorer.from_pretrained(folder, device=self.device)
+        return self._loaded[1]
+
+    def restoration_by(self, folder: Path | None) -> Restoration:
+        """The restoration that the restorer in `folder` was trained for.
+
+        Raises:
+            NifiError: if there is no restorer.
+        """
         if folder is None:
-            raise NifiError("no restorer: train one with ns-nifi-train, or name one as model.restorer in config.yml")
-        return Restorer.from_pretrained(folder, device=self.device)
+            return Restoration()
+        settings = self.restorer_in(folder).settings
+        return Restoration(folder, references=settings.input == "referenced", strength=settings.strength)
+
+    def restoration(self, rgb: Tensor, referenced: Callable[[], Tensor], how: Restoration) -> tuple[Tensor, Tensor]:
+        """What the restorer sees of a view, `rgb` or `referenced()`, and all that it makes of it: [H, W, 3] each.
+
+        Raises:
+            NifiError: if there is neither a restorer nor are there reference photos.
+        """
+        if how.restorer is None and not how.references:
+            raise NifiError(
+                "no restorer: train one with ns-nifi-train, or name one as model.restorer in config.yml; "
+                "in the viewer, Use photos needs none"
+            )
+        before = referenced() if how.references else rgb
+        if how.restorer is None:
+            return before, before
+        return before, self.restorer_in(how.restorer)(before, strength=1.0).to(rgb)
 
     def restore(self, rgb: Tensor, referenced: Callable[[], Tensor]) -> Tensor:
         """[H, W, 3] in [0, 1]: the restorer's view of `rgb`, or of `referenced()` if it was trained on such."""
-        restorer = self.restorer
-        return restorer(referenced() if restorer.input == "referenced" else rgb).to(rgb)
-
-    def _or_rgb(self, rgb: Tensor, restored: Callable[[], Tensor]) -> Tensor:
-        """`restored()`; where it fails, one line: in the viewer, which lives on with `rgb`, else the command ends."""
-        try:
-            return restored()
-        except (NifiError, torch.cuda.OutOfMemoryError) as error:
-            if not _in_viewer():
-                raise SystemExit(f"error: {error}") from error
-            if not self._complained:
-                CONSOLE.print(f"[yellow]Showing the compressed view instead: {error}")
-                self._complained = True
-            return rgb
+        how = self.restoration_by(self.restorer_folder)
+        return how.shown(rgb, *self.restoration(rgb, referenced, how))
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
@@ -173,12 +251,29 @@ class RestoredViews(Model, ABC):
         return metrics, {"img": torch.cat([photo, *shown.values()], dim=1)}
 
 
-def _in_viewer() -> bool:
-    from nerfstudio.viewer.render_state_machine import RenderStateMachine
+def _or_exit(restored: Callable[[], Any]) -> Any:
+    """`restored()`; where it fails, the command ends in one line."""
+    try:
+        return restored()
+    except (NifiError, torch.cuda.OutOfMemoryError) as error:
+        raise SystemExit(f"error: {error}") from error
 
-    return isinstance(threading.current_thread(), RenderStateMachine)
+
+def _ident(view: View, obb_box: OrientedBox | None) -> Hashable:
+    """Equal for equal cameras and crops."""
+    box = () if obb_box is None else (obb_box.R, obb_box.T, obb_box.S)
+    return view.width, view.height, *(tuple(part.flatten().tolist()) for part in (view.viewmat, view.K, *box))
 
 
-def _moving() -> bool:
-    """Whether this thread renders for a viewer whose camera moves: the caller is the viewer's own render thread."""
-    return getattr(threading.current_thread(), "state", "high") != "high"
+def _bank(
+    views: Sequence[View], draw: "Renderer", settings: "ReferenceSettings", check: Callable[[], None]
+) -> "ReferenceBank":
+    """Reference photos whose preparation calls `check` between its parts, which may raise."""
+    from nifi_ns.restore.references import ReferenceBank
+
+    class Bank(ReferenceBank):
+        def choose(self, *args: Any, **kwargs: Any) -> list[int]:
+            check()
+            return super().choose(*args, **kwargs)
+
+    return Bank(views, draw, settings=settings)

@@ -12,14 +12,13 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInterpolated
-from tiny_runs import model_of, train, training_config
+from tiny_runs import model_of, save_restorer, train, training_config
 
 from nifi_ns.compress import decode
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.model import NifiSplatModel
 from nifi_ns.plugin.runs import load_run
 from nifi_ns.plugin.views import DatasetViews, view_of
-from nifi_ns.restore import Backbone, Restorer
 
 LAZY = ("rgb_uncompressed", "rgb_referenced", "rgb_restored", "restoration_change")
 
@@ -200,12 +199,7 @@ def test_both_strategies_densify_up_to_the_cap(strategy: str, tiny_capture: Path
 
 @pytest.fixture(scope="module")
 def restorer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained restorer on the miniature backbone."""
-    folder = tmp_path_factory.mktemp("restorer")
-    backbone = Backbone.from_pretrained("nifi-tiny", "cpu")
-    backbone.add_adapters(rank=2, alpha=2)
-    Restorer(backbone).save_pretrained(folder)
-    return folder
+    return save_restorer(tmp_path_factory.mktemp("restorer"))
 
 
 def test_a_restorer_restores_and_shows_its_change(
@@ -219,4 +213,3 @@ def test_a_restorer_restores_and_shows_its_change(
         assert outputs["rgb_restored"].min() >= 0 and outputs["rgb_restored"].max() <= 1
     finally:
         model.config.restorer = None
-        vars(model).pop("restorer", None)

@@ -1,5 +1,6 @@
 """Runs of a few dozen steps on the generated capture, on the CPU."""
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from nerfstudio.configs.method_configs import all_methods  # first: importing th
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from nifi_ns.plugin.compression import CompressionStageConfig
-from nifi_ns.plugin.model import NifiSplatModel
+from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 
 
 def training_config(data: Path, output: Path, *, compress: bool = True, **model: object) -> TrainerConfig:
@@ -47,3 +48,26 @@ def model_of(trainer: Trainer) -> NifiSplatModel:
     model = trainer.pipeline.model
     assert isinstance(model, NifiSplatModel)
     return model
+
+
+def save_restorer(folder: Path) -> Path:
+    """An untrained restorer on the miniature backbone, whose noise changes what it sees."""
+    from nifi_ns.restore import Backbone, Restorer
+
+    backbone = Backbone.from_pretrained("nifi-tiny", "cpu")
+    backbone.add_adapters(rank=2, alpha=2)
+    Restorer(backbone).save_pretrained(folder)
+    return folder
+
+
+def copy_run(trained: Trainer, output: Path) -> Path:
+    """A finished run again, in `output`, for tests that write to it. Returns its config.yml."""
+    config = deepcopy(trained.config)
+    config.output_dir = output
+    folder = config.get_base_dir()
+    shutil.copytree(trained.base_dir, folder)
+    model = config.pipeline.model
+    assert isinstance(model, NifiSplatModelConfig) and model.scene_file is not None
+    model.scene_file = folder / model.scene_file.relative_to(trained.base_dir)
+    config.save_config()
+    return folder / "config.yml"

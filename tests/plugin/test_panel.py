@@ -1,0 +1,249 @@
+"""The viewer's panel, in nerfstudio's own viewer, without a browser: what would be sent to one is looked at."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
+from tiny_runs import copy_run, save_restorer
+
+from nifi_ns.compress import PRESETS, encode
+from nifi_ns.plugin.runs import load_run
+
+SECONDS = 20
+"""How long anything may take before a test fails."""
+
+
+class Eye:
+    """A viewer, and a browser that looks: its camera, and the pictures it was sent."""
+
+    def __init__(self, config: Path) -> None:
+        run = load_run(config)
+        self.model = run.model
+        log = run.folder / "viewer.log"
+        settings = ViewerConfig(websocket_host="127.0.0.1")
+        self.lock = threading.Lock()
+        self.viewer = Viewer(settings, log, run.folder, run.pipeline, train_lock=self.lock)
+        self.panel = self.model.panel
+        self.pictures: list[np.ndarray] = []
+        dataset = run.pipeline.datamanager.train_dataset
+        assert dataset is not None
+        camera = dataset.cameras[0]
+        rotation = camera.camera_to_worlds[:, :3].numpy() @ np.diag([1.0, -1.0, -1.0])
+        self.camera = SimpleNamespace(
+            wxyz=_wxyz(rotation),
+            position=camera.camera_to_worlds[:, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO,
+            fov=0.8,
+            aspect=1.0,
+        )
+        send = lambda picture, **_: self.pictures.append(picture)  # noqa: E731
+        client = SimpleNamespace(camera=self.camera, scene=SimpleNamespace(set_background_image=send), client_id=0)
+        self.viewer.viser_server.get_clients = lambda: {0: client}  # type: ignore[method-assign]
+        self.thread = RenderStateMachine(self.viewer, VISER_NERFSTUDIO_SCALE_RATIO, client)  # type: ignore[arg-type]
+        self.viewer.render_statemachines[0] = self.thread
+        self.viewer.control_panel._max_res.value = 64
+        self.thread.start()
+
+    def move(self) -> None:
+        """The camera moves a little."""
+        self.camera.position = self.camera.position + 0.01
+        self.thread.action(RenderAction("move", self.viewer.get_camera_state(self.thread.client)))
+
+    def settle(self) -> np.ndarray:
+        """The picture, once it is the one of a camera at rest and nothing is being restored."""
+        until(lambda: self.thread.state == "high" and bool(self.pictures) and "Restoring" not in self.text)
+        time.sleep(0.3)
+        until(lambda: "Restoring" not in self.text)
+        return self.pictures[-1].astype(float)
+
+    def change(self, element: str, value: object) -> np.ndarray:
+        """What is seen after one of the panel's elements got another value."""
+        seen = len(self.pictures)
+        getattr(self.panel, element).value = value
+        until(lambda: len(self.pictures) > seen)
+        return self.settle()
+
+    @property
+    def text(self) -> str:
+        """What the panel says."""
+        return self.panel._status.content
+
+    def close(self) -> None:
+        self.thread.running = False
+        self.thread.join()
+        self.viewer.viser_server.stop()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.02)
+
+
+def _wxyz(rotation: np.ndarray) -> np.ndarray:
+    import viser.transforms as vtf
+
+    return vtf.SO3.from_matrix(rotation).wxyz
+
+
+@pytest.fixture(scope="module")
+def run(trained: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config.yml of a run with two scene files and a restorer."""
+    path = copy_run(trained, tmp_path_factory.mktemp("panel"))
+    opened = load_run(path)
+    splats = opened.model.splats
+    opened.save_scene(encode(splats[torch.arange(len(splats) // 2)], PRESETS["mid"]), "half")
+    save_restorer(path.parent / "nifi" / "restorer")
+    return path
+
+
+@pytest.fixture
+def eye(run: Path) -> Iterator[Eye]:
+    eye = Eye(run)
+    yield eye
+    eye.close()
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max())
+
+
+def test_the_rate_decides_what_is_shown(eye: Eye) -> None:
+    assert "4KB" in eye.panel._rate.value and "half" in eye.panel._rate.options[0]
+    compressed = eye.settle()
+    size = (eye.panel._nifi / "4KB" / "scene.nifi").stat().st_size
+    assert f"{size:,} bytes" in eye.text
+    half = eye.change("_rate", eye.panel._rate.options[0])
+    uncompressed = eye.change("_rate", "uncompressed")
+    assert f"{eye.model.uncompressed_splats.ply_size:,} bytes" in eye.text
+    assert differ(compressed, half) > 2 and differ(half, uncompressed) > 2 and differ(uncompressed, compressed) > 2
+    assert differ(eye.change("_rate", eye.panel._rate.options[1]), compressed) < 1
+
+
+def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready(
+    eye: Eye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed, go = eye.settle(), threading.Event()
+    locked: list[bool] = []
+
+    def slow(picture: torch.Tensor, strength: float) -> torch.Tensor:
+        assert go.wait(SECONDS)
+        locked.append(eye.lock.locked())
+        return 1 - picture
+
+    monkeypatch.setattr(eye.model, "restorer_in", lambda _: slow)
+    seen = len(eye.pictures)
+    eye.panel._restore.value = True
+    until(lambda: len(eye.pictures) > seen and "Restoring" in eye.text)
+    assert differ(eye.pictures[-1], compressed) < 1
+    go.set()
+    strength = eye.panel._strength.value
+    wanted = (1 - strength) * compressed + strength * (255 - compressed)
+    until(lambda: differ(eye.pictures[-1], wanted) < 3)
+    assert "Last restoration" in eye.text
+    assert locked == [False]
+    # what the slider does needs no restorer
+    assert differ(eye.change("_strength", 0.0), compressed) < 1
+    assert differ(eye.change("_strength", 1.0), 255 - compressed) < 2
+    assert len(locked) == 1
+
+
+def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
+    eye: Eye, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eye.settle()
+    go, restored = threading.Event(), []
+
+    def slow(picture: torch.Tensor, strength: float) -> torch.Tensor:
+        restored.append(eye.thread.state)
+        assert go.wait(SECONDS)
+        return torch.ones_like(picture)
+
+    monkeypatch.setattr(eye.model, "restorer_in", lambda _: slow)
+    eye.panel._strength.value = 1.0
+    eye.panel._restore.value = True
+    until(lambda: len(restored) == 1)
+    for _ in range(20):
+        eye.move()
+        time.sleep(0.02)
+        if len(eye.pictures) % 5 == 0:
+            go.set()  # the first is ready while the camera moves
+    assert len(restored) == 1
+    assert not any(picture.min() == 255 for picture in eye.pictures)
+    until(lambda: eye.pictures[-1].min() == 255)
+    assert restored == ["high", "high"]
+
+
+def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed = eye.settle()
+    eye.panel._folder.value = "/nowhere/{at all}"
+    eye.change("_restorer", "another folder")
+    assert differ(eye.change("_restore", True), compressed) < 1
+    assert "Not restored: `no restorer in /nowhere/{at all}" in eye.text
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eye.model, "restoration", out_of_memory)
+        eye.change("_restorer", "restorer")
+        until(lambda: "CUDA out of memory" in eye.text)
+    eye.move()
+    until(lambda: "Last restoration" in eye.text)
+    assert eye.thread.is_alive()
+    assert differ(eye.settle(), compressed) > 2
+
+
+def test_without_restorer_and_photos_the_panel_says_what_is_missing(eye: Eye) -> None:
+    eye.settle()
+    eye.change("_restorer", "none")
+    eye.change("_restore", True)
+    assert "Not restored" in eye.text and "Use photos" in eye.text
+    assert eye.panel._strength.disabled
+    eye.change("_references", True)
+    until(lambda: "Last restoration" in eye.text)
+
+
+def test_what_changed_is_tinted(eye: Eye) -> None:
+    eye.settle()
+    restored = eye.change("_restore", True)
+    tinted = eye.change("_overlay", True)
+    changed = np.abs(tinted - restored).max(axis=-1) > 20
+    assert changed.any() and not changed.all()
+    assert (tinted[changed][:, 0] >= restored[changed][:, 0] - 2).mean() > 0.5
+
+
+def test_split_screen_shows_both(eye: Eye) -> None:
+    compressed = eye.settle()
+    controls = eye.viewer.control_panel
+    controls._split_output_render.value = "rgb_restored"
+    controls._split.value = True
+    until(lambda: "Last restoration" in eye.text)
+    split = eye.settle()
+    middle = split.shape[1] // 2
+    assert differ(split[:, : middle - 1], compressed[:, : middle - 1]) < 1
+    assert differ(split[:, middle + 1 :], compressed[:, middle + 1 :]) > 2
+
+
+def test_new_files_and_restorers_are_found_while_it_runs(eye: Eye, trained: Trainer) -> None:
+    eye.settle()
+    nifi = eye.panel._nifi
+    try:
+        shutil.copytree(nifi / "half", nifi / "again")
+        shutil.copytree(nifi / "restorer", nifi / "other")
+        eye.move()
+        until(lambda: any("again" in label for label in eye.panel._rate.options))
+        assert "other" in eye.panel._restorer.options
+    finally:
+        shutil.rmtree(nifi / "again")
+        shutil.rmtree(nifi / "other")
