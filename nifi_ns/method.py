@@ -15,6 +15,7 @@ from nifi_ns.plugin.compression import CompressionStageConfig
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.model import NifiSplatModelConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig
+from nifi_ns.plugin.repairs.viewer_host import LOCAL
 
 repairs.install()
 
@@ -67,7 +68,7 @@ _full = TrainerConfig(
     ),
     optimizers=_optimizers(30_000),
     # unlike nerfstudio's default, nothing listens beyond this machine unless asked to
-    viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=LOCAL),
     vis="viewer",
 )
 _full.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"

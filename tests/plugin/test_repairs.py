@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import Trainer
@@ -114,6 +115,19 @@ def test_a_spiral_is_rendered(run_config: Path, tmp_path: Path, monkeypatch: pyt
     render = SpiralRender(load_config=run_config, output_path=output, seconds=0.2, output_format="images")
     render.main()
     assert len(list((tmp_path / "spiral").glob("*.jpg"))) == 4
+
+
+@pytest.mark.parametrize(("flags", "host"), [([], "127.0.0.1"), (["--viewer.websocket-host", "0.0.0.0"], "0.0.0.0")])
+def test_ns_viewer_listens_on_this_machine_unless_asked_to(flags: list[str], host: str) -> None:
+    import tyro
+    from nerfstudio.scripts.viewer.run_viewer import RunViewer
+
+    command = tyro.cli(tyro.conf.FlagConversionOff[RunViewer], args=["--load-config", "config.yml", *flags])
+    assert command.viewer.as_viewer_config().websocket_host == host
+
+
+def test_other_methods_viewers_are_as_they_were() -> None:
+    assert all_methods["nerfacto"].viewer.websocket_host == ViewerConfig().websocket_host == "0.0.0.0"
 
 
 def test_both_methods_are_registered() -> None:
