@@ -14,6 +14,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.render import SpiralRender
 from nerfstudio.utils import install_checks
+from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 from tiny_runs import model_of, train, training_config
 
 from nifi_ns.errors import CorruptFileError
@@ -124,6 +125,14 @@ def test_ns_viewer_listens_on_this_machine_unless_asked_to(flags: list[str], hos
 
     command = tyro.cli(tyro.conf.FlagConversionOff[RunViewer], args=["--load-config", "config.yml", *flags])
     assert command.viewer.as_viewer_config().websocket_host == host
+
+
+def test_a_render_thread_does_not_forget_what_it_was_asked_to_draw() -> None:
+    thread = RenderStateMachine(viewer=None, viser_scale_ratio=1, client=None)  # type: ignore[arg-type]
+    thread.state = "high"
+    thread.action(RenderAction("step", camera_state=None))  # type: ignore[arg-type]
+    thread.action(RenderAction("static", camera_state=None))  # type: ignore[arg-type]
+    assert thread.next_action is not None and thread.next_action.action == "step"
 
 
 def test_other_methods_viewers_are_as_they_were() -> None:

@@ -4,7 +4,7 @@
 that upstream has made can be deleted with its file, its line here and its test.
 """
 
-from nifi_ns.plugin.repairs import checkpoints, ffmpeg, seed_points, viewer_host, viewmat
+from nifi_ns.plugin.repairs import checkpoints, ffmpeg, lost_steps, seed_points, viewer_host, viewmat
 
 
 def install() -> None:
@@ -13,4 +13,5 @@ def install() -> None:
     seed_points.install()
     ffmpeg.install()
     viewmat.install()
+    lost_steps.install()
     viewer_host.install()
