@@ -16,6 +16,9 @@ from nifi_ns.plugin.outputs import LazyOutputs
 EXPECTED = (NifiError, OSError, torch.cuda.OutOfMemoryError)
 """Errors that a user can do something about: their message says it all."""
 
+REST = 3
+"""While training changes what a resting camera sees, its views are made anew after so many times what they took."""
+
 
 def render_thread() -> RenderStateMachine | None:
     """The viewer's render thread, one for each browser that looks, if this is such a thread."""
@@ -56,22 +59,24 @@ class _View:
 class Late:
     """Makes values for render threads, in a thread of its own, of nothing but the newest view of each.
 
-    It begins nothing while the camera moves, and holds no lock of the viewer or the trainer.
+    It begins nothing while the camera moves, holds no lock of the viewer or the trainer, and leaves most of the time to
+    a training.
     """
 
     def __init__(
-        self, begin: Callable[[], None], done: Callable[[float], None], fail: Callable[[BaseException], None]
+        self, begin: Callable[[], None], done: Callable[[float | None], None], fail: Callable[[BaseException], None]
     ) -> None:
         """
         Args:
             begin: called before a value is made.
-            done: called with the seconds that it took.
+            done: called with the seconds that it took, or None if it was given up.
             fail: called with the error when a value cannot be made.
         """
         self._begin, self._done, self._fail = begin, done, fail
         self._changed = threading.Condition()
         self._views: WeakKeyDictionary[RenderStateMachine, _View] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
+        self._rest_until = 0.0
         self._at_work: tuple[RenderStateMachine, _View] | None = None
 
     def get(self, viewer: RenderStateMachine, name: str, ident: Hashable, step: int, recipes: LazyOutputs) -> Any:
@@ -88,7 +93,7 @@ class Late:
             view = self._views.get(viewer)
             if view is None or view.ident != ident:
                 view = self._views[viewer] = _View(ident, step, recipes, {})
-            elif view.step != step and name in view.shown and not view.wanted:
+            elif view.step != step and name in view.shown and not view.wanted and time.monotonic() > self._rest_until:
                 view = self._views[viewer] = _View(ident, step, recipes, view.values)
             if name in view.made:
                 view.shown.add(name)
@@ -136,8 +141,11 @@ class Late:
                 self._begin()
                 with torch.no_grad():
                     value = view.recipes[name]
-                self._done(time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                self._done(seconds)
+                self._rest_until = time.monotonic() + REST * seconds
             except _Stale:
+                self._done(None)
                 with self._changed:
                     view.wanted.clear()
                 continue

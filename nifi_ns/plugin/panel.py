@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TRAINING, UNCOMPRESSED = "training", "uncompressed"
 NO_RESTORER, OTHER = "none", "another folder"
+_NOTHING = "Nothing restored yet."
 _RED = (1.0, 0.1, 0.1)
 
 
@@ -62,7 +63,8 @@ class Panel(ViewerControl):
         self._nifi = Path()
         self._scene: Splats | None = None
         self._plain = 0
-        self._about: tuple[str, str] = ("", "Nothing restored yet.")
+        self._about = ("", _NOTHING)
+        self._last = ""
         self.late = Late(self._begin, self._done, self._fail)
 
     # -- what the model asks -----------------------------------------------------------------------------------------
@@ -247,10 +249,12 @@ class Panel(ViewerControl):
         return f"Size: **{self._plain:,} bytes** as a .ply" if self._plain else ""
 
     def _begin(self) -> None:
-        self._say(time="Restoring …")
+        self._say(time=f"{self._last}, restoring …" if self._last else "Restoring …")
 
-    def _done(self, seconds: float) -> None:
-        self._say(time=f"Last restoration: **{seconds:.2f} s**")
+    def _done(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._last = f"Last restoration: **{seconds:.2f} s**"
+        self._say(time=self._last or _NOTHING)
 
     def _fail(self, error: BaseException) -> None:
         said = f"Not restored: {_one_line(error)}"

@@ -14,9 +14,7 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
-from tiny_runs import copy_run, save_restorer
 
-from nifi_ns.compress import PRESETS, encode
 from nifi_ns.plugin.runs import load_run
 
 SECONDS = 20
@@ -60,9 +58,9 @@ class Eye:
 
     def settle(self) -> np.ndarray:
         """The picture, once it is the one of a camera at rest and nothing is being restored."""
-        until(lambda: self.thread.state == "high" and bool(self.pictures) and "Restoring" not in self.text)
+        until(lambda: self.thread.state == "high" and bool(self.pictures) and "estoring …" not in self.text)
         time.sleep(0.3)
-        until(lambda: "Restoring" not in self.text)
+        until(lambda: "estoring …" not in self.text)
         return self.pictures[-1].astype(float)
 
     def change(self, element: str, value: object) -> np.ndarray:
@@ -96,20 +94,9 @@ def _wxyz(rotation: np.ndarray) -> np.ndarray:
     return vtf.SO3.from_matrix(rotation).wxyz
 
 
-@pytest.fixture(scope="module")
-def run(trained: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config.yml of a run with two scene files and a restorer."""
-    path = copy_run(trained, tmp_path_factory.mktemp("panel"))
-    opened = load_run(path)
-    splats = opened.model.splats
-    opened.save_scene(encode(splats[torch.arange(len(splats) // 2)], PRESETS["mid"]), "half")
-    save_restorer(path.parent / "nifi" / "restorer")
-    return path
-
-
 @pytest.fixture
-def eye(run: Path) -> Iterator[Eye]:
-    eye = Eye(run)
+def eye(run_with_choices: Path) -> Iterator[Eye]:
+    eye = Eye(run_with_choices)
     yield eye
     eye.close()
 
@@ -144,7 +131,7 @@ def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready
     monkeypatch.setattr(eye.model, "restorer_in", lambda _: slow)
     seen = len(eye.pictures)
     eye.panel._restore.value = True
-    until(lambda: len(eye.pictures) > seen and "Restoring" in eye.text)
+    until(lambda: len(eye.pictures) > seen and "estoring …" in eye.text)
     assert differ(eye.pictures[-1], compressed) < 1
     go.set()
     strength = eye.panel._strength.value
@@ -215,12 +202,14 @@ def test_without_restorer_and_photos_the_panel_says_what_is_missing(eye: Eye) ->
 
 
 def test_what_changed_is_tinted(eye: Eye) -> None:
-    eye.settle()
+    compressed = eye.settle()
     restored = eye.change("_restore", True)
     tinted = eye.change("_overlay", True)
     changed = np.abs(tinted - restored).max(axis=-1) > 20
     assert changed.any() and not changed.all()
     assert (tinted[changed][:, 0] >= restored[changed][:, 0] - 2).mean() > 0.5
+    assert differ(eye.change("_overlay", False), restored) < 1
+    assert differ(eye.change("_restore", False), compressed) < 1
 
 
 def test_split_screen_shows_both(eye: Eye) -> None:
