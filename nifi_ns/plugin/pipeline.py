@@ -9,6 +9,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 from nifi_ns.plugin.repairs.spiral import allow_full_images
+from nifi_ns.plugin.speed import show_speeds
 from nifi_ns.plugin.views import DatasetViews
 
 
@@ -33,6 +34,7 @@ class NifiPipeline(VanillaPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         allow_full_images()
+        show_speeds()
         self.model.train_views = DatasetViews(self.datamanager, "train")
         # a run of stock splatfacto, opened by its compressed config, keeps the stock datamanager
         if isinstance(self.datamanager, NifiDataManager):

@@ -17,6 +17,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.late import render_thread
 from nifi_ns.plugin.outputs import LazyOutputs
 from nifi_ns.plugin.panel import Panel, Restoration
+from nifi_ns.plugin.speed import STOPWATCH
 from nifi_ns.plugin.views import view_of
 from nifi_ns.views import View
 
@@ -78,6 +79,10 @@ class RestoredViews(Model, ABC):
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
 
+    def depth_of(self, view: View, outputs: dict[str, Any]) -> Tensor:
+        """[H, W, 1]: expected depth along the optical axis, as the model's outputs of a view have it."""
+        return outputs["depth"]
+
     def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
         """Pictures [H, W, 3] that the model can also draw of a view; `rgb` stands for them while the camera moves."""
         return {}
@@ -120,8 +125,9 @@ class RestoredViews(Model, ABC):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
         """The model's outputs and the lazy ones (see the class), of one camera, cropped to `obb_box`."""
         camera = camera.to(self.device)
-        outputs = LazyOutputs(super().get_outputs_for_camera(camera, obb_box))
-        view, rgb, depth = view_of(camera), outputs["rgb"], outputs["depth"]
+        with STOPWATCH.time("rendering"):
+            outputs = LazyOutputs(super().get_outputs_for_camera(camera, obb_box))
+        view, rgb = view_of(camera), outputs["rgb"]
         more = self.more_outputs(view, obb_box)
         viewer = render_thread()
         if viewer is not None and viewer.state != "high":  # its camera moves
@@ -138,7 +144,7 @@ class RestoredViews(Model, ABC):
             chosen, in_rgb = lambda: restoration, restoration.in_rgb
             ident = (shown.key, _ident(view, obb_box), restoration.restorer, restoration.references)
             read = self.panel.read(ident, recipes)
-        recipes["referenced"] = lambda: self.reference(view, rgb, depth, shown=shown)
+        recipes["referenced"] = lambda: self.reference(view, rgb, self.depth_of(view, outputs), shown=shown)
         recipes["restored"] = lambda: self.restoration(rgb, lambda: recipes["referenced"], chosen())
 
         def restored() -> Tensor:
@@ -254,7 +260,8 @@ class RestoredViews(Model, ABC):
 def _or_exit(restored: Callable[[], Any]) -> Any:
     """`restored()`; where it fails, the command ends in one line."""
     try:
-        return restored()
+        with STOPWATCH.time("restoring"):
+            return restored()
     except (NifiError, torch.cuda.OutOfMemoryError) as error:
         raise SystemExit(f"error: {error}") from error
 
