@@ -3,7 +3,9 @@
 from copy import deepcopy
 
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
@@ -14,6 +16,7 @@ from nifi_ns.plugin import repairs
 from nifi_ns.plugin.compression import CompressionStageConfig
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.model import NifiSplatModelConfig
+from nifi_ns.plugin.nerfacto import NifiNerfactoModelConfig, NifiNerfactoPipelineConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig
 from nifi_ns.plugin.repairs.viewer_host import LOCAL
 
@@ -104,4 +107,45 @@ def _lite() -> TrainerConfig:
 nifi_splat_lite = MethodSpecification(
     config=_lite(),
     description="nifi-splat for a laptop: minutes on two CPU cores, for captures of small photos.",
+)
+
+
+_nerfacto = TrainerConfig(
+    method_name="nifi-nerfacto",
+    steps_per_eval_batch=500,
+    steps_per_save=2000,
+    max_num_iterations=30_000,
+    mixed_precision=torch.cuda.is_available(),
+    pipeline=NifiNerfactoPipelineConfig(
+        datamanager=VanillaDataManagerConfig(
+            dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
+        ),
+        model=NifiNerfactoModelConfig(
+            eval_num_rays_per_chunk=1 << 15,
+            average_init_density=0.01,
+            # photos guide views from where the dataset says that they were taken
+            camera_optimizer=CameraOptimizerConfig(mode="off"),
+            implementation="tcnn" if torch.cuda.is_available() else "torch",
+        ),
+    ),
+    optimizers={
+        **{
+            name: {
+                "optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15),
+                "scheduler": ExponentialDecaySchedulerConfig(lr_final=0.0001, max_steps=200_000),
+            }
+            for name in ("proposal_networks", "fields")
+        },
+        "camera_opt": {
+            "optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15),
+            "scheduler": ExponentialDecaySchedulerConfig(lr_final=1e-4, max_steps=5000),
+        },
+    },
+    viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=LOCAL),
+    vis="viewer",
+)
+_nerfacto.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
+
+nifi_nerfacto = MethodSpecification(
+    config=_nerfacto, description="Nerfacto, with its views restored (NiFi): what a model without gaussians needs."
 )

@@ -27,6 +27,14 @@ def view_of(camera: Cameras, name: str = "", image: Tensor | None = None) -> Vie
     return View(name, viewmat, K, int(camera.width.item()), int(camera.height.item()), image)
 
 
+def camera_of(view: View) -> Cameras:
+    """A view as one of nerfstudio's cameras, of shape [1]: the inverse of `view_of`."""
+    rotation = view.viewmat[:3, :3].T * _FLIP.to(view.viewmat)
+    c2w = torch.cat([rotation, view.centre[:, None]], dim=1)
+    fx, fy, cx, cy = (view.K[at].reshape(1, 1) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    return Cameras(c2w[None], fx, fy, cx, cy, width=view.width, height=view.height)
+
+
 class DatasetViews(Sequence[View]):
     """The views of one split of a datamanager, undistorted like its training images, made when they are asked for.
 

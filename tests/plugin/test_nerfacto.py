@@ -1,0 +1,109 @@
+"""A model without gaussians: nerfacto, in miniature, on the CPU."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.scripts.eval import ComputePSNR
+from nerfstudio.scripts.render import RenderInterpolated
+from tiny_runs import save_restorer, train
+
+from nifi_ns.plugin.nerfacto import NifiNerfactoModel
+from nifi_ns.plugin.views import camera_of, view_of
+
+
+def small(data: Path, output: Path, steps: int) -> TrainerConfig:
+    """`nifi-nerfacto` with few rays, samples and hash entries."""
+    config = deepcopy(all_methods["nifi-nerfacto"])
+    config.machine.device_type = "cpu"
+    config.output_dir, config.experiment_name, config.timestamp = output, "tiny", "now"
+    config.data = config.pipeline.datamanager.data = data
+    config.pipeline.datamanager.train_num_rays_per_batch = 256  # type: ignore[attr-defined]
+    config.vis = "tensorboard"
+    config.logging.local_writer.enable = False
+    config.max_num_iterations, config.steps_per_save = steps, steps
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10_000
+    proposal = {"hidden_dim": 8, "log2_hashmap_size": 10, "num_levels": 3, "max_res": 32, "use_linear": False}
+    smaller = {
+        "log2_hashmap_size": 12,
+        "num_levels": 6,
+        "max_res": 128,
+        "hidden_dim": 16,
+        "hidden_dim_color": 16,
+        "num_proposal_samples_per_ray": (32, 16),
+        "num_nerf_samples_per_ray": 12,
+        "proposal_net_args_list": [proposal, proposal],
+        "implementation": "torch",
+        "num_references": 3,
+    }
+    vars(config.pipeline.model).update(smaller)
+    return config
+
+
+@pytest.fixture(scope="module")
+def nerfacto(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return train(small(tiny_capture, tmp_path_factory.mktemp("nerfacto"), 12))
+
+
+@pytest.fixture(scope="module")
+def nerfacto_config(nerfacto: Trainer) -> Path:
+    save_restorer(nerfacto.base_dir / "nifi" / "restorer")
+    return nerfacto.base_dir / "config.yml"
+
+
+def model_of(trainer: Trainer) -> NifiNerfactoModel:
+    model = trainer.pipeline.model
+    assert isinstance(model, NifiNerfactoModel)
+    return model
+
+
+def test_a_view_is_a_camera_and_back(nerfacto: Trainer) -> None:
+    dataset = nerfacto.pipeline.datamanager.train_dataset
+    assert dataset is not None
+    camera = dataset.cameras[3:4]
+    again = camera_of(view_of(camera))
+    torch.testing.assert_close(again.camera_to_worlds, camera.camera_to_worlds)
+    torch.testing.assert_close(again.get_intrinsics_matrices(), camera.get_intrinsics_matrices())
+    assert (again.width, again.height) == (camera.width, camera.height)
+
+
+def test_depth_is_measured_along_the_optical_axis(nerfacto: Trainer) -> None:
+    dataset = nerfacto.pipeline.datamanager.train_dataset
+    assert dataset is not None
+    camera = dataset.cameras[0:1]
+    view = view_of(camera)
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+    distance = torch.full((view.height, view.width, 1), 2.0)
+    points = rays.origins + 2.0 * rays.directions
+    z = (points @ view.viewmat[:3, :3].T + view.viewmat[:3, 3])[..., 2:]
+    torch.testing.assert_close(model_of(nerfacto).depth_of(view, {"expected_depth": distance}), z)
+
+
+def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_config: Path, tmp_path: Path) -> None:
+    RenderInterpolated(
+        load_config=nerfacto_config,
+        output_path=tmp_path / "path.mp4",
+        rendered_output_names=["rgb", "rgb_referenced", "rgb_restored", "restoration_change"],
+        interpolation_steps=1,
+        output_format="images",
+    ).main()
+    assert len(list((tmp_path / "path").glob("*.jpg"))) == 1
+
+
+def test_ns_eval_reports_all_of_nerfactos_views(nerfacto_config: Path, tmp_path: Path) -> None:
+    ComputePSNR(load_config=nerfacto_config, output_path=tmp_path / "eval.json").main()
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert {"psnr", "referenced_psnr", "restored_psnr"} <= set(results)
+
+
+@pytest.mark.slow
+def test_nerfacto_learns_the_capture(nerfacto_config: Path, tiny_capture: Path, tmp_path: Path) -> None:
+    psnr = []
+    for config in (nerfacto_config, train(small(tiny_capture, tmp_path, 400)).base_dir / "config.yml"):
+        ComputePSNR(load_config=config, output_path=tmp_path / "eval.json").main()
+        psnr.append(json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"])
+    assert psnr[1] > psnr[0] + 1
