@@ -113,11 +113,6 @@ def at_rest(page: "Page") -> np.ndarray:
     return pictures[-1]
 
 
-def becomes(page: "Page", like: np.ndarray) -> None:
-    """Wait until the picture is the same as another."""
-    until(lambda: differ(picture(page), like) < SAME)
-
-
 def changes(page: "Page", unlike: np.ndarray) -> np.ndarray:
     """Wait until the picture is another, and what it is then."""
     until(lambda: differ(picture(page), unlike) > CHANGED)
@@ -166,32 +161,33 @@ def test_a_user_looks_at_rates_and_restorations(page: "Page", run_with_choices: 
     assert "Last restoration" in panel(page)
     page.screenshot(path=shots / "restored.png")
     box(page, "What changed").check()
-    changes(page, restored)
+    tinted = changes(page, restored)
     page.screenshot(path=shots / "what_changed.png")
     box(page, "What changed").uncheck()
-    becomes(page, restored)
+    changes(page, tinted)
     box(page, "Restore").uncheck()
-    becomes(page, compressed)
+    changes(page, restored)
 
 
 def test_a_user_switches_outputs_and_splits_the_screen(page: "Page", tmp_path: Path) -> None:
     shots = Path(os.environ.get("NIFI_SCREENSHOTS", tmp_path))
     rgb = at_rest(page)
     choose(page, "Output type", "depth")
-    changes(page, rgb)
+    depth = changes(page, rgb)
     choose(page, "Output type", "rgb_uncompressed")
-    uncompressed = changes(page, rgb)
+    uncompressed = changes(page, depth)
     choose(page, "Output type", "rgb")
-    becomes(page, rgb)
+    rgb = changes(page, uncompressed)
 
     box(page, "Enable").check()  # the first is the split screen's
     choose(page, "Output render split", "rgb_uncompressed")
     left, right = np.s_[:, :170], np.s_[:, 230:]
-    until(lambda: differ(picture(page)[right], uncompressed[right]) < SAME)
+    until(lambda: differ(picture(page)[right], rgb[right]) > CHANGED)
+    split = at_rest(page)
     page.screenshot(path=shots / "split.png")
-    assert differ(picture(page)[left], rgb[left]) < SAME
+    assert differ(split[left], rgb[left]) < differ(split[left], uncompressed[left])
+    assert differ(split[right], uncompressed[right]) < differ(split[right], rgb[right])
     box(page, "Enable").uncheck()
-    becomes(page, rgb)
 
 
 def drag(page: "Page") -> None:
