@@ -97,9 +97,10 @@ def test_a_dataset_is_rendered_restored(run_with_choices: Path, tmp_path: Path) 
 def test_the_progress_line_tells_rendering_from_restoring(
     run_with_choices: Path, exported: Path, tmp_path: Path
 ) -> None:
-    command = ["-m", "nerfstudio.scripts.render", "camera-path", "--load-config", str(run_with_choices)]
+    start = "from nerfstudio.scripts.render import entrypoint; entrypoint()"  # as ns-render does
+    command = ["-c", start, "camera-path", "--load-config", str(run_with_choices)]
     command += ["--camera-path-filename", str(exported), "--output-path", str(tmp_path / "out.mp4")]
     command += ["--rendered-output-names", *NAMES]
     env = {**os.environ, "COLUMNS": "200"}
     said = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True, env=env).stdout
-    assert re.search(r"[0-9.]+ fps \(rendering [0-9.]+ fps, restoring [0-9.]+ fps\)", said), said
+    assert re.search(r"\(rendering [0-9.]+ fps, restoring [0-9.]+ fps\)", said), said
