@@ -197,12 +197,16 @@ class RestoredViews(Model, ABC):
         """
         from nifi_ns.restore import Restorer
 
-        about = folder / "restorer.json"
-        key = (folder, about.stat().st_mtime_ns if about.is_file() else 0)
+        key = _written(folder)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two backbones may be more than memory holds
             self._loaded = key, Restorer.from_pretrained(folder, device=self.device)
         return self._loaded[1]
+
+    def use_restorer(self, restorer: "Restorer") -> None:
+        """Take `restorer`, loaded in another way, for the one in `restorer_folder`."""
+        assert self.restorer_folder is not None
+        self._loaded = _written(self.restorer_folder), restorer
 
     def restoration_by(self, folder: Path | None) -> Restoration:
         """The restoration that the restorer in `folder` was trained for.
@@ -264,6 +268,12 @@ def _or_exit(restored: Callable[[], Any]) -> Any:
             return restored()
     except (NifiError, torch.cuda.OutOfMemoryError) as error:
         raise SystemExit(f"error: {error}") from error
+
+
+def _written(folder: Path) -> Hashable:
+    """Another for a restorer that has been trained anew."""
+    about = folder / "restorer.json"
+    return folder, about.stat().st_mtime_ns if about.is_file() else 0
 
 
 def _ident(view: View, obb_box: OrientedBox | None) -> Hashable:

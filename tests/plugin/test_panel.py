@@ -232,7 +232,7 @@ def test_new_files_and_restorers_are_found_while_it_runs(eye: Eye, trained: Trai
         shutil.copytree(nifi / "restorer", nifi / "other")
         eye.move()
         until(lambda: any("again" in label for label in eye.panel._rate.options))
-        assert "other" in eye.panel._restorer.options
+        until(lambda: "other" in eye.panel._restorer.options)
     finally:
         shutil.rmtree(nifi / "again")
         shutil.rmtree(nifi / "other")
