@@ -1,6 +1,7 @@
 """What a run shows of its held-out views, before compression, after it and restored, and what that is worth."""
 
 from collections.abc import Callable
+from functools import partial
 
 from rich.progress import track
 from torch import Tensor
@@ -78,5 +79,6 @@ def pictures(opened: Run, view: View) -> Pictures:
     shown["compressed"] = rgb
     shown["referenced"] = model.reference(view, rgb, depth)
     if model.restorer_folder is not None:
-        shown["restored"] = model.restore(rgb, lambda: shown["referenced"])
+        photos = partial(model.photos, view, depth)
+        shown["restored"] = model.restore(rgb, lambda: shown["referenced"], photos)
     return shown

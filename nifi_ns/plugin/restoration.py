@@ -145,7 +145,8 @@ class RestoredViews(Model, ABC):
             ident = (shown.key, _ident(view, obb_box), restoration.restorer, restoration.references)
             read = self.panel.read(ident, recipes)
         recipes["referenced"] = lambda: self.reference(view, rgb, self.depth_of(view, outputs), shown=shown)
-        recipes["restored"] = lambda: self.restoration(rgb, lambda: recipes["referenced"], chosen())
+        photos = lambda count: self.photos(view, self.depth_of(view, outputs), count, shown)  # noqa: E731
+        recipes["restored"] = lambda: self.restoration(rgb, lambda: recipes["referenced"], photos, chosen())
 
         def restored() -> Tensor:
             pair = read("restored")
@@ -174,16 +175,26 @@ class RestoredViews(Model, ABC):
         `exclude` names a photo that may not be used: the one of the view itself, when training pairs are made. `shown`
         is what `rgb` and `depth` were drawn of, by default what the model shows now.
         """
+        excluded = () if exclude is None else (exclude,)
+        return self._references(shown or self.shown()).restore(view, rgb, depth, exclude=excluded)[0]
+
+    @torch.no_grad()
+    def photos(self, view: View, depth: Tensor, count: int, shown: Shown | None = None) -> list[Tensor]:
+        """[H, W, 3] each, of any size: the `count` of the capture's photos that see most of what `view` sees."""
+        bank = self._references(shown or self.shown())
+        return [bank.photo(index) for index in bank.choose(view, depth)[:count]]
+
+    def _references(self, shown: Shown) -> "ReferenceBank":
+        """The capture's photos, beside what the model shows."""
         from nifi_ns.restore.references import ReferenceSettings
 
         if self.train_views is None:
-            raise NifiError("rgb_referenced needs the capture's photos, and this pipeline has none")
-        shown = shown or self.shown()
+            raise NifiError("restoring by reference photos needs the capture's, and this pipeline has none")
         key = (self.training_step, shown.key)
         if self._bank is None or self._bank[0] != key:
             settings = ReferenceSettings(count=self.config.num_references)
             self._bank = key, _bank(self.train_views, shown.draw, settings, self.panel.late.check)
-        return self._bank[1].restore(view, rgb, depth, exclude=() if exclude is None else (exclude,))[0]
+        return self._bank[1]
 
     def forget_references(self) -> None:
         """Draw the photos' views anew when they are next needed: the model shows something else now."""
@@ -219,8 +230,16 @@ class RestoredViews(Model, ABC):
         settings = self.restorer_in(folder).settings
         return Restoration(folder, references=settings.input == "referenced", strength=settings.strength)
 
-    def restoration(self, rgb: Tensor, referenced: Callable[[], Tensor], how: Restoration) -> tuple[Tensor, Tensor]:
+    def restoration(
+        self,
+        rgb: Tensor,
+        referenced: Callable[[], Tensor],
+        photos: Callable[[int], Sequence[Tensor]],
+        how: Restoration,
+    ) -> tuple[Tensor, Tensor]:
         """What the restorer sees of a view, `rgb` or `referenced()`, and all that it makes of it: [H, W, 3] each.
+
+        `photos` gives as many as the restorer was trained to look at.
 
         Raises:
             NifiError: if there is neither a restorer nor are there reference photos.
@@ -233,12 +252,16 @@ class RestoredViews(Model, ABC):
         before = referenced() if how.references else rgb
         if how.restorer is None:
             return before, before
-        return before, self.restorer_in(how.restorer)(before, strength=1.0).to(rgb)
+        restorer = self.restorer_in(how.restorer)
+        looked_at = photos(restorer.settings.references) if restorer.settings.references else ()
+        return before, restorer(before, strength=1.0, references=looked_at).to(rgb)
 
-    def restore(self, rgb: Tensor, referenced: Callable[[], Tensor]) -> Tensor:
+    def restore(
+        self, rgb: Tensor, referenced: Callable[[], Tensor], photos: Callable[[int], Sequence[Tensor]]
+    ) -> Tensor:
         """[H, W, 3] in [0, 1]: the restorer's view of `rgb`, or of `referenced()` if it was trained on such."""
         how = self.restoration_by(self.restorer_folder)
-        return how.shown(rgb, *self.restoration(rgb, referenced, how))
+        return how.shown(rgb, *self.restoration(rgb, referenced, photos, how))
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]

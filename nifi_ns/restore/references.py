@@ -141,6 +141,12 @@ class ReferenceBank:
             total, scores[best] = total + scores[best], 0
         return chosen
 
+    def photo(self, index: int) -> Tensor:
+        """[H, W, 3] in [0, 1]: the photo of a reference that `choose` has named."""
+        image = self._views[index].image
+        assert image is not None
+        return image
+
     # A reference in three stages, each of which looks at its neighbours in the stage before: as drawn, with the depth
     # that the photos around agree with, and with the depth that the views around agree with.
 

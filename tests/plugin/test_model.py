@@ -1,6 +1,7 @@
 """A trained `nifi-splat`: what it shows is what its file decodes to, and what it restores is made only when read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.model import NifiSplatModel
 from nifi_ns.plugin.runs import load_run
 from nifi_ns.plugin.views import DatasetViews, view_of
+from nifi_ns.restore import Restorer
 
 LAZY = ("rgb_uncompressed", "rgb_referenced", "rgb_restored", "restoration_change")
 
@@ -211,5 +213,24 @@ def test_a_restorer_restores_and_shows_its_change(
         change = (outputs["rgb_restored"] - outputs["rgb"]).abs().mean(-1, keepdim=True)
         torch.testing.assert_close(outputs["restoration_change"], change)
         assert outputs["rgb_restored"].min() >= 0 and outputs["rgb_restored"].max() <= 1
+    finally:
+        model.config.restorer = None
+
+
+def test_a_restorer_that_looks_at_photos_gets_the_nearest(
+    model: NifiSplatModel, camera: Cameras, restorer_folder: Path
+) -> None:
+    model.config.restorer = restorer_folder
+    restorer = Restorer.from_pretrained(restorer_folder, "cpu")
+    restorer.settings = replace(restorer.settings, references=2)
+    model.use_restorer(restorer)
+    try:
+        outputs = model.get_outputs_for_camera(camera)
+        view = view_of(camera)
+        photos = model.photos(view, outputs["depth"], 2)
+        others = [other.image for other in model.train_views or () if other.image is not None]
+        assert len(photos) == 2 and all(any(torch.equal(photo, other) for other in others) for photo in photos)
+        alone, expected = restorer(outputs["rgb"]), restorer(outputs["rgb"], references=photos)
+        assert torch.allclose(outputs["rgb_restored"], expected, atol=1e-5) and not torch.allclose(alone, expected)
     finally:
         model.config.restorer = None

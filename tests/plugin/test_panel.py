@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 
 from nifi_ns.plugin.runs import load_run
+from nifi_ns.restore import RestorerSettings
 
 SECONDS = 20
 """How long anything may take before a test fails."""
@@ -123,12 +125,12 @@ def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready
     compressed, go = eye.settle(), threading.Event()
     locked: list[bool] = []
 
-    def slow(picture: torch.Tensor, strength: float) -> torch.Tensor:
+    def slow(picture: torch.Tensor, **_: object) -> torch.Tensor:
         assert go.wait(SECONDS)
         locked.append(eye.lock.locked())
         return 1 - picture
 
-    monkeypatch.setattr(eye.model, "restorer_in", lambda _: slow)
+    monkeypatch.setattr(eye.model, "restorer_in", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
     seen = len(eye.pictures)
     eye.panel._restore.value = True
     until(lambda: len(eye.pictures) > seen and "estoring …" in eye.text)
@@ -151,12 +153,12 @@ def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
     eye.settle()
     go, restored = threading.Event(), []
 
-    def slow(picture: torch.Tensor, strength: float) -> torch.Tensor:
+    def slow(picture: torch.Tensor, **_: object) -> torch.Tensor:
         restored.append(eye.thread.state)
         assert go.wait(SECONDS)
         return torch.ones_like(picture)
 
-    monkeypatch.setattr(eye.model, "restorer_in", lambda _: slow)
+    monkeypatch.setattr(eye.model, "restorer_in", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
     eye.panel._strength.value = 1.0
     eye.panel._restore.value = True
     until(lambda: len(restored) == 1)
