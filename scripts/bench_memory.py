@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import torch
+from _architectures import SD3, random_backbone, schedule_of, without_content
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -34,24 +33,10 @@ from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
 from nifi_ns.restore.backbone import Backbone
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.families import StableDiffusion3
 from nifi_ns.restore.learner import make_optimizer
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
-from nifi_ns.restore.prompt import Embeddings, Prompt
-from nifi_ns.restore.schedules import FlowMatching
+from nifi_ns.restore.schedules import Diffusion, FlowMatching
 
-# transformer/config.json and vae/config.json of stabilityai/stable-diffusion-3-medium-diffusers
-TRANSFORMER: dict[str, Any] = {
-    **{"sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24},
-    **{"attention_head_dim": 64, "num_attention_heads": 24, "pos_embed_max_size": 192},
-    **{"joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048},
-}
-VAE: dict[str, Any] = {
-    **{"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16},
-    **{"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4},
-    **{"scaling_factor": 1.5305, "shift_factor": 0.0609, "use_quant_conv": False, "use_post_quant_conv": False},
-}
-TOKENS = 333  # 77 of CLIP and 256 of T5
 PRESET = Path(__file__).parents[1] / "configs" / "sd3.yaml"
 
 
@@ -108,7 +93,7 @@ class BenchMemory:
         training = replace(training, crop=self.crop, batch_size=self.batch_size)
         training = replace(training, gradient_checkpointing=self.gradient_checkpointing)
         device = torch.device("cuda" if self.device == "cuda" else "cpu")
-        used = measure(training, device, TRANSFORMER, VAE)
+        used = measure(training, device, SD3)
         write_text(self.output, json.dumps(used, indent=1) + "\n")
         how = "recomputed" if self.gradient_checkpointing else "kept"
         title = f"SD3 medium, {self.crop}x{self.crop}, batch {self.batch_size}, activations {how}, {self.device}"
@@ -118,17 +103,15 @@ class BenchMemory:
         Console().print(table)
 
 
-def measure(
-    training: TrainingConfig, device: torch.device, transformer: dict[str, Any], vae: dict[str, Any]
-) -> dict[str, int]:
+def measure(training: TrainingConfig, device: torch.device, shapes: dict[str, dict[str, Any]]) -> dict[str, int]:
     """Bytes by what they are for, after two steps; on a CPU they are calculated."""
     real = device.type == "cuda"
-    schedule = FlowMatching.from_config({"num_train_timesteps": 1000, "shift": 3.0})  # which needs its numbers
+    schedule = schedule_of("sd3")
     with contextlib.ExitStack() as stack:
         if not real:
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(without_content())
         stack.enter_context(device)
-        backbone, perceptual = _build(training, schedule, device, transformer, vae)
+        backbone, perceptual = _build(training, schedule, device, shapes)
         adapters = {name: backbone.adapter_parameters(name) for name in ("phi_minus", "phi_plus")}
         trained = [parameter for parameters in adapters.values() for parameter in parameters]
         models = (backbone.family.network, backbone.vae, perceptual)
@@ -161,44 +144,19 @@ def measure(
 
 def _build(
     training: TrainingConfig,
-    schedule: FlowMatching,
+    schedule: FlowMatching | Diffusion,
     device: torch.device,
-    transformer: dict[str, Any],
-    vae: dict[str, Any],
+    shapes: dict[str, dict[str, Any]],
 ) -> tuple[Backbone, nn.Module]:
     """SD3 in bfloat16 with random weights and both adapters, and LPIPS."""
     import lpips
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        networks = SD3Transformer2DModel(**transformer), AutoencoderKL(**vae)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    embeddings = [torch.zeros(1, TOKENS, transformer["joint_attention_dim"], dtype=torch.bfloat16)]
-    embeddings.append(torch.zeros(1, transformer["pooled_projection_dim"], dtype=torch.bfloat16))
-    prompt = Prompt("", Embeddings(*embeddings), Embeddings(*embeddings))
-    with _where_they_are() if device.type == "cpu" else contextlib.nullcontext():
-        perceptual = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
-        family = StableDiffusion3(networks[0], schedule)
-        backbone = Backbone("sd3", family, networks[1], prompt, device=device, dtype=torch.bfloat16)
-        backbone.add_adapters(training.rank, training.lora_alpha, training.vae_encoder)
+    perceptual = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
+    backbone = random_backbone("sd3", schedule, device, torch.bfloat16, shapes)
+    backbone.add_adapters(training.rank, training.lora_alpha, training.vae_encoder)
     if training.gradient_checkpointing:
         backbone.checkpoint_gradients()
     return backbone, perceptual
-
-
-@contextlib.contextmanager
-def _where_they_are() -> Iterator[None]:
-    """Modules are not moved: tensors without content cannot be swapped, and all are where they should be."""
-    from diffusers.models.modeling_utils import ModelMixin
-
-    def stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:
-        return module
-
-    with mock.patch.object(nn.Module, "to", stay), mock.patch.object(ModelMixin, "to", stay):
-        yield
 
 
 def _step(

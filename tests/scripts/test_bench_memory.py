@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_memory import TRANSFORMER, VAE, LiveBytes, measure
+from _architectures import SD3
+from bench_memory import LiveBytes, measure
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nifi_ns.restore.config import TrainingConfig
@@ -28,10 +29,11 @@ def test_what_autograd_keeps_is_counted_and_what_is_let_go_is_not(fake: bool) ->
 
 @pytest.mark.slow
 def test_the_parts_of_a_miniature_are_exact() -> None:
-    transformer = {**TRANSFORMER, "num_layers": 2, "num_attention_heads": 2, "caption_projection_dim": 128}
-    vae = {**VAE, "layers_per_block": 1, "block_out_channels": (32, 32, 64, 64)}
+    network = {**SD3["network"], "num_layers": 2, "num_attention_heads": 2, "caption_projection_dim": 128}
+    vae = {**SD3["vae"], "layers_per_block": 1, "block_out_channels": (32, 32, 64, 64)}
+    shapes = {"network": network, "vae": vae}
     found = {
-        kept: measure(replace(TRAINING, gradient_checkpointing=not kept), torch.device("cpu"), transformer, vae)
+        kept: measure(replace(TRAINING, gradient_checkpointing=not kept), torch.device("cpu"), shapes)
         for kept in (False, True)
     }
     names = list(found[False])
