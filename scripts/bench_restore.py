@@ -3,9 +3,8 @@
     python scripts/bench_restore.py --pairs outputs/fox/nifi-splat-lite/demo/nifi/pairs --generic restorer
 
 `--pairs` are folders as `ns-nifi-pairs` writes them, with referenced views. For every scene two restorers are trained
-on all of its rates with the same steps: one of compressed renders (*adapted*; from `--generic` if that is given), one
-of views that reference photos have already corrected (*referenced + network*). `--generic` is to be one that has seen
-none of the scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
+on all of its rates with the same steps: one of compressed renders (*adapted*), one of views that reference photos have
+already corrected (*referenced + network*). `--generic` is to be one that has seen none of the scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
 
 `--ablate` trains on the first scene with one thing changed at a time, with the same steps and crops; what comes out is
 shown after the last step and at full strength, not chosen by any view.
@@ -36,7 +35,7 @@ from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.logs import comparison_grid
 from nifi_ns.restore.objective import ObjectiveConfig
 from nifi_ns.restore.pairs import Inputs, PairFolder, find_pair_folders, write_image
-from nifi_ns.restore.restorer import Decode, checksums
+from nifi_ns.restore.restorer import Decode
 from nifi_ns.restore.training import Trainer
 from nifi_ns.results import Row, Variant, row, save
 
@@ -107,7 +106,7 @@ class BenchRestore:
         scenes = list(dict.fromkeys(folder.scene for folder in folders))
         for scene in scenes:
             own = [folder for folder in folders if folder.scene == scene]
-            adapted = self._trained(own, f"{scene}/adapted", config, start=self.generic)
+            adapted = self._trained(own, f"{scene}/adapted", config)
             network = self._trained(own, f"{scene}/referenced", config, inputs="referenced")
             for folder in own:
                 ways = [_Way("compressed")]
@@ -140,7 +139,6 @@ class BenchRestore:
         config: TrainingConfig,
         *,
         inputs: Inputs = "degraded",
-        start: Path | None = None,
         last: bool = False,
     ) -> Path:
         """The restorer `name` of `work`, trained unless it is there.
@@ -149,13 +147,13 @@ class BenchRestore:
         """
         output = self.work / name
         about: dict[str, Any] = {"settings": asdict(config), "inputs": inputs, "backbone": self.backbone}
-        about |= {"pairs": [folder.fingerprint for folder in folders], "start": start and checksums(start)}
+        about["pairs"] = [folder.fingerprint for folder in folders]
         about = json.loads(json.dumps(about))  # as it is read back
         kept = output / "kept"
         if not (kept / "restorer.json").is_file() or Restorer.from_pretrained(kept).training["bench"] != about:
             started = time.perf_counter()
             backbone = Backbone.from_pretrained(self.backbone)
-            Trainer(backbone, folders, output, config, inputs=inputs, start=start, overwrite=True).train()
+            Trainer(backbone, folders, output, config, inputs=inputs, overwrite=True).train()
             restorer = Restorer.from_pretrained(output / "checkpoints" / "last" if last else output)
             if last:
                 restorer.settings = replace(restorer.settings, strength=1.0)
