@@ -4,7 +4,8 @@
 
 `--pairs` are folders as `ns-nifi-pairs` writes them, with referenced views. For every scene two restorers are trained
 on all of its rates with the same steps: one of compressed renders (*adapted*), one of views that reference photos have
-already corrected (*referenced + network*). `--generic` is to be one that has seen none of the scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
+already corrected (*referenced + network*). `--generic` is to be one that has seen none of the scenes. Beside the
+metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
 
 `--ablate` trains on the first scene with one thing changed at a time, with the same steps and crops; what comes out is
 shown after the last step and at full strength, not chosen by any view.
