@@ -40,6 +40,8 @@ _SMALLEST |= dict.fromkeys(("swd", "spectrum"), distributions.SMALLEST)
 _ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 _VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 _DISTS = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.1/dists_weights.pt"
+WEIGHTS = {"LPIPS": (_ALEXNET,), "DISTS": (_VGG16, _DISTS)}
+"""Addresses of the weights that a metric needs."""
 _PROBE_SECONDS = 5.0
 
 
@@ -81,7 +83,7 @@ def mean(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | None
 @cache
 def lpips_network() -> nn.Module | None:
     """LPIPS v0.1 on AlexNet, frozen, taking two [B, 3, H, W] in [-1, 1]; None, said once, if AlexNet cannot be had."""
-    if not weights_at_hand("LPIPS", _ALEXNET):
+    if not weights_at_hand("LPIPS", *WEIGHTS["LPIPS"]):
         return None
     import lpips
 
@@ -92,12 +94,21 @@ def lpips_network() -> nn.Module | None:
 @cache
 def dists_network() -> nn.Module | None:
     """DISTS, frozen, taking two [B, 3, H, W] in [0, 1]; None, said once, if its weights cannot be had."""
-    if not weights_at_hand("DISTS", _VGG16, _DISTS):
+    if not weights_at_hand("DISTS", *WEIGHTS["DISTS"]):
         return None
     import piq
 
     with _quiet():
         return piq.DISTS().eval().requires_grad_(False)
+
+
+def missing_weights(*urls: str) -> list[str]:
+    """Those of `urls` whose files are not in torch's cache."""
+    return [url for url in urls if not (_weights_folder() / Path(url).name).is_file()]
+
+
+def _weights_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 @cache
@@ -106,8 +117,7 @@ def weights_at_hand(what: str, *urls: str) -> bool:
 
     A machine without a network answers within seconds. `HF_HUB_OFFLINE=1` forbids the attempt.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    missing = [url for url in urls if not (folder / Path(url).name).is_file()]
+    folder, missing = _weights_folder(), missing_weights(*urls)
     if not missing:
         return True
     if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "YES", "ON") or not all(map(_reachable, missing)):
