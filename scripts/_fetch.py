@@ -1,0 +1,260 @@
+"""Large files over HTTP, in parts and in spite of lost connections, and what is unpacked of them, safely."""
+
+import base64
+import hashlib
+import http.client
+import io
+import re
+import shutil
+import stat
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import atomic_path, write_text
+
+ATTEMPTS = 6  # in a row that may bring nothing
+_CHUNK = 1 << 20
+_READ_AHEAD = 1 << 22  # a request for so many bytes, whoever asks for fewer
+_TIMEOUT = 30.0
+_LOST = (OSError, http.client.HTTPException)
+_Advance = Callable[[int], Any]
+
+
+class RangesRefused(Exception):
+    """The server sends whole files only."""
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on a server, read where it is needed: seekable, and asked again when a connection is lost."""
+
+    def __init__(self, url: str) -> None:
+        """Ask for the first byte, to learn the size.
+
+        Raises:
+            RangesRefused: if the server has no ranges.
+            NifiError: if it does not answer, or has no such file.
+        """
+        self._url, self._position, self._size = url, 0, 1
+        self._read(1)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """At least one byte, unless the file ends."""
+        data = self._read(min(len(buffer), self._size - self._position))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _read(self, count: int) -> bytes:
+        if count <= 0:
+            return b""
+        for attempt in range(ATTEMPTS):
+            span = f"bytes={self._position}-{self._position + count - 1}"
+            try:
+                with _open(self._url, {"Range": span}) as response:
+                    if response.status != 206:
+                        raise RangesRefused(self._url)
+                    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+                    if match is None or int(match[1]) != self._position:
+                        raise RangesRefused(self._url)
+                    self._size = int(match[2])
+                    if data := _partial(response, count):
+                        return data
+            except _LOST as error:
+                _give_up_on(self._url, error)
+            time.sleep(_pause(attempt))
+        raise NifiError(f"{self._url}: the connection is lost again and again; start again later")
+
+
+def _partial(response: Any, count: int) -> bytes:
+    """What arrives of `count` bytes before the connection ends."""
+    data = b""
+    while len(data) < count:
+        try:
+            more = response.read1(count - len(data))
+        except _LOST:
+            break
+        if not more:
+            break
+        data += more
+    return data
+
+
+def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None:
+    """Fetch a whole file to `target`; a file that was begun, by an earlier call too, is continued.
+
+    A server's length and MD5 (Google's `x-goog-hash`), where it tells them, are checked. `advance` gets counts.
+
+    Raises:
+        NifiError: if the server does not answer, or has no such file.
+        CorruptFileError: if what arrived is not what the server has.
+    """
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, tag_file = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.etag")
+    attempt, counted, furthest = 0, 0, 0
+    while attempt < ATTEMPTS:
+        begun = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
+        conditions = {"Range": f"bytes={begun}-", "If-Range": tag_file.read_text()} if begun else {}
+        try:
+            with _open(url, conditions) as response:
+                if response.status != 206:  # the whole: it has changed, or there are no ranges
+                    begun = 0
+                    tag_file.unlink(missing_ok=True)
+                    if (tag := response.headers.get("ETag", "W/")).startswith('"'):  # a weak one says nothing of bytes
+                        write_text(tag_file, tag)
+                size = begun + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+                advance(begun - counted)
+                counted = begun
+                with part.open("r+b" if begun else "wb") as file:
+                    file.seek(begun)
+                    while data := response.read1(_CHUNK):
+                        file.write(data)
+                        counted += len(data)
+                        advance(len(data))
+                if size in (None, counted):
+                    _check_md5(part, response.headers.get_all("x-goog-hash") or ())
+                    part.replace(target)
+                    tag_file.unlink(missing_ok=True)
+                    return
+        except _LOST as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # more is there than the server has
+                tag_file.unlink(missing_ok=True)
+            else:
+                _give_up_on(url, error)
+        attempt = 0 if counted > furthest else attempt + 1
+        furthest = max(furthest, counted)
+        time.sleep(_pause(attempt))
+    raise NifiError(f"{url}: the connection is lost again and again; what arrived is kept: start again later")
+
+
+def _check_md5(part: Path, hashes: Sequence[str]) -> None:
+    expected = next(
+        (entry[4:] for line in hashes for entry in re.split(r",\s*", line) if entry.startswith("md5=")), None
+    )
+    if expected is None:
+        return
+    with part.open("rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while data := file.read(_CHUNK):
+            digest.update(data)
+    if base64.b64encode(digest.digest()).decode() != expected:
+        part.unlink()
+        raise CorruptFileError(f"{part} has another MD5 than the server says; it is removed: start again")
+
+
+@contextmanager
+def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
+    # the bytes are wanted as they are stored: positions count in those
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", **headers})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        yield response
+
+
+def _give_up_on(url: str, error: Exception) -> None:
+    """Raise if trying again cannot help: the server says that there is no such file, or that one may not have it."""
+    if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429):
+        raise NifiError(f"{url}: the server says {error.code} {error.reason}") from error
+
+
+def _pause(attempt: int) -> float:
+    return 0.2 * 2**attempt
+
+
+@contextmanager
+def open_zip(source: str, cache: Path, advance: _Advance = lambda _: None) -> Iterator[zipfile.ZipFile]:
+    """A zip file on disk or on a server, of which only what is read is fetched.
+
+    A server that has no ranges gets its zip downloaded into `cache` first.
+
+    Raises:
+        NifiError: if it cannot be had.
+        CorruptFileError: if it is none.
+    """
+    if re.match(r"https?://", source):
+        try:
+            file: Any = io.BufferedReader(RemoteFile(source), _READ_AHEAD)
+        except RangesRefused:
+            path = cache / source.rpartition("/")[2]
+            download(source, path, advance)
+            file = path.open("rb")
+    elif Path(source).is_file():
+        file = Path(source).open("rb")  # noqa: SIM115 - closed below
+    else:
+        raise NifiError(f"no such file: {source}")
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise CorruptFileError(f"{source} is no zip file: {error}") from error
+        with archive:
+            yield archive
+
+
+def check_members(members: Sequence[zipfile.ZipInfo], max_bytes: float) -> None:
+    """Refuse members that would leave their folder, are no plain files, or are too large together.
+
+    Raises:
+        CorruptFileError: naming the first such member.
+    """
+    for member in members:
+        path = PurePosixPath(member.filename)
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", member.filename):
+            raise CorruptFileError(
+                f"the archive's member {member.filename!r} would leave the folder; nothing is unpacked"
+            )
+        if kind not in (0, stat.S_IFREG) or member.is_dir():
+            raise CorruptFileError(f"the archive's member {member.filename!r} is no plain file; nothing is unpacked")
+    if (total := sum(member.file_size for member in members)) > max_bytes:
+        raise CorruptFileError(
+            f"{total / 1e9:.1f} GB would be unpacked, more than the {max_bytes / 1e9:.1f} GB of --max-gigabytes"
+        )
+
+
+def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Write a member to `target`, whole or not at all; its checksum is checked, also of a file that is there already.
+
+    Raises:
+        CorruptFileError: if the member is damaged.
+    """
+    if target.is_file() and target.stat().st_size == member.file_size and _crc(target) == member.CRC:
+        return
+    try:
+        with archive.open(member) as source, atomic_path(target) as temporary, temporary.open("wb") as file:
+            shutil.copyfileobj(source, file, _CHUNK)  # no more than `file_size`, which zipfile sees to
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CorruptFileError(f"the archive's member {member.filename!r} is damaged: {error}") from error
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            value = zlib.crc32(data, value)
+    return value
