@@ -2,8 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nifi_ns.errors import NifiError
 
@@ -32,27 +35,49 @@ def load_preset(path: Path, defaults: Dataclass, allowed: Sequence[str]) -> Data
 def _merge(defaults: Any, values: Any, where: str, allowed: Sequence[str] | None = None) -> Any:
     if not isinstance(values, dict):
         raise NifiError(f"{where}: expected names and values, got {values!r}")
-    names = [field.name for field in dataclasses.fields(defaults)] if allowed is None else allowed
-    known = {name: getattr(defaults, name) for name in names}
+    types = get_type_hints(type(defaults))
+    known = [field.name for field in dataclasses.fields(defaults)] if allowed is None else list(allowed)
     changes = {}
     for name, value in values.items():
         if name not in known:
-            raise NifiError(f"{where}: there is no option {name!r}; there are {', '.join(known)}")
-        changes[name] = _convert(known[name], value, f"{where}: {name}")
+            raise NifiError(f"{where}: there is no option {name!r}; {_meant(name, known)}")
+        default = getattr(defaults, name)
+        below = f"{where}: {name}"
+        nested = dataclasses.is_dataclass(default)
+        changes[name] = _merge(default, value, below) if nested else _convert(types[name], value, below)
     return dataclasses.replace(defaults, **changes)
 
 
-def _convert(default: Any, value: Any, where: str) -> Any:
-    """`value` as the type of `default`."""
-    if dataclasses.is_dataclass(default):
-        return _merge(default, value, where)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
-    if type(default) is float:
-        try:
+def _meant(given: object, known: Sequence[str]) -> str:
+    near = get_close_matches(str(given), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """`value`, as YAML reads it, as the type `kind`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value in arguments and type(value) is not bool:
+            return value
+        raise NifiError(f"{where} is {value!r}; {_meant(value, [str(argument) for argument in arguments])}")
+    if origin in (Union, UnionType):  # always `... | None`
+        return None if value is None else _convert(arguments[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(items) == len(value):
+            return tuple(
+                _convert(item, v, f"{where}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
+            )
+    elif origin is dict and isinstance(value, dict):
+        return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+    elif kind is float and type(value) in (int, float, str):
+        with suppress(ValueError):
             return float(value)  # YAML 1.1 takes 5e-6, which lacks a dot, for a text
-        except (TypeError, ValueError):
-            pass
-    elif default is None or type(value) is type(default):
+    elif type(value) is kind:
         return value
-    raise NifiError(f"{where} is {value!r}, expected something like {default!r}")
+    raise NifiError(f"{where} is {value!r}, expected {_named(kind)}")
+
+
+def _named(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(kind) or str(kind).replace("typing.", "")

@@ -140,6 +140,17 @@ def test_every_preset_that_ships_loads(path):
     assert preset.training != Train().training
 
 
+def test_the_presets_keep_what_their_comments_say():
+    def load(name):
+        return load_preset(CONFIGS / f"{name}.yaml", Train(), train.PRESET_FIELDS)
+
+    assert load("smoke").training == train._smoke(Train().training)
+    for small, large in (("sd3-24gb", "sd3"), ("sd-turbo-12gb", "sd-turbo")):
+        less_memory = {"gradient_accumulation": 4, "gradient_checkpointing": True}
+        assert load(small).training == replace(load(large).training, **less_memory)
+        assert (load(small).backbone, load(small).prompt) == (load(large).backbone, load(large).prompt)
+
+
 def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text(
         "backbone: mine\ntraining: {steps: 7, lr: 5e-6, objective: {alpha: 0.5, t0: 99}}\n"
@@ -162,10 +173,22 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypat
     [
         ("a: [", "is not YAML"),
         ("3", "expected names and values"),
-        ("stesp: 3", "there is no option 'stesp'"),
-        ("training: {objective: {aplha: 3}}", "training: objective: there is no option 'aplha'"),
-        ("training: {steps: many}", "training: steps is 'many', expected something like"),
-        ("training: {lr: fast}", "training: lr is 'fast'"),
+        ("trainign: 3", "there is no option 'trainign'; did you mean 'training'"),
+        ("xyz: 3", "there is no option 'xyz'; there are backbone, prompt"),
+        ("training: {objective: {aplha: 3}}", "objective: there is no option 'aplha'; did you mean 'alpha'"),
+        ("training: {steps: many}", "training: steps is 'many', expected a whole number"),
+        ("training: {steps: 10.5}", "training: steps is 10.5, expected a whole number"),
+        ("training: {steps: true}", "training: steps is True, expected a whole number"),
+        ("training: {lr: fast}", "training: lr is 'fast', expected a number"),
+        ("training: {lr: true}", "training: lr is True, expected a number"),
+        ("training: {schedule: cosin}", "training: schedule is 'cosin'; did you mean 'cosine'"),
+        ("training: {vae_encoder: 1}", "vae_encoder is 1, expected true or false"),
+        ("training: {choose_by: psnr}", "choose_by is 'psnr', expected tuple"),
+        ("training: {choose_by: [1]}", r"choose_by\[0\] is 1, expected a text"),
+        ("training: {rate_weights: {25KB: often}}", "rate_weights: 25KB is 'often', expected a number"),
+        ("training: {objective: {timesteps: [1]}}", "timesteps is .1., expected tuple"),
+        ("training: 3", "training: expected names and values"),
+        ("prompt: 3", "prompt is 3, expected a text"),
         ("training: {objective: {alpha: 2}}", "alpha: expected a share"),
         ("pairs: [x]", "there is no option 'pairs'"),
     ],
