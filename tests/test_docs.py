@@ -1,0 +1,171 @@
+"""Every command in README.md and docs/ is parsed by the program's own parser: no documented option can rot.
+
+Commands are not run: what they do is put out of action, and parsing ends where it would begin.
+"""
+
+import dataclasses
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import tyro
+
+from nifi_ns.commands import _cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STOCK = {
+    "ns-train": "train",
+    "ns-viewer": "viewer.run_viewer",
+    "ns-render": "render",
+    "ns-eval": "eval",
+    "ns-export": "exporter",
+    "ns-process-data": "process_data",
+}
+FOREIGN = {"pip", "apt-get", "ssh", "huggingface-cli"}
+"""Programs whose options are their own affair."""
+
+
+class Parsed(Exception):
+    """The command line was understood."""
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command in a page's blocks of bash, with variables replaced and comments and `export` gone."""
+    variables: dict[str, str] = {}
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            text = re.sub(r"\$(\w+)", lambda match: variables[match[1]], line)
+            words = shlex.split(text, comments=True)
+            assert not {"|", "<", ">", "&&", ";"} & set(words), (
+                f"{page.name}: this test does not know how to read {line!r}"
+            )
+            exported = words[:1] == ["export"]
+            while words[exported:] and re.match(r"\w+=", words[exported]):
+                name, _, value = words.pop(exported).partition("=")
+                variables[name] = value
+            if words and not exported:
+                yield words
+
+
+ALL = [pytest.param(words, id=f"{page.name}: {shlex.join(words)[:90]}") for page in PAGES for words in commands(page)]
+
+
+def test_there_are_commands_in_every_page_that_should_have_some() -> None:
+    count = {page.name: len(list(commands(page))) for page in PAGES}
+    assert count["README.md"] > 10 and count["tutorial.md"] > 15 and count["troubleshooting.md"] > 15
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_the_command_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Parsed):
+        parse(words, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ns-nifi-train --pairs pairs --stesp 3",
+        "ns-nifi-train --pairs pairs --preset configs/absent.yaml",
+        "ns-train nifi-splat --data x --pipeline.model.max-gausians 3",
+        "ns-train nifi-splatt --data x",
+        "ns-render interpolate --load-config x --rendered-output rgb",
+        "ns-viewer --load-confg x",
+        "ns-process-data images --data x --output y",
+        "python scripts/download_data.py --scene garden",
+        "python scripts/absent.py",
+        "scripts/demo --dta x",
+        "accelerate launch --num_procs 4 -m nifi_ns.commands.train --pairs x",
+        "accelerate launch --num_processes 4 -m nifi_ns.commands.train --pears x",
+        "nifi --help",
+    ],
+)
+def test_a_mistake_would_be_noticed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((SystemExit, AssertionError, FileNotFoundError)):
+        parse(shlex.split(line), monkeypatch)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# -- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise `Parsed` if the program takes these words, else what it raises."""
+    from nerfstudio.utils import install_checks
+
+    from nifi_ns.restore import config
+
+    monkeypatch.chdir(ROOT)  # presets are named from here
+    # some options ask for programs and packages as soon as they are parsed
+    for check in ("check_colmap_installed", "check_ffmpeg_installed"):
+        monkeypatch.setattr(install_checks, check, lambda *_: None)
+    monkeypatch.setattr(config, "find_spec", lambda name: name)
+    program, *arguments = words
+    if program in FOREIGN:
+        raise Parsed
+    if program == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        assert arguments.pop(0) == "launch"
+        split = arguments.index("-m")
+        launch_command_parser().parse_args([*arguments[:split], "-m", arguments[split + 1]])
+        return _parse_own(arguments[split + 1], arguments[split + 2 :], monkeypatch)
+    if program.startswith("ns-nifi-"):
+        return _parse_own(f"nifi_ns.commands.{program.removeprefix('ns-nifi-')}", arguments, monkeypatch)
+    if program in STOCK:
+        return _parse_stock(f"nerfstudio.scripts.{STOCK[program]}", [program, *arguments], monkeypatch)
+    if program == "python":
+        return _parse_script(ROOT / arguments[0], arguments[1:], monkeypatch)
+    if program == "scripts/demo":
+        return _parse_script(ROOT / "scripts" / "_demo.py", arguments, monkeypatch)
+    assert words == ["scripts/test"], f"unknown program {program}"
+    raise Parsed
+
+
+def _parse_own(module_name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module(module_name)
+    monkeypatch.setattr(module, "run", _only_parse)
+    monkeypatch.setattr(sys, "argv", [module_name, *arguments])
+    module.entrypoint()
+
+
+def _parse_script(script: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cli, "run", _only_parse)
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _only_parse(command: type, default: object = None) -> None:
+    from nifi_ns.errors import NifiError
+
+    try:
+        tyro.cli(command) if default is None else tyro.cli(command, default=default())  # type: ignore[operator]
+    except NifiError as error:
+        sys.exit(str(error))
+    raise Parsed
+
+
+def _parse_stock(module_name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nerfstudio's commands parse, and then call `main` of what they parsed or of their module."""
+    module = import_module(module_name)
+
+    def stop(*_: object, **__: object) -> None:
+        raise Parsed
+
+    if hasattr(module, "main"):
+        monkeypatch.setattr(module, "main", stop)
+    for value in list(vars(module).values()):
+        if dataclasses.is_dataclass(value) and isinstance(value, type) and hasattr(value, "main"):
+            monkeypatch.setattr(value, "main", stop)
+    monkeypatch.setattr(sys, "argv", words)
+    module.entrypoint()
