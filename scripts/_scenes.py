@@ -65,6 +65,8 @@ def from_transforms(source: Path, folder: Path, max_images: int | None) -> None:
         _link(image, folder / "images" / name)
         files[name]["file_path"] = f"images/{name}"
     if points := document.pop("ply_file_path", None):
+        if not (source / Path(points).name).is_file():
+            raise NifiError(f"{source}: transforms.json names {points}, which is not there")
         _link(source / Path(points).name, folder / "sparse_pc.ply")
         document["ply_file_path"] = "sparse_pc.ply"
     _finish(folder, document)
@@ -109,7 +111,10 @@ def _finish(folder: Path, document: dict[str, Any]) -> None:
 
 def _rescale(camera: dict[str, Any], width: int, height: int) -> None:
     """A camera's intrinsics for its image at another size."""
-    across, down = width / camera["w"], height / camera["h"]
-    for name, factor in (("fl_x", across), ("cx", across), ("fl_y", down), ("cy", down)):
-        camera[name] *= factor
+    try:
+        across, down = width / camera["w"], height / camera["h"]
+        for name, factor in (("fl_x", across), ("cx", across), ("fl_y", down), ("cy", down)):
+            camera[name] *= factor
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise CorruptFileError(f"a camera in transforms.json lacks its size or intrinsics: {error!r}") from error
     camera |= {"w": width, "h": height}

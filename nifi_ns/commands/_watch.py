@@ -141,7 +141,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     tree = _tree(process.pid) if process.poll() is None else []
     for one in tree:
         _signal(one, signal.SIGTERM)
-    psutil.wait_procs(tree, timeout=_PATIENCE)
+    _wait(process, _PATIENCE)  # not by psutil, which would take its exit code
+    psutil.wait_procs(tree[1:], timeout=_PATIENCE)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     for one in tree:
@@ -161,7 +162,7 @@ def _diagnose(
     tree = _tree(process.pid) if process.poll() is None else []
     shown = "\n".join(_describe(tree)) or "(it has ended)"
     if tree:
-        tree[0].send_signal(signal.SIGUSR1)
+        _signal(tree[0], signal.SIGUSR1)
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and not (stacks.is_file() and stacks.stat().st_size):
             time.sleep(0.1)

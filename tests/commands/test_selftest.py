@@ -49,7 +49,7 @@ def test_a_silent_hang_is_stopped_twice_and_tells_where_it_hung(tmp_path: Path) 
     passed, verdict, manifest = run(tmp_path, "hangs", "passes")
     assert not passed and time.monotonic() - started < 2 * LIMITS.time
     entry = verdict["steps"][0]
-    assert [c["ending"] for c in manifest["commands"]] == ["silent", "silent"]
+    assert [(c["ending"], c["exit_code"]) for c in manifest["commands"]] == [("silent", -15)] * 2
     assert entry["attempts"] == 2 and "hung" in entry["what_to_do"]
     assert verdict["steps"][1] == {"step": "passes", "result": "NOT RUN"}
     assert len(entry["diagnostics"]) == 2

@@ -367,6 +367,11 @@ def test_dl3dv_is_linked_at_the_size_that_is_there(dl3dv: Callable[..., Path], t
     DownloadData(dl3dv=tmp_path / "DL3DV", scenes=("abc123",), output_dir=tmp_path / "out").main()
     with pytest.raises(NifiError, match="has no scene xyz"):
         DownloadData(dl3dv=tmp_path / "DL3DV", scenes=("xyz",), output_dir=tmp_path / "out").main()
+    document = json.loads((source / "transforms.json").read_text())
+    for change, message in (({"w": None}, "lacks its size"), ({"ply_file_path": "a.ply"}, "a.ply, which is not there")):
+        (source / "transforms.json").write_text(json.dumps({**document, **change}))
+        with pytest.raises(NifiError, match=message):
+            DownloadData(dl3dv=source, output_dir=tmp_path / "out").main()
     (source / "transforms.json").write_text("{")
     with pytest.raises(CorruptFileError, match="not nerfstudio's format"):
         DownloadData(dl3dv=source, output_dir=tmp_path / "out").main()
