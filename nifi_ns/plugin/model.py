@@ -175,8 +175,12 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
             self._shown = None
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
-        """Splatfacto's losses, and with MCMC the ones that keep opacities and scales down (gsplat's defaults)."""
+        """Splatfacto's losses, and with MCMC the ones that keep opacities and scales down (gsplat's defaults).
+
+        A repaired view counts as much as its `loss_weight` says, and its pixels as its `mask`.
+        """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        losses["main_loss"] = batch.get("loss_weight", 1.0) * losses["main_loss"]
         if self.config.strategy == "mcmc" and not self.compression.running:
             losses["opacity_reg"] = 0.01 * torch.sigmoid(self.gauss_params["opacities"]).mean()
             losses["mcmc_scale_reg"] = 0.01 * torch.exp(self.gauss_params["scales"]).mean()

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
 from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
+from nifi_ns.plugin.distillation import OFF, Distillation, DistillationConfig
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 from nifi_ns.plugin.repairs.spiral import allow_full_images
 from nifi_ns.plugin.speed import show_speeds
@@ -22,6 +24,8 @@ class NifiPipelineConfig(VanillaPipelineConfig):
     """Where photos and cameras come from."""
     model: NifiSplatModelConfig = field(default_factory=NifiSplatModelConfig)
     """The splats and what becomes of them."""
+    fix: DistillationConfig = OFF
+    """Repairs that go back into the splats."""
 
 
 class NifiPipeline(VanillaPipeline):
@@ -39,3 +43,15 @@ class NifiPipeline(VanillaPipeline):
         # a run of stock splatfacto, opened by its compressed config, keeps the stock datamanager
         if isinstance(self.datamanager, NifiDataManager):
             self.datamanager.renderer = self.model.get_outputs_for_camera
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Those of datamanager and model, and after them the repairs'."""
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        trainer, manager = training_callback_attributes.trainer, self.datamanager
+        if self.config.fix.steps and trainer is not None and isinstance(manager, NifiDataManager):
+            fix = Distillation(self.config.fix, self.model, manager.eval_dataset.cameras, trainer)
+            manager.repaired = fix.sample
+            callbacks += fix.callbacks()
+        return callbacks

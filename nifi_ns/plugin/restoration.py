@@ -176,15 +176,15 @@ class RestoredViews(Model, ABC):
         is what `rgb` and `depth` were drawn of, by default what the model shows now.
         """
         excluded = () if exclude is None else (exclude,)
-        return self._references(shown or self.shown()).restore(view, rgb, depth, exclude=excluded)[0]
+        return self.references(shown or self.shown()).restore(view, rgb, depth, exclude=excluded)[0]
 
     @torch.no_grad()
     def photos(self, view: View, depth: Tensor, count: int, shown: Shown | None = None) -> list[Tensor]:
         """[H, W, 3] each, of any size: the `count` of the capture's photos that see most of what `view` sees."""
-        bank = self._references(shown or self.shown())
+        bank = self.references(shown or self.shown())
         return [bank.photo(index) for index in bank.choose(view, depth)[:count]]
 
-    def _references(self, shown: Shown) -> "ReferenceBank":
+    def references(self, shown: Shown) -> "ReferenceBank":
         """The capture's photos, beside what the model shows."""
         from nifi_ns.restore.references import ReferenceSettings
 
