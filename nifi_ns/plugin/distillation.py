@@ -40,9 +40,9 @@ class DistillationConfig:
     """Training steps at which views are repaired, each time anew; none: repairs do not go into the splats."""
     views_per_step: int = 16
     """Most views that are repaired at each of them."""
-    share: float = 0.3
+    share: float = 0.4
     """Part of the iterations that look at a repaired view."""
-    weight: float = 0.3
+    weight: float = 1.0
     """Weight of a repaired view in the loss, against a photo's."""
     teacher: Literal["references", "restorer"] = "references"
     """What repairs: the residuals of the capture's photos, which needs no training, or the restorer."""

@@ -1,0 +1,209 @@
+"""What repairs bring that go back into the splats: the rows of Difix3D's ablation, on held-out photos.
+
+    python scripts/bench_distill.py --data fox --views 8 --sizes 25KB 50KB
+
+Trains on a few of a capture's views: *plain*, with *one* repair in the midst of training, and *progressive*, with all
+repairs of `--fix.steps`. Plain and progressive are also shown with the repair at render time (*post-fix*), which is
+the teacher's own. All are trained for the same number of iterations: those that look at a repaired view are taken from
+the photos'. Then each is compressed to the sizes, in a stage whose iterations go on looking at the repaired views.
+
+The teacher is the capture's photos (`references`); with `--restorer` there are rows with it as the teacher, too.
+Everything that was trained is kept in `--work` and not trained again.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
+from nerfstudio.engine.trainer import TrainerConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from nifi_ns import metrics
+from nifi_ns.commands._cli import run
+from nifi_ns.compress.settings import target_bytes
+from nifi_ns.errors import NifiError
+from nifi_ns.files import format_size
+from nifi_ns.metrics import LOWER_IS_BETTER
+from nifi_ns.plugin.compression import CompressionStageConfig
+from nifi_ns.plugin.distillation import OFF, DistillationConfig
+from nifi_ns.plugin.model import NifiSplatModelConfig
+from nifi_ns.plugin.pipeline import NifiPipelineConfig
+from nifi_ns.plugin.runs import Run, load_run
+from nifi_ns.results import Row, Variant, row, save
+from nifi_ns.views import View
+
+_SHOWN = ("psnr", "ms_ssim", "haarpsi", "gmsd", "lpips", "dists")
+_REPAIRED_AT = (0.3, 0.5, 0.7)  # of the steps, where --fix.steps does not say
+
+
+@dataclass
+class BenchDistill:
+    """Measure what repairs in training bring, beside repairs at render time."""
+
+    data: Path
+    """A capture, as for ns-train --data."""
+    views: int = 8
+    """Train on this many of its views."""
+    sizes: tuple[str, ...] = ("25KB", "50KB")
+    """Sizes to compress to; none: the splats are not compressed."""
+    method: Literal["nifi-splat-lite", "nifi-splat"] = "nifi-splat-lite"
+    """What to train."""
+    steps: int = 2000
+    """Training steps before compression; all schedules are scaled to them."""
+    compression_steps: int = 700
+    """Steps of the compression stage."""
+    restorer: Path | None = None
+    """A restorer's folder or hub id, to be the teacher in rows of its own."""
+    fix: DistillationConfig = field(default_factory=DistillationConfig)
+    """How views are repaired and how much they count; `steps` are those of the progressive rows."""
+    work: Path = Path("outputs/bench_distill")
+    """Where the runs are kept."""
+    output: Path = Path("results/bench_distill.json")
+    """Where the numbers go, as JSON and CSV."""
+
+    def main(self) -> None:
+        """Train, measure, print a table and write the numbers."""
+        if not self.data.exists():
+            raise NifiError(f"no capture at {self.data}")
+        if self.steps < 10 or self.compression_steps < 1:
+            raise NifiError(f"{self.steps} and {self.compression_steps} steps: expected 10 or more, and 1 or more")
+        for size in self.sizes:
+            target_bytes(size)
+        at = self.fix.steps or tuple(round(part * self.steps) for part in _REPAIRED_AT)
+        progressive = replace(self.fix, steps=at, teacher="references", restorer=None)
+        rows: list[Row] = []
+        for more in self._measured(progressive):
+            rows += more
+            save(self.output, rows, method=self.method, steps=self.steps, compression_steps=self.compression_steps)
+        Console().print(_table(rows))
+        print(f"written to {self.output} and .csv")
+
+    def _measured(self, progressive: DistillationConfig) -> Iterator[list[Row]]:
+        teachers = [progressive]
+        if self.restorer is not None:
+            teachers.append(replace(progressive, teacher="restorer", restorer=self.restorer))
+        trainings: list[tuple[str, DistillationConfig, list[DistillationConfig]]] = [("plain", OFF, teachers)]
+        for fix in teachers:
+            trainings += [("one", replace(fix, steps=fix.steps[:1]), []), ("progressive", fix, [fix])]
+        for name, fix, post in trainings:
+            teacher = fix.teacher if fix.steps else None
+            plain = self._trained(name, fix)
+            yield self._rows(plain, name, teacher, post)
+            for size in self.sizes:
+                yield self._rows(self._compressed(plain, size), name, teacher, post)
+
+    def _trained(self, name: str, fix: DistillationConfig) -> Path:
+        """The config.yml of a run before compression."""
+        config = deepcopy(all_methods[self.method])
+        pipeline = config.pipeline
+        assert isinstance(pipeline, NifiPipelineConfig)
+        model, datamanager = pipeline.model, pipeline.datamanager
+        assert isinstance(model, NifiSplatModelConfig)
+        scale = self.steps / model.compression.start_step
+        for schedule in ("warmup_length", "sh_degree_interval", "stop_split_at", "resolution_schedule"):
+            setattr(model, schedule, max(1, round(scale * getattr(model, schedule))))
+        for optimizer in config.optimizers.values():
+            if optimizer["scheduler"] is not None:
+                optimizer["scheduler"].max_steps = self.steps
+        model.compression = replace(model.compression, enabled=False)
+        config.data = datamanager.data = self.data
+        datamanager.max_train_views, pipeline.fix = self.views, fix
+        config.max_num_iterations = config.steps_per_save = self.steps
+        made_of = hashlib.sha256(repr((self.data.resolve(), self.views, self.steps, fix)).encode()).hexdigest()[:8]
+        config.output_dir, config.experiment_name = self.work, self.data.resolve().name
+        config.timestamp = f"{name}-{made_of}"
+        return _train(config)
+
+    def _compressed(self, plain: Path, size: str) -> Path:
+        """The config.yml of a run that goes on from `plain` and ends in a scene file."""
+        config = load_run(plain).config
+        config.load_dir = plain.parent / config.relative_model_dir
+        config.timestamp = f"{plain.parent.name}-{size}-{self.compression_steps}"
+        config.max_num_iterations = config.steps_per_save = self.compression_steps
+        assert isinstance(config.pipeline.model, NifiSplatModelConfig)
+        config.pipeline.model.compression = CompressionStageConfig(
+            start_step=self.steps, steps=self.compression_steps, target_size=size
+        )
+        return _train(config)
+
+    def _rows(self, path: Path, training: str, teacher: str | None, post: Sequence[DistillationConfig]) -> list[Row]:
+        """What a run shows of the held-out views: as it is, and repaired when it is looked at."""
+        opened = load_run(path)
+        file, splats = opened.scene_file, opened.model.splats
+        size = splats.ply_size if file is None else file.stat().st_size
+        measured: dict[str | None, list[dict[str, float | None]]] = {}
+        for view in opened.eval_views:
+            rgb, depth = opened.model.render_view(view, splats)
+            shown = {None: rgb} | {fix.teacher: _post_fixed(opened, view, rgb, depth, fix) for fix in post}
+            assert view.image is not None
+            for how, picture in shown.items():
+                measured.setdefault(how, []).append(metrics.compute(picture, view.image))
+        unfixed: Variant = "uncompressed" if file is None else "compressed"
+        variants: dict[str | None, Variant] = {None: unfixed, "references": "referenced", "restorer": "restored"}
+        more = {"training": training, "teacher": teacher, "rate": opened.rate, "views": len(opened.train_views)}
+        return [
+            row(
+                *(opened.scene, variants[how]),
+                bytes=size,
+                gaussians=len(splats),
+                metrics=metrics.mean(values),
+                **more,
+                post_fix=how,
+            )
+            for how, values in measured.items()
+        ]
+
+
+def _train(config: TrainerConfig) -> Path:
+    """Train, unless it has been done; the run's config.yml."""
+    path = config.get_base_dir() / "config.yml"
+    if any(config.get_checkpoint_dir().glob("step-*.ckpt")):
+        return path
+    config.vis, config.logging.local_writer.enable = "tensorboard", False
+    # held-out photos are looked at when all is done
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
+    torch.manual_seed(config.machine.seed)
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.train()
+    return path
+
+
+def _post_fixed(opened: Run, view: View, rgb: Tensor, depth: Tensor, fix: DistillationConfig) -> Tensor:
+    """[H, W, 3]: a view as the teacher repairs it when it is looked at."""
+    model = opened.model
+    referenced = partial(model.reference, view, rgb, depth)
+    if fix.teacher == "references":
+        return referenced()
+    how = model.restoration_by(fix.restorer)
+    return how.shown(rgb, *model.restoration(rgb, referenced, partial(model.photos, view, depth), how))
+
+
+def _table(rows: list[Row]) -> Table:
+    """Rows by size; the first of each is what the others are to be compared with."""
+    shown = [name for name in _SHOWN if any(r[name] is not None for r in rows)]
+    table = Table(title="held-out photos, mean", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("training", "teacher", "post-fix"):
+        table.add_column(name, no_wrap=True)
+    for name in ("size", *(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in shown)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for rate in dict.fromkeys(r["rate"] for r in rows):
+        for r in (r for r in rows if r["rate"] == rate):
+            values = (f"{r[name]:.2f}" if name == "psnr" else f"{r[name]:.4f}" for name in shown)
+            table.add_row(r["training"], r["teacher"] or "", r["post_fix"] or "", format_size(r["bytes"]), *values)
+        table.add_section()
+    return table
+
+
+if __name__ == "__main__":
+    run(BenchDistill)
