@@ -43,7 +43,8 @@ class DistillationConfig:
     share: float = 0.4
     """Part of the iterations that look at a repaired view."""
     weight: float = 1.0
-    """Weight of a repaired view in the loss, against a photo's."""
+    """Weight of a repaired view in the loss, against a photo's. Difix3D takes about 0.3; residuals of photos bring more
+    at 1."""
     teacher: Literal["references", "restorer"] = "references"
     """What repairs: the residuals of the capture's photos, which needs no training, or the restorer."""
     restorer: Path | None = None
@@ -67,7 +68,10 @@ class DistillationConfig:
             "weight": (self.weight > 0, "more than 0"),
             "outward": (0 < self.outward <= 1, "more than 0, and 1 at most"),
             "max_change": (self.max_change > 0, "more than 0"),
-            "restorer": (self.teacher != "restorer" or self.restorer is not None, "one, since it is the teacher"),
+            "restorer": (
+                (self.teacher == "restorer") == (self.restorer is not None),
+                "one if, and only if, it is the teacher",
+            ),
         }
         for name, (right, wanted) in checks.items():
             if not right:
@@ -105,13 +109,8 @@ class Distillation:
         self._generation: Generation | None = None
         if len(self._cameras) < 2 and self._targets is None:
             raise NifiError("fix: there is one training view, and no camera between: name a target")
-        if config.restorer is not None and config.teacher == "restorer":
+        if config.restorer is not None:
             model.restoration_by(config.restorer)  # says what is wrong with it now
-
-    @property
-    def generation(self) -> Generation | None:
-        """The repaired views that are trained on now."""
-        return self._generation
 
     def callbacks(self) -> list[TrainingCallback]:
         """What the trainer calls before its iterations, after the model's own."""
@@ -178,7 +177,9 @@ def _targets(config: DistillationConfig, held_out: Cameras) -> list[View] | None
         return None
     if config.target != "held-out":
         return read_camera_path(Path(config.target))
-    return [view_of(held_out[i], f"{i:04d}") for i in range(len(held_out))]
+    if len(held_out) == 0:
+        raise NifiError("fix: no photos are held out, to whose cameras others could move: name another target")
+    return [view_of(held_out[i]) for i in range(len(held_out))]
 
 
 def _resumed_from(trainer: Trainer) -> list[Path]:

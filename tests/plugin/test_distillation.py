@@ -222,7 +222,8 @@ def test_reads_a_path_of_the_viewer(tmp_path: Path) -> None:
         ({"share": 1.0}, "fix: share is 1.0, expected between 0 and 1"),
         ({"outward": 0.0}, "fix: outward is 0.0"),
         ({"weight": 0.0}, "fix: weight is 0.0"),
-        ({"teacher": "restorer"}, "fix: restorer is None, expected one, since it is the teacher"),
+        ({"teacher": "restorer"}, "fix: restorer is None, expected one if, and only if, it is the teacher"),
+        ({"restorer": Path("folder")}, "fix: restorer is folder, expected one if"),
     ],
 )
 def test_says_what_is_wrong(wrong: dict[str, object], message: str) -> None:
