@@ -76,10 +76,12 @@ class BenchDistill:
             raise NifiError(f"no capture at {self.data}")
         if self.steps < 10 or self.compression_steps < 1:
             raise NifiError(f"{self.steps} and {self.compression_steps} steps: expected 10 or more, and 1 or more")
+        if self.fix.teacher == "restorer":
+            raise NifiError("name the restorer as --restorer: the photos are the teacher in any case")
         for size in self.sizes:
             target_bytes(size)
         at = self.fix.steps or tuple(round(part * self.steps) for part in _REPAIRED_AT)
-        progressive = replace(self.fix, steps=at, teacher="references", restorer=None)
+        progressive = replace(self.fix, steps=at)
         rows: list[Row] = []
         for more in self._measured(progressive):
             rows += more
@@ -117,7 +119,7 @@ class BenchDistill:
         model.compression = replace(model.compression, enabled=False)
         config.data = datamanager.data = self.data
         datamanager.max_train_views, pipeline.fix = self.views, fix
-        config.max_num_iterations = config.steps_per_save = self.steps
+        config.max_num_iterations = self.steps
         made_of = hashlib.sha256(repr((self.data.resolve(), self.views, self.steps, fix)).encode()).hexdigest()[:8]
         config.output_dir, config.experiment_name = self.work, self.data.resolve().name
         config.timestamp = f"{name}-{made_of}"
@@ -128,7 +130,7 @@ class BenchDistill:
         config = load_run(plain).config
         config.load_dir = plain.parent / config.relative_model_dir
         config.timestamp = f"{plain.parent.name}-{size}-{self.compression_steps}"
-        config.max_num_iterations = config.steps_per_save = self.compression_steps
+        config.max_num_iterations = self.compression_steps
         assert isinstance(config.pipeline.model, NifiSplatModelConfig)
         config.pipeline.model.compression = CompressionStageConfig(
             start_step=self.steps, steps=self.compression_steps, target_size=size
@@ -169,6 +171,7 @@ def _train(config: TrainerConfig) -> Path:
     if any(config.get_checkpoint_dir().glob("step-*.ckpt")):
         return path
     config.vis, config.logging.local_writer.enable = "tensorboard", False
+    config.steps_per_save = 10**9  # once, at the end: a checkpoint says that the training is done
     # held-out photos are looked at when all is done
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
     torch.manual_seed(config.machine.seed)

@@ -59,6 +59,7 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
     [
         ({"data": Path("/no/such/capture")}, "no capture at /no/such/capture"),
         ({"steps": 1}, "expected 10 or more"),
+        ({"fix": DistillationConfig(teacher="restorer", restorer=Path("folder"))}, "name the restorer as --restorer"),
         ({"sizes": ("1 mile",)}, "cannot read the size"),
     ],
 )
