@@ -43,8 +43,7 @@ class DistillationConfig:
     share: float = 0.4
     """Part of the iterations that look at a repaired view."""
     weight: float = 1.0
-    """Weight of a repaired view in the loss, against a photo's. Difix3D takes about 0.3; residuals of photos bring more
-    at 1."""
+    """Weight of a repaired view in the loss, against a photo's; Difix3D takes about 0.3."""
     teacher: Literal["references", "restorer"] = "references"
     """What repairs: the residuals of the capture's photos, which needs no training, or the restorer."""
     restorer: Path | None = None
