@@ -248,7 +248,7 @@ def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
     try:
         with archive.open(member) as source, atomic_path(target) as temporary, temporary.open("wb") as file:
             shutil.copyfileobj(source, file, _CHUNK)  # no more than `file_size`, which zipfile sees to
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise CorruptFileError(f"the archive's member {member.filename!r} is damaged: {error}") from error
 
 

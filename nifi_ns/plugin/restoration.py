@@ -23,7 +23,7 @@ from nifi_ns.views import View
 
 if TYPE_CHECKING:
     from nifi_ns.restore import Restorer
-    from nifi_ns.restore.references import ReferenceBank, ReferenceSettings, Renderer
+    from nifi_ns.restore.references import ReferenceBank, Renderer
     from nifi_ns.splats import Splats
 
 
@@ -186,14 +186,15 @@ class RestoredViews(Model, ABC):
 
     def references(self, shown: Shown) -> "ReferenceBank":
         """The capture's photos, beside what the model shows."""
-        from nifi_ns.restore.references import ReferenceSettings
+        from nifi_ns.restore.references import ReferenceBank, ReferenceSettings
 
         if self.train_views is None:
             raise NifiError("restoring by reference photos needs the capture's, and this pipeline has none")
         key = (self.training_step, shown.key)
         if self._bank is None or self._bank[0] != key:
             settings = ReferenceSettings(count=self.config.num_references)
-            self._bank = key, _bank(self.train_views, shown.draw, settings, self.panel.late.check)
+            check = self.panel.late.check
+            self._bank = key, ReferenceBank(self.train_views, shown.draw, settings=settings, check=check)
         return self._bank[1]
 
     def forget_references(self) -> None:
@@ -303,17 +304,3 @@ def _ident(view: View, obb_box: OrientedBox | None) -> Hashable:
     """Equal for equal cameras and crops."""
     box = () if obb_box is None else (obb_box.R, obb_box.T, obb_box.S)
     return view.width, view.height, *(tuple(part.flatten().tolist()) for part in (view.viewmat, view.K, *box))
-
-
-def _bank(
-    views: Sequence[View], draw: "Renderer", settings: "ReferenceSettings", check: Callable[[], None]
-) -> "ReferenceBank":
-    """Reference photos whose preparation calls `check` between its parts, which may raise."""
-    from nifi_ns.restore.references import ReferenceBank
-
-    class Bank(ReferenceBank):
-        def choose(self, *args: Any, **kwargs: Any) -> list[int]:
-            check()
-            return super().choose(*args, **kwargs)
-
-    return Bank(views, draw, settings=settings)

@@ -29,15 +29,16 @@ _LORA_SCALE = 8.0
 
 
 def is_difix(name: str | Path) -> bool:
-    """Whether `name` is a folder or hub id of Difix: one whose `model_index.json` says so."""
+    """Whether `name` is a folder or hub id of Difix: one whose `model_index.json` says so.
+
+    Raises:
+        NifiError: if it looks like a hub id, and the hub cannot be reached or does not give it.
+    """
     if not Path(name).is_dir() and str(name).count("/") != 1:
         return False
-    try:
-        with reading(str(name)):
-            source = resolve(str(name))
-            return source.has("model_index.json") and source.config("model_index.json").get("_class_name") == _PIPELINE
-    except NifiError:
-        return False
+    with reading(str(name), "restorer"):
+        source = resolve(str(name), "restorer")
+        return source.has("model_index.json") and source.config("model_index.json").get("_class_name") == _PIPELINE
 
 
 class SkipAutoencoder(nn.Module):
@@ -108,6 +109,10 @@ class Difix(Backbone):
             vae = _load_autoencoder(source).to(dtype)
             prompt = Prompt.load(source.file(PROMPT_FILE)) if source.has(PROMPT_FILE) else _embed(source)
         return Difix(name, family, vae, prompt, device, dtype)
+
+    def use_decoder(self, name: str | Path) -> None:
+        """Refused: no small autoencoder sees what the encoder saw."""
+        raise NifiError(f"Difix decodes by its own autoencoder: leave the decoder {name} away")
 
     def restore(self, images: Tensor, noise: Tensor, t0: float = T0, references: Tensor | None = None) -> Tensor:
         """Fixed views [B, 3, H, W], about [0, 1], of such; `references` [B, R, 3, H, W] are photos of other cameras.

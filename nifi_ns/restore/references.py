@@ -53,13 +53,21 @@ class ReferenceSettings:
 class ReferenceBank:
     """The photos of a capture, and on demand what a render of the same splats gets wrong in them."""
 
-    def __init__(self, views: Sequence[View], render: Renderer, *, settings: ReferenceSettings | None = None) -> None:
+    def __init__(
+        self,
+        views: Sequence[View],
+        render: Renderer,
+        *,
+        settings: ReferenceSettings | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Collect the references; they are rendered when they are first needed.
 
         Args:
             views: the training views, each with its photo.
             render: draws any view of the splats under repair.
             settings: see `ReferenceSettings`.
+            check: called between the parts of what takes long; what it raises ends that.
 
         Raises:
             ValueError: if a view has no photo.
@@ -71,7 +79,7 @@ class ReferenceBank:
         self._views = views
         self._cameras = [camera for camera, _ in cameras]
         self.settings = settings or ReferenceSettings()
-        self._render = render
+        self._render, self._check = render, check
         kept = lru_cache(maxsize=self.settings.cache_size)
         self._drawn, self._swept, self._reference = kept(self._draw), kept(self._sweep), kept(self._agree)
 
@@ -123,6 +131,7 @@ class ReferenceBank:
         Greedy: each next one adds most to the sum over points of the square root of how well they are seen, so that a
         second look at a point counts less than a first look at another.
         """
+        self._check()
         height = min(_CHOICE_ROWS, view.height)
         width = max(1, round(height * view.width / view.height))
         coarse = F.interpolate(chw(depth), (height, width), mode="nearest")[0].movedim(0, -1)
