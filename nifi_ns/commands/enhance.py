@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -98,13 +98,15 @@ class Enhance:
         return None if self.references is None else NearestPhotos(self.references)
 
     @cached_property
-    def _poses(self) -> dict[Path, np.ndarray]:
+    def _poses(self) -> dict[int | str, np.ndarray]:
+        """Cameras of the input, by an image's name and by a frame's number."""
         from nifi_ns.restore.nearest import TRANSFORMS_FILE, read_poses
 
         beside = (self.input if self.input.is_dir() else self.input.parent) / TRANSFORMS_FILE
         if self.cameras is not None and not self.cameras.is_file():
             raise NifiError(f"no such file: {self.cameras}")
-        return read_poses(self.cameras or beside) if self.cameras or beside.is_file() else {}
+        poses = read_poses(self.cameras or beside) if self.cameras or beside.is_file() else {}
+        return {**dict(enumerate(poses.values())), **{path.stem: pose for path, pose in poses.items()}}
 
     @property
     def _sources(self) -> list[Path]:
@@ -132,21 +134,16 @@ class Enhance:
             yield from self._restore(pending, shared)
 
     def _restore(self, pending: list[tuple[str, np.ndarray]], near: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-        from nifi_ns.media import read_picture
-
         batch = np.stack([picture for _, picture in pending])
-        restored = self._restorer(batch, self.strength, [read_picture(path) for path in near])
+        restored = self._restorer(batch, self.strength, [_photo(path) for path in near])
         yield from zip((name for name, _ in pending), restored, strict=True)
 
     def _nearest(self, name: str, number: int, picture: np.ndarray) -> list[Path]:
         """The reference photos of a picture."""
-        from nifi_ns.restore.nearest import pose_of
-
         if self._photos is None:
             return []
-        in_order = list(self._poses.values())
-        pose = in_order[number] if number >= 0 and number < len(in_order) else pose_of(self._poses, name)
-        if pose is not None and self._photos.poses:
+        pose = self._poses.get(number, self._poses.get(Path(name).stem))
+        if pose is not None and len(self._photos.cameras):
             return self._photos.by_pose(pose, self.num_references)
         return self._photos.by_likeness(picture, self.num_references)
 
@@ -241,6 +238,14 @@ class Enhance:
         if count:
             seconds = time.perf_counter() - started
             print(f"{count / seconds:.2f} pictures a second, {1e9 * seconds / pixels:.0f} ms a megapixel")
+
+
+@lru_cache(maxsize=8)
+def _photo(path: Path) -> np.ndarray:
+    """A reference, which is near to many frames after one another."""
+    from nifi_ns.media import read_picture
+
+    return read_picture(path)
 
 
 def entrypoint() -> None:

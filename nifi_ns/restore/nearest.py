@@ -1,7 +1,6 @@
 """Which photos show most of what a picture shows: by where they were taken, or by what they look like."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,17 @@ class NearestPhotos:
         Raises:
             NifiError: if there are none, or transforms.json cannot be read (CorruptFileError).
         """
-        self.poses = read_poses(folder / TRANSFORMS_FILE) if (folder / TRANSFORMS_FILE).is_file() else {}
-        self.paths = [path for path in self.poses if path.is_file()] or images_in(folder)
+        poses = read_poses(folder / TRANSFORMS_FILE) if (folder / TRANSFORMS_FILE).is_file() else {}
+        self.paths = [path for path in poses if path.is_file()] or images_in(folder)
         if not self.paths:
             raise NifiError(f"no photos in {folder}")
+        self.cameras = np.array([poses[path] for path in self.paths if path in poses])
+        """[N, 4, 4] to world, one for each photo; empty if there are none."""
         self._thumbnails: np.ndarray | None = None
 
     def by_pose(self, pose: np.ndarray, count: int) -> list[Path]:
         """The `count` photos taken nearest to a camera [4, 4] to world that look about the same way."""
-        poses = np.stack([self.poses[path] for path in self.paths])
+        poses = self.cameras
         spread = poses[:, :3, 3].std(axis=0).max() + 1e-9
         away = np.linalg.norm(poses[:, :3, 3] - pose[:3, 3], axis=1) / spread
         turned = (1 - poses[:, :3, 2] @ pose[:3, 2]) / 2  # 0 to 1
@@ -61,12 +62,6 @@ def read_poses(path: Path) -> dict[Path, np.ndarray]:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CorruptFileError(f"{path} holds no cameras: {error}") from error
     return dict(sorted(poses.items()))
-
-
-def pose_of(poses: Mapping[Path, np.ndarray], name: str) -> np.ndarray | None:
-    """The camera of the image called `name`, with or without its suffix; None if there is none."""
-    named = {path.stem: pose for path, pose in poses.items()}
-    return named.get(Path(name).stem)
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:
