@@ -33,10 +33,10 @@ from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.restore import Backbone, Restorer
 from nifi_ns.restore.config import TrainingConfig
+from nifi_ns.restore.description import Decode
 from nifi_ns.restore.logs import comparison_grid
 from nifi_ns.restore.objective import ObjectiveConfig
 from nifi_ns.restore.pairs import Inputs, PairFolder, find_pair_folders, write_image
-from nifi_ns.restore.restorer import Decode
 from nifi_ns.restore.training import Trainer
 from nifi_ns.results import Row, Variant, row, save
 

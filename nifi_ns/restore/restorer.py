@@ -1,60 +1,25 @@
 """The restorer: one step of a diffusion backbone with its trained adapter, from a degraded image to a restored one."""
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.files import write_text
+from nifi_ns.errors import NifiError
 from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone, CompileMode
+from nifi_ns.restore.description import RESTORER_FILE, VERSION, Description, Input, RestorerSettings, checksum
 from nifi_ns.restore.difix import T0, Difix, is_difix
 from nifi_ns.restore.images import to_batch
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 from nifi_ns.restore.published import is_published, load_published
 from nifi_ns.restore.tiles import feathered, windows
 
-VERSION = 1
-RESTORER_FILE = "restorer.json"
-Decode = Literal["change", "full"]
-Input = Literal["degraded", "referenced"]
 Image = TypeVar("Image")
-
-
-@dataclass(frozen=True)
-class RestorerSettings:
-    """What a restorer was trained for, and how it is shown; kept in restorer.json."""
-
-    t0: float = 199
-    """Timestep, of 1000, that the one step starts from."""
-    noise_scale: float = 1.0
-    """Scale of the noise added at t0: 1 is the paper's, 0 restores without noise."""
-    strength: float = 1.0
-    """Share of the change that is shown: 0 is the input exactly, 1 the restoration."""
-    decode: Decode = "change"
-    """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
-    references: int = 0
-    """How many photos of other cameras it was trained to look at; more or fewer may be given."""
-    input: Input = "degraded"
-    """What it was trained on: plain renders, or views already restored by reference photos."""
-    seed: int = 0
-    """Of the noise, which is the same for every image of a size, so that frames do not flicker."""
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
-            if getattr(self, name) not in allowed:
-                raise NifiError(f"{name} is {getattr(self, name)!r}: expected {' or '.join(allowed)}")
-        if not (0 <= self.t0 <= 1000 and self.noise_scale >= 0 and 0 <= self.strength <= 1):
-            values = f"t0 {self.t0}, noise_scale {self.noise_scale}, strength {self.strength}"
-            raise NifiError(f"{values}: expected t0 in [0, 1000], noise_scale of 0 or more and strength in [0, 1]")
 
 
 class Restorer:
@@ -124,7 +89,7 @@ class Restorer:
             settings = RestorerSettings(T0, noise_scale=0.0, decode="full", references=1)
             load = partial(Difix.from_pretrained, directory, device, dtype)
         else:
-            about = _Description.read(directory)
+            about = Description.read(directory)
             settings, training = about.settings, about.training
             load = partial(_load, directory, about, device, dtype, backbone)
 
@@ -224,66 +189,20 @@ class Restorer:
         self.backbone.save_adapter(directory, "phi_minus")
         self.backbone.prompt.save(directory / PROMPT_FILE)
         files = [n for n in (NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, PROMPT_FILE) if (directory / n).is_file()]
-        about = _Description(
+        Description(
             version=VERSION,
             backbone=self.backbone.name,
             family=self.backbone.family.name,
             prompt=self.backbone.prompt.text,
             settings=self.settings,
             training=self.training,
-            files={name: _checksum(directory / name) for name in files},
-        )
-        write_text(directory / RESTORER_FILE, json.dumps(asdict(about), indent=2) + "\n")
-
-
-def checksums(directory: Path) -> dict[str, str]:
-    """By name, of the files of a restorer's folder, which are whole.
-
-    Raises:
-        NifiError: as `Restorer.from_pretrained`.
-    """
-    return _Description.read(directory).files
-
-
-@dataclass(frozen=True)
-class _Description:
-    """restorer.json: the settings, and what goes with them."""
-
-    version: int
-    backbone: str
-    family: str
-    prompt: str
-    settings: RestorerSettings
-    training: dict[str, Any]
-    files: dict[str, str]
-
-    @staticmethod
-    def read(directory: Path) -> "_Description":
-        """Read restorer.json, and check that the files it names are there and whole."""
-        path = directory / RESTORER_FILE
-        if not path.is_file():
-            raise NifiError(f"no restorer in {directory}: expected a {RESTORER_FILE}, as ns-nifi-train writes it")
-        try:
-            values = json.loads(path.read_text())
-            if values["version"] != VERSION:
-                raise NifiError(f"{path} has version {values['version']}, this program reads {VERSION}: train again")
-            values["settings"] = RestorerSettings(**values["settings"])
-            about = _Description(**values)
-            for name, checksum in about.files.items():
-                if not (directory / name).is_file():
-                    raise NifiError(f"{directory} is incomplete: {name} is missing")
-                if _checksum(directory / name) != checksum:
-                    raise CorruptFileError(
-                        f"{directory / name} is damaged, or of another training than {RESTORER_FILE}"
-                    )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptFileError(f"{path} is damaged: {error}") from error
-        return about
+            files={name: checksum(directory / name) for name in files},
+        ).write(directory)
 
 
 def _load(
     directory: Path,
-    about: _Description,
+    about: Description,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
     backbone: str | Path | None,
@@ -297,10 +216,6 @@ def _load(
         )
     loaded.load_adapter(directory, "phi_minus")
     return loaded
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _pad(batch: Tensor, bottom: int, right: int) -> Tensor:

@@ -30,12 +30,13 @@ from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, held_out_scenes, split_validation
+from nifi_ns.restore.description import RestorerSettings, checksums
 from nifi_ns.restore.learner import Learner, RunningMean
 from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
 from nifi_ns.restore.pairs import Inputs, PairFolder
 from nifi_ns.restore.perceptual import perceptual_loss
-from nifi_ns.restore.restorer import Restorer, RestorerSettings, checksums
+from nifi_ns.restore.restorer import Restorer
 from nifi_ns.restore.selection import Selection, Trained
 
 ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")

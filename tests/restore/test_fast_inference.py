@@ -9,8 +9,7 @@ from diffusers import AutoencoderTiny
 from miniatures import perturb, save_tiny_decoder
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore.restorer import RestorerSettings
+from nifi_ns.restore import Backbone, Restorer, RestorerSettings
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""restorer.json: what a restorer was trained for, and the checksums of the files that go with it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import write_text
+
+VERSION = 1
+RESTORER_FILE = "restorer.json"
+Decode = Literal["change", "full"]
+Input = Literal["degraded", "referenced"]
+
+
+@dataclass(frozen=True)
+class RestorerSettings:
+    """What a restorer was trained for, and how it is shown; kept in restorer.json."""
+
+    t0: float = 199
+    """Timestep, of 1000, that the one step starts from."""
+    noise_scale: float = 1.0
+    """Scale of the noise added at t0: 1 is the paper's, 0 restores without noise."""
+    strength: float = 1.0
+    """Share of the change that is shown: 0 is the input exactly, 1 the restoration."""
+    decode: Decode = "change"
+    """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
+    references: int = 0
+    """How many photos of other cameras it was trained to look at; more or fewer may be given."""
+    input: Input = "degraded"
+    """What it was trained on: plain renders, or views already restored by reference photos."""
+    seed: int = 0
+    """Of the noise, which is the same for every image of a size, so that frames do not flicker."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
+            if getattr(self, name) not in allowed:
+                raise NifiError(f"{name} is {getattr(self, name)!r}: expected {' or '.join(allowed)}")
+        if self.references < 0:
+            raise NifiError(f"references is {self.references}: expected 0 or more")
+        if not (0 <= self.t0 <= 1000 and self.noise_scale >= 0 and 0 <= self.strength <= 1):
+            values = f"t0 {self.t0}, noise_scale {self.noise_scale}, strength {self.strength}"
+            raise NifiError(f"{values}: expected t0 in [0, 1000], noise_scale of 0 or more and strength in [0, 1]")
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """By name, of the files of a restorer's folder, which are whole.
+
+    Raises:
+        NifiError: as `Restorer.from_pretrained`.
+    """
+    return Description.read(directory).files
+
+
+@dataclass(frozen=True)
+class Description:
+    """restorer.json: the settings, and what goes with them."""
+
+    version: int
+    backbone: str
+    family: str
+    prompt: str
+    settings: RestorerSettings
+    training: dict[str, Any]
+    files: dict[str, str]
+
+    def write(self, directory: Path) -> None:
+        """Write restorer.json, whole or not at all."""
+        write_text(directory / RESTORER_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def read(directory: Path) -> "Description":
+        """Read restorer.json, and check that the files it names are there and whole."""
+        path = directory / RESTORER_FILE
+        if not path.is_file():
+            raise NifiError(f"no restorer in {directory}: expected a {RESTORER_FILE}, as ns-nifi-train writes it")
+        try:
+            values = json.loads(path.read_text())
+            if values["version"] != VERSION:
+                raise NifiError(f"{path} has version {values['version']}, this program reads {VERSION}: train again")
+            values["settings"] = RestorerSettings(**values["settings"])
+            about = Description(**values)
+            for name, known in about.files.items():
+                if not (directory / name).is_file():
+                    raise NifiError(f"{directory} is incomplete: {name} is missing")
+                if checksum(directory / name) != known:
+                    raise CorruptFileError(
+                        f"{directory / name} is damaged, or of another training than {RESTORER_FILE}"
+                    )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is damaged: {error}") from error
+        return about
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
