@@ -52,10 +52,9 @@ class CompressionStage:
         """Whether the present training step belongs to the stage."""
         return self._compressor is not None
 
-    def quantized_params(self) -> dict[str, Tensor] | None:
-        """The model's `gauss_params` as the scene file would decode to, differentiably; None outside the stage."""
-        if self._compressor is None:
-            return None
+    def quantized_params(self) -> dict[str, Tensor]:
+        """The model's `gauss_params` as the scene file would decode to, differentiably, within the stage."""
+        assert self._compressor is not None
         step = self._model.step - self.config.start_step
         splats = self._compressor.as_decoded(step, self._splats(), self._judge)
         return splats.to_gauss_params(self._model.config.sh_degree)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression import CompressionStage, CompressionStageConfig
+from nifi_ns.plugin.dropout import drop
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.repairs.resume import same_parameters
 from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig, Shown
@@ -39,6 +40,9 @@ class NifiSplatModelConfig(RestoredViewsConfig, SplatfactoModelConfig):
     """How gaussians are added and removed: gsplat's default strategy, or MCMC (relocation, with noise)."""
     max_gaussians: int = 2_000_000
     """No strategy grows beyond this many gaussians."""
+    dropout: float = 0.0
+    """Part of the gaussians that training leaves out of a step's render, at random; it grows to this much by the end of
+    training, or the beginning of compression. 0.2 serves captures of few photos."""
     compression: CompressionStageConfig = field(default_factory=CompressionStageConfig)
     """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
     scene_file: Path | None = None
@@ -85,6 +89,8 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
 
     def populate_modules(self) -> None:
         """Build splatfacto without CUDA, without a network, and with this project's strategies."""
+        if not 0 <= self.config.dropout < 1:
+            raise NifiError(f"dropout is {self.config.dropout}, expected at least 0 and less than 1")
         seed_points = self.seed_points
         if seed_points is not None and not self.config.random_init:
             # splatfacto moves the seed colours to CUDA; it takes points without colours, and they are set below
@@ -104,6 +110,7 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.compression = CompressionStage(self.config.compression, self)
         self._shown: dict[str, Tensor] | None = None
+        self._last_step = 1
 
     # -- what splatfacto renders, trains and exports -----------------------------------------------------------------
 
@@ -166,9 +173,13 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         In the viewer, of what its panel has chosen.
         """
         chosen = self.panel.scene
-        self._shown = (
-            self.compression.quantized_params() if chosen is None else chosen.to_gauss_params(self.config.sh_degree)
-        )
+        if chosen is not None:
+            self._shown = chosen.to_gauss_params(self.config.sh_degree)
+        elif self.compression.running:
+            self._shown = self.compression.quantized_params()
+        elif self.training and self.config.dropout:
+            rate = self.config.dropout * min(1.0, self.step / self._last_step)
+            self._shown = dict(self.gauss_params, opacities=drop(self.gauss_params["opacities"], rate))
         try:
             return super().get_outputs(_local(camera))
         finally:
@@ -198,8 +209,10 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # the kernels bring their own threads; torch's would wait for them, spinning
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        assert training_callback_attributes.trainer is not None
-        return [*callbacks, *self.compression.callbacks(training_callback_attributes.trainer)]
+        trainer, compression = training_callback_attributes.trainer, self.config.compression
+        assert trainer is not None
+        self._last_step = compression.start_step if compression.enabled else trainer.config.max_num_iterations
+        return [*callbacks, *self.compression.callbacks(trainer)]
 
     def load_state_dict(self, state: dict[str, Any], **kwargs: Any) -> None:  # pyright: ignore
         """Load a checkpoint into the Parameters the optimizers hold; show the scene file if the config names one."""
