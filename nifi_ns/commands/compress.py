@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from nifi_ns.commands._cli import run
+from nifi_ns.commands._scenes import describe
 from nifi_ns.compress.command import CommandSettings
 from nifi_ns.compress.hacpp import HacppSettings
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
-    from nifi_ns.compress import Compressed, SceneInfo
+    from nifi_ns.compress import Compressed
     from nifi_ns.splats import Splats
     from nifi_ns.views import View
 
@@ -93,7 +94,7 @@ class Compress:
         elif self.info is not None:
             from nifi_ns.compress import info
 
-            _print_scene(self.info.name, info(_read(self.info)))
+            print(f"{self.info.name}: {describe(info(_read(self.info)))}")
 
     def _compress_run(self, config: Path) -> None:
         from nifi_ns.files import format_size
@@ -163,26 +164,6 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _print_scene(name: str, scene: "SceneInfo") -> None:
-    """What is in a scene file, as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from nifi_ns.files import format_size
-
-    print(f"{name}: {scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}")
-    table = Table()
-    for heading in ("bytes", "", "bits a gaussian"):
-        table.add_column(heading, justify="left" if heading == "bytes" else "right")
-    for stream, size in (*scene.sizes.items(), ("all", scene.size)):
-        table.add_row(stream, format_size(size), f"{8 * size / scene.count:.1f}")
-    Console().print(table)
-    if len(scene.levels) > 1 or scene.missing:
-        cut = f", {scene.missing} cut off" if scene.missing else ""
-        steps = ", ".join(f"{level.count:,} in {format_size(level.size)}" for level in scene.levels)
-        print(f"gaussians by level: {steps}{cut}")
-
-
 def _report(
     splats: "Splats",
     compressed: "Compressed",
@@ -200,7 +181,7 @@ def _report(
     from nifi_ns.compress import decode, encode, info
     from nifi_ns.rasterize import render
 
-    _print_scene("scene file", info(compressed.data))
+    print(f"scene file: {describe(info(compressed.data))}")
     took = {"fine-tuning": seconds}
     for name, work in (
         ("encoding", lambda: encode(compressed.splats, compressed.bits)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nifi_ns.commands._cli import run
+from nifi_ns.commands._scenes import describe
 from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Report:
     def main(self) -> None:
         """Measure, and write the page."""
         from nifi_ns import results
+        from nifi_ns.compress import info
         from nifi_ns.files import write_text
         from nifi_ns.plugin.evaluation import evaluate
         from nifi_ns.plugin.runs import load_run
@@ -55,7 +57,7 @@ class Report:
             opened = load_run(scene_file.with_name("config.yml"))
             names = opened.eval_views.names
             chosen = {names[i * len(names) // self.views] for i in range(min(self.views, len(names)))}
-            files[opened.rate] = _inside(scene_file)
+            files[opened.rate] = describe(info(scene_file.read_bytes()))
             rows += evaluate(opened, seen=lambda view, pictures: self._keep(opened, chosen, shown, view, pictures))  # noqa: B023
         settings = {"config.yml": self.load_config.read_text()}
         if (description := nifi / "restorer" / "restorer.json").is_file():
@@ -78,20 +80,6 @@ class Report:
         if view.name in chosen:
             assert view.image is not None
             shown.append(ReportView.of(view.name, opened.rate, view.image, pictures))
-
-
-def _inside(scene_file: Path) -> str:
-    """What is in a scene file, as lines."""
-    from nifi_ns.compress import info
-    from nifi_ns.files import format_size
-
-    scene = info(scene_file.read_bytes())
-    lines = [f"{scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}"]
-    for stream, size in (*scene.sizes.items(), ("all", scene.size)):
-        lines.append(f"{stream:<10} {format_size(size):>8} {8 * size / scene.count:6.1f} bits a gaussian")
-    if len(scene.levels) > 1:
-        lines.append("levels: " + ", ".join(f"{level.count:,} in {format_size(level.size)}" for level in scene.levels))
-    return "\n".join(lines)
 
 
 def _commands(opened: "Run", scene_files: list[Path]) -> list[str]:
