@@ -87,9 +87,10 @@ def _gsplat(_: Path) -> _Found:
 
 
 def _compiler(_: Path) -> _Found:
-    chosen = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++")), None)
-    if chosen and shutil.which(chosen):
-        return "OK", chosen
+    from nifi_ns.restore.compilation import cxx_compiler
+
+    if found := cxx_compiler():
+        return "OK", found
     return "note", "no C++ compiler", "apt-get install g++ for --compile, and for gsplat's kernels on a GPU"
 
 

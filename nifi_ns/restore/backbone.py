@@ -1,8 +1,6 @@
 """One frozen diffusion backbone with two adapters, phi_minus (the restorer) and phi_plus (the critic)."""
 
 import math
-import os
-import shutil
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +11,16 @@ from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.adapters import Adapters
+from nifi_ns.restore.compilation import CompileMode, compile_networks
 from nifi_ns.restore.decoders import TinyDecoder
 from nifi_ns.restore.denoiser import restore_latents
 from nifi_ns.restore.families import FAMILIES, Family
 from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
 from nifi_ns.restore.schedules import Schedule
-from nifi_ns.restore.sources import reading, resolve
+from nifi_ns.restore.sources import placement, reading, resolve
 from nifi_ns.restore.views import across_views
 
 AdapterName = Literal["phi_minus", "phi_plus"]
-CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-"""Of torch.compile: reduce-overhead makes CUDA graphs, which are bound to the thread they were made in."""
 NIFI_TINY = "nifi-tiny"
 NETWORK_ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 VAE_ADAPTER_FILE = "vae_lora_weights.safetensors"
@@ -75,12 +72,12 @@ class Backbone:
         Raises:
             NifiError: if it cannot be found, reached, read, is of no supported family, or cannot embed a text.
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        half = device.type == "cuda" and str(name) != NIFI_TINY  # the miniature is as fast in float32, and sharper
-        dtype = dtype or (torch.bfloat16 if half else torch.float32)
+        if str(name) == NIFI_TINY:
+            dtype = dtype or torch.float32  # as fast for the miniature, and sharper
+        device, dtype = placement(device, dtype)
         source = resolve(str(name))
-        name = str(Path(name).resolve()) if Path(name).is_dir() else str(name)  # found again from another folder
-        with reading(str(name)):
+        name = source.name
+        with reading(name):
             family_class = next((f for f in FAMILIES if source.has(f"{f.component}/config.json")), None)
             if family_class is None:
                 raise NifiError(f"{name} is no diffusers folder: expected transformer/ or unet/, vae/ and scheduler/")
@@ -94,15 +91,15 @@ class Backbone:
             stored = prompt is None and source.has(PROMPT_FILE)
             if not (stored or isinstance(prompt, Prompt) or source.has("text_encoder/config.json")):
                 raise NifiError(f"{name} has no text_encoder/ to embed a prompt with: {_WITHOUT_ENCODER}")
-            family = family_class.load(source.name, dtype)
+            family = family_class.load(source.location, dtype)
             vae: Any = AutoencoderKL.from_pretrained(
-                source.name, subfolder="vae", torch_dtype=dtype, use_safetensors=True
+                source.location, subfolder="vae", torch_dtype=dtype, use_safetensors=True
             )
             if stored:
                 prompt = Prompt.load(source.file(PROMPT_FILE))
             elif not isinstance(prompt, Prompt):
                 prompt = family.encode_prompt(source, DEFAULT_PROMPT if prompt is None else prompt)
-        return Backbone(str(name), family, vae, prompt, device=device, dtype=dtype)
+        return Backbone(name, family, vae, prompt, device=device, dtype=dtype)
 
     @property
     def schedule(self) -> Schedule:
@@ -230,11 +227,8 @@ class Backbone:
         Raises:
             NifiError: if there is no C++ compiler.
         """
-        if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "clang++")):
-            raise NifiError("torch.compile needs a C++ compiler (apt-get install g++), or leave compiling away")
         decoder = self.vae.decoder if self._decoder is None else self._decoder
-        for network in (self.family.network, self.vae.encoder, decoder):
-            network.compile(mode=mode)
+        compile_networks((self.family.network, self.vae.encoder, decoder), mode)
 
     def add_adapters(self, rank: int, alpha: float, vae_encoder: bool = True) -> None:
         """Add phi_minus and phi_plus to the network, phi_minus to the VAE encoder; no change until trained."""

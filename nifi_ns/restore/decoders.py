@@ -37,7 +37,7 @@ class TinyDecoder(nn.Module):
             kind = source.config("config.json").get("_class_name") if source.has("config.json") else None
             if kind != "AutoencoderTiny":
                 raise NifiError(f"{name} holds no AutoencoderTiny, such as madebyollin/taesd3 is for SD3")
-            tiny: Any = AutoencoderTiny.from_pretrained(source.name, use_safetensors=True)
+            tiny: Any = AutoencoderTiny.from_pretrained(source.location, use_safetensors=True)
         own = tiny.config
         given = own.latent_channels, own.upsampling_scaling_factor ** (len(own.num_decoder_blocks) - 1)
         if given != (vae.latent_channels, downsampling):

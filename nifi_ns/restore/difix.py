@@ -17,7 +17,7 @@ from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore.backbone import Backbone
 from nifi_ns.restore.families import StableDiffusion
 from nifi_ns.restore.prompt import PROMPT_FILE, Embeddings, Prompt
-from nifi_ns.restore.sources import Source, reading, resolve
+from nifi_ns.restore.sources import Source, placement, reading, resolve
 
 T0 = 199
 PROMPT = "remove degradation"
@@ -100,15 +100,13 @@ class Difix(Backbone):
         Raises:
             NifiError: if it cannot be found, reached or read, or is damaged (CorruptFileError).
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        device, dtype = placement(device, dtype)
         source = resolve(str(name))
-        name = str(Path(name).resolve()) if source.local else str(name)
-        with reading(name):
-            family = StableDiffusion.load(source.name, dtype)
+        with reading(source.name):
+            family = StableDiffusion.load(source.location, dtype)
             vae = _load_autoencoder(source).to(dtype)
             prompt = Prompt.load(source.file(PROMPT_FILE)) if source.has(PROMPT_FILE) else _embed(source)
-        return Difix(name, family, vae, prompt, device, dtype)
+        return Difix(source.name, family, vae, prompt, device, dtype)
 
     def use_decoder(self, name: str | Path) -> None:
         """Refused: no small autoencoder sees what the encoder saw."""
@@ -173,8 +171,8 @@ def _embed(source: Source) -> Prompt:
     """The fixed prompt by the text encoder of `source`; the null prompt is not used."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    tokenizer: Any = CLIPTokenizer.from_pretrained(source.name, subfolder="tokenizer")
-    encoder: Any = CLIPTextModel.from_pretrained(source.name, subfolder="text_encoder")
+    tokenizer: Any = CLIPTokenizer.from_pretrained(source.location, subfolder="tokenizer")
+    encoder: Any = CLIPTextModel.from_pretrained(source.location, subfolder="text_encoder")
     most = tokenizer.model_max_length
     ids = tokenizer(PROMPT, max_length=most, padding="max_length", truncation=True, return_tensors="pt").input_ids
     tokens = Embeddings(encoder(ids)[0].float())

@@ -89,7 +89,7 @@ class StableDiffusion3(Family):
         parts: dict[str, Any] = {"transformer": self.network, "vae": None, "torch_dtype": torch.bfloat16}
         if not source.has("text_encoder_3/config.json"):
             parts |= {"text_encoder_3": None, "tokenizer_3": None}
-        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(source.name, **parts)
+        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(source.location, **parts)
         with torch.no_grad():
             tokens, null, pooled, null_pooled = pipeline.encode_prompt(text, text, text, negative_prompt="")
         return Prompt(text, Embeddings(tokens.float(), pooled.float()), Embeddings(null.float(), null_pooled.float()))
@@ -147,8 +147,8 @@ class StableDiffusion(Family):
         """Embeddings of `text` and of the null prompt by the text encoder of `source`."""
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-        unused: dict[str, Any] = {"unet": None, "vae": None, "safety_checker": None, "feature_extractor": None}
-        pipeline: Any = StableDiffusionPipeline.from_pretrained(source.name, **unused, requires_safety_checker=False)
+        parts: dict[str, Any] = {"unet": None, "vae": None, "safety_checker": None, "feature_extractor": None}
+        pipeline: Any = StableDiffusionPipeline.from_pretrained(source.location, **parts, requires_safety_checker=False)
         with torch.no_grad():
             tokens, null = pipeline.encode_prompt(text, torch.device("cpu"), 1, True, negative_prompt="")
         return Prompt(text, Embeddings(tokens), Embeddings(null))

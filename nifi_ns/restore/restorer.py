@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone, CompileMode
+from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
+from nifi_ns.restore.compilation import CompileMode
 from nifi_ns.restore.description import RESTORER_FILE, VERSION, Description, Input, RestorerSettings, checksum
 from nifi_ns.restore.difix import T0, Difix, is_difix
 from nifi_ns.restore.images import to_batch

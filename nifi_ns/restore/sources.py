@@ -1,4 +1,4 @@
-"""Where a backbone's files are: a folder, the hub, or this package; and what to say when they cannot be had."""
+"""Where the files of a backbone are (a folder, the hub, this package), and what to say if they cannot be had."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nifi_ns.errors import NifiError
 
@@ -16,14 +18,16 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 class Source:
     """A diffusers folder, or a repository of the same layout on the Hugging Face hub."""
 
-    name: str
+    location: str
     """What diffusers' `from_pretrained` takes."""
+    name: str
+    """By which it is found again from any folder: its absolute path, a hub id, or the name of one in this package."""
     local: bool
 
     def has(self, path: str) -> bool:
         """Whether it has the file `path`."""
         if self.local:
-            return (Path(self.name) / path).is_file()
+            return (Path(self.location) / path).is_file()
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
@@ -37,10 +41,10 @@ class Source:
     def file(self, path: str) -> Path:
         """A local copy of the file `path`."""
         if self.local:
-            return Path(self.name) / path
+            return Path(self.location) / path
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(self.name, path))
+        return Path(hf_hub_download(self.location, path))
 
     def config(self, path: str) -> dict[str, Any]:
         """The JSON file `path`."""
@@ -56,14 +60,21 @@ def resolve(name: str, what: str = "backbone") -> Source:
         NifiError: if it can be none of them.
     """
     if Path(name).is_dir():
-        return Source(name, local=True)
+        folder = str(Path(name).resolve())
+        return Source(folder, folder, local=True)
     packaged = WEIGHTS / name
     if "/" not in name and packaged.is_dir():
-        return Source(str(packaged), local=True)
+        return Source(str(packaged), name, local=True)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         packaged_too = " or nifi-tiny" if what == "backbone" else ""
         raise NifiError(f"no {what} {name!r}: give a diffusers folder, a hub id (owner/name){packaged_too}")
-    return Source(name, local=False)
+    return Source(name, name, local=False)
+
+
+def placement(device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """Where weights go and as what, unless said: CUDA and bfloat16 if there is a GPU, else the CPU and float32."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 @contextmanager
