@@ -61,7 +61,7 @@ _bootstrap() {
     _make_venv
   fi
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    echo "installing into $root/.venv: about 8 GB, some minutes"
+    echo "installing into $root/.venv: about 9 GB, some minutes"
     _with_progress "$root/.venv/bin/python" -m pip install --progress-bar off --editable "${root}[dev]"
     echo "$wanted" >"$stamp"
     echo "installed after $SECONDS s"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.progress import track
 
 from nifi_ns.errors import NifiError
 from nifi_ns.files import atomic_path, write_text
@@ -67,7 +68,8 @@ def make_capture(folder: Path | str, settings: CaptureSettings | None = None, *,
         return photo, distances
 
     with ThreadPoolExecutor(workers) as pool:
-        shots = list(pool.map(take, range(settings.views)))
+        taken = pool.map(take, range(settings.views))
+        shots = list(track(taken, "taking photos", total=settings.views, transient=True))
     training = [i for i in range(settings.views) if i % _TEST_EVERY]
     _write_points(folder / "sparse_pc.ply", [(poses[i], *shots[i]) for i in training], settings, random)
     held_out = [name for i, name in enumerate(names) if not i % _TEST_EVERY]

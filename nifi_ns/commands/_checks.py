@@ -114,11 +114,12 @@ def _metrics(_: Path) -> _Found:
     missing = {what: missing_weights(*urls) for what, urls in WEIGHTS.items()}
     if not any(missing.values()):
         return "OK", "LPIPS and DISTS"
-    absent = ", ".join(what for what, urls in missing.items() if urls)
+    absent = [what for what, urls in missing.items() if urls]
+    which = "" if len(absent) == len(missing) else f"{', '.join(absent)} "
     files = " ".join(url for urls in missing.values() for url in urls)
     return (
         "note",
-        f"{absent}: not here; tables leave them out, and the presets of SD3 and SD-Turbo choose by them",
+        f"{which}not here; tables leave them out, and the presets of SD3 and SD-Turbo choose by them",
         (f"they are fetched when first used; without a network put {files} into torch's cache, hub/checkpoints"),
     )
 

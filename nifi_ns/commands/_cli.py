@@ -1,6 +1,7 @@
 """How every command starts and fails: arguments by tyro, a `NifiError` on one line, an interrupt without a trace."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -22,6 +23,8 @@ def run(command: type[Command], default: Callable[[], Command] | None = None) ->
 
     from nifi_ns.errors import NifiError
 
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's uses of torch, which no user can mend
     try:
         arguments = tyro.cli(command) if default is None else tyro.cli(command, default=default())
         arguments.main()

@@ -1,0 +1,26 @@
+import os
+import subprocess
+import sys
+
+COMMAND = """
+import warnings
+from dataclasses import dataclass
+from nifi_ns.commands._cli import run
+
+@dataclass
+class Warns:
+    def main(self):
+        warnings.warn("of a library", FutureWarning)
+
+run(Warns)
+"""
+
+
+def test_future_warnings_of_libraries_are_shown_only_to_who_asks_for_them() -> None:
+    def said(*options: str) -> str:
+        command = [sys.executable, *options, "-c", COMMAND]
+        plain = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stderr
+
+    assert said() == ""
+    assert "of a library" in said("-Wdefault")
