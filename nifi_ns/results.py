@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from nifi_ns.errors import CorruptFileError, NifiError
@@ -112,19 +114,34 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def table(rows: Iterable[Row], *, title: str | None = None) -> Table:
+def show(rows: Sequence[Row], *, title: str | None = None) -> None:
+    """Print `table`, without the last metrics where a terminal is too narrow; in files and pipes lines are long."""
+    console = Console()
+    roomy = console.options.update(max_width=1000)
+    for most in range(len(METRICS), 0, -1):
+        output = table(rows, title=title, most=most)
+        width = Measurement.get(console, roomy, output).minimum
+        if not console.is_terminal:
+            console = Console(width=max(width, console.width))
+        if width <= console.width:
+            break
+    console.print(output)
+
+
+def table(rows: Iterable[Row], *, title: str | None = None, most: int = len(METRICS)) -> Table:
     """A rich table of the rows that are means (no `image`); restored variants show their change from `compressed`.
 
     A row is compared with the compressed row of the same scene and bytes, or rate where there are no bytes. Rows that
-    repeat one above, as the splats before compression do for each rate, and metrics that no row has are left out; the
-    caption names the latter.
+    repeat one above, as the splats before compression do for each rate, and metrics that no row has, or beyond the
+    first `most`, are left out; the caption names the metrics.
     """
     means = list({(r["variant"], *_group(r)): r for r in rows if r.get("image") is None}.values())
     baselines = {_group(r): r for r in means if r["variant"] == "compressed"}
-    shown = [name for name in METRICS if any(r[name] is not None for r in means)]
-    absent = [name for name in METRICS if name not in shown]
-    caption = f"unavailable here: {', '.join(absent)}" if means and absent else None
-    output = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False)
+    measured = [name for name in METRICS if any(r[name] is not None for r in means)]
+    absent, shown, left_out = [name for name in METRICS if name not in measured], measured[:most], measured[most:]
+    captions = [f"unavailable here: {', '.join(absent)}"] if means and absent else []
+    captions += [f"too wide to show here: {', '.join(left_out)}"] if left_out else []
+    output = Table(title=title, caption="; ".join(captions) or None, box=SIMPLE_HEAD, padding=0, show_edge=False)
     for name in ("scene", "variant"):
         output.add_column(name, no_wrap=True)
     for name in ("bytes", "gaussians"):

@@ -84,7 +84,7 @@ class Demo:
         rows = results.load(numbers)
         photos = folder / "nifi" / "pairs" / scene / f"rate_{self.sizes[1]}" / "test" / "clean"
         save_comparison(output / "comparison.png", rows, pictures, photos)
-        console.print(results.table(rows, title=f"{scene}: held-out views, mean"))
+        results.show(rows, title=f"{scene}: held-out views, mean")
         for what, path in (
             ("numbers", f"{numbers}, {numbers.with_suffix('.csv')}"),
             ("comparison", output / "comparison.png"),

@@ -72,6 +72,7 @@ class RemoteFile(io.RawIOBase):
     def _read(self, count: int) -> bytes:
         if count <= 0:
             return b""
+        why: object = "it ends too early"
         for attempt in range(ATTEMPTS):
             span = f"bytes={self._position}-{self._position + count - 1}"
             try:
@@ -85,9 +86,9 @@ class RemoteFile(io.RawIOBase):
                     if data := _partial(response, count):
                         return data
             except _LOST as error:
-                _give_up_on(self._url, error)
+                why = _give_up_on(self._url, error)
             time.sleep(_pause(attempt))
-        raise NifiError(f"{self._url}: the connection is lost again and again; start again later")
+        raise NifiError(f"{self._url}: no connection, or none that lasts ({why}); start again later")
 
 
 def _partial(response: Any, count: int) -> bytes:
@@ -118,6 +119,7 @@ def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None
     target.parent.mkdir(parents=True, exist_ok=True)
     part, tag_file = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.etag")
     attempt, counted, furthest = 0, 0, 0
+    why: object = "it ends too early"
     while attempt < ATTEMPTS:
         begun = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
         conditions = {"Range": f"bytes={begun}-", "If-Range": tag_file.read_text()} if begun else {}
@@ -146,11 +148,11 @@ def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None
             if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # more is there than the server has
                 tag_file.unlink(missing_ok=True)
             else:
-                _give_up_on(url, error)
+                why = _give_up_on(url, error)
         attempt = 0 if counted > furthest else attempt + 1
         furthest = max(furthest, counted)
         time.sleep(_pause(attempt))
-    raise NifiError(f"{url}: the connection is lost again and again; what arrived is kept: start again later")
+    raise NifiError(f"{url}: no connection, or none that lasts ({why}); what arrived is kept: start again later")
 
 
 def _check_md5(part: Path, hashes: Sequence[str]) -> None:
@@ -176,10 +178,11 @@ def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
         yield response
 
 
-def _give_up_on(url: str, error: Exception) -> None:
-    """Raise if trying again cannot help: the server says that there is no such file, or that one may not have it."""
+def _give_up_on(url: str, error: Exception) -> object:
+    """What is wrong. Raises if trying again cannot help: the server says that there is no such file, or refuses it."""
     if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429):
         raise NifiError(f"{url}: the server says {error.code} {error.reason}") from error
+    return getattr(error, "reason", error)
 
 
 def _pause(attempt: int) -> float:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from nifi_ns import results
 from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.metrics import METRICS
 
 
 def rows() -> list[results.Row]:
@@ -95,6 +96,21 @@ def test_the_table_fits_a_terminal_of_80_columns_without_losing_a_word() -> None
     shown = text(*table, width=80)
     assert all(word in shown for word in (*variants, "25.0KB", "34,567", "25.34", "+0.00", "0.0811", "-0.0540"))
     assert "…" not in shown
+
+
+def test_nothing_is_clipped_in_a_file_and_what_a_terminal_leaves_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {name: 0.1234 for name in METRICS}
+    table = [results.row("garden", v, bytes=25000, gaussians=34567, metrics=values) for v in ("compressed", "restored")]
+    monkeypatch.setenv("COLUMNS", "80")
+    results.show(table)
+    assert capsys.readouterr().out.count("0.1234") == 2 * len(METRICS) - 2  # PSNR has two digits
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    results.show(table)
+    shown = capsys.readouterr().out
+    assert 0 < shown.count("0.1234") < 2 * len(METRICS) - 2
+    assert "too wide to show here: " in shown and "spectrum" in shown
 
 
 def test_splats_before_compression_are_shown_once_for_all_rates() -> None:

@@ -52,7 +52,7 @@ def compress_externally(settings: "HacppSettings | CommandSettings", data: Path 
     if not run(codec, output):
         console.print(f"{codec.name} has already finished in {output}: only its pairs and numbers are made again")
     folder, rows = import_run(codec, output)
-    console.print(results.table(rows, title=f"{len(folder.splits['test'])} held-out views against photos, mean"))
+    results.show(rows, title=f"{len(folder.splits['test'])} held-out views against photos, mean")
     counts = " + ".join(f"{len(folder.splits[split])} {split}" for split in ("train", "test"))
     console.print(f"{folder.label}: {counts} pairs in {folder.root}; numbers in {output / 'results.json'}")
     if not folder.splits["train"]:

@@ -61,7 +61,7 @@ class Eval:
                 opened.model.use_restorer(self._load_restorer(opened))
             rows += evaluate(opened, consistency=self.consistency, seen=partial(self._keep, opened))
             results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
-        Console().print(results.table(rows, title="held-out views, mean"))
+        results.show(rows, title="held-out views, mean")
         if self.consistency:
             Console().print(_consistency_table(rows))
         Console().print(f"written to {self.output_path} and {self.output_path.with_suffix('.csv')}")

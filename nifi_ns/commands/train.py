@@ -89,7 +89,7 @@ class Train:
         if not first:
             return
         console = Console()
-        console.print(results.table(trained.rows, title="test views, mean"))
+        results.show(trained.rows, title="test views, mean")
         less = 100 * (1 - math.exp(trained.choice.error_change))
         found = f"step {trained.step}, strength {trained.choice.strength:g}"
         found += f": {less:.1f} % less error on validation views" if trained.choice.strength else " (it helped nowhere)"

@@ -172,7 +172,7 @@ def test_what_cannot_be_continued_begins_again_and_is_given_up_at_last(
     ranges: bool, tag: str | None, server: Server, tmp_path: Path
 ) -> None:
     server.data, server.ranges, server.tag, server.drop_after = b"b" * 1000, ranges, tag, 600
-    with pytest.raises(NifiError, match="again and again"):
+    with pytest.raises(NifiError, match="none that lasts .*; what arrived is kept"):
         download(server.url, tmp_path / "file")
     assert server.requests == _fetch.ATTEMPTS + 1
     server.drop_after = None
@@ -194,6 +194,14 @@ def test_a_file_that_is_not_there_is_not_asked_for_again(server: Server, tmp_pat
     with pytest.raises(NifiError, match="404"):
         download(server.url.replace("archive", "absent"), tmp_path / "file")
     assert server.requests == 1
+
+
+def test_a_server_that_cannot_be_reached_is_told_from_one_that_breaks_off(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/archive.zip"
+    with pytest.raises(NifiError, match="Connection refused"):
+        download(url, tmp_path / "file")
+    with pytest.raises(NifiError, match="Connection refused"), open_zip(url, tmp_path):
+        pass
 
 
 # -- scenes ----------------------------------------------------------------------------------------------------------
