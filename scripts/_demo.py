@@ -16,17 +16,12 @@ from rich.console import Console
 
 from nifi_ns import results
 from nifi_ns.commands._cli import run
+from nifi_ns.commands._watch import LOGGED
 from nifi_ns.errors import NifiError
 from nifi_ns.files import parse_size, write_text
 
 METHOD = "nifi-splat-lite"
 console = Console(highlight=False)
-
-_ENVIRONMENT = {
-    "COLUMNS": "160",
-    "PYTHONWARNINGS": "ignore",
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow a busy laptop down tenfold
-}
 
 
 @dataclass
@@ -144,7 +139,7 @@ def _run(name: str, command: Sequence[str], log: Path) -> int:
     """Run `command` from this environment with its output in `log`; returns its status."""
     log.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(sys.executable).parent
-    environment = {**os.environ, **_ENVIRONMENT, "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"}
+    environment = {**os.environ, **LOGGED, "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"}
     with log.open("wb") as file, console.status(name) as shown:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         started = time.monotonic()

@@ -13,17 +13,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from nifi_ns.commands._watch import Ending, Limits, Outcome, watch
+from nifi_ns.commands._watch import LOGGED, Ending, Limits, Outcome, watch
 from nifi_ns.files import write_text
 
 ATTEMPTS = 2
 
-_QUIET = {
-    "COLUMNS": "160",
-    "PYTHONWARNINGS": "ignore",
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow a busy laptop down tenfold
-    "HF_HUB_OFFLINE": "1",  # nothing is downloaded
-}
+_ENVIRONMENT = {**LOGGED, "HF_HUB_OFFLINE": "1"}  # nothing is downloaded
 
 # the first that matches the end of a log; the order is from the particular to the general
 _ADVICE = (
@@ -105,7 +100,7 @@ class Journal:
                     diagnostics=diagnostics,
                     folder=self._folder,
                     limits=limits,
-                    environment=_QUIET,
+                    environment=_ENVIRONMENT,
                 )
             what = {"step": step.name, "attempt": attempt, "command": list(step.words), "started": started}
             self._commands.append({**what, **asdict(outcome)})

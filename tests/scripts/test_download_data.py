@@ -172,7 +172,7 @@ def test_what_cannot_be_continued_begins_again_and_is_given_up_at_last(
     ranges: bool, tag: str | None, server: Server, tmp_path: Path
 ) -> None:
     server.data, server.ranges, server.tag, server.drop_after = b"b" * 1000, ranges, tag, 600
-    with pytest.raises(NifiError, match="none that lasts .*; what arrived is kept"):
+    with pytest.raises(NifiError, match=r"none that lasts .*; what arrived is kept"):
         download(server.url, tmp_path / "file")
     assert server.requests == _fetch.ATTEMPTS + 1
     server.drop_after = None
