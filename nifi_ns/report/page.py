@@ -64,7 +64,9 @@ def render_report(report: Report) -> str:
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # pictures are offered in their order
+    template = environment.get_template("report.html.j2")
     means = _means(report.rows)
     shown = [name for name in METRICS if any(r[name] is not None for r in means)]
     return template.render(
@@ -110,6 +112,9 @@ def _plot(means: Sequence[Row]) -> str:
         elif points:
             axis.plot(*zip(*points, strict=True), marker="o", label=variant)
     axis.set(xscale="log", xlabel="KB", ylabel="PSNR of held-out photos, dB")
+    sizes = sorted({r["bytes"] / 1e3 for r in means if r["variant"] != "uncompressed"})
+    axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     buffer = io.StringIO()

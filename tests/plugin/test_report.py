@@ -21,6 +21,7 @@ def test_the_page_holds_numbers_pictures_and_commands(
     assert len(views) == len({view["rate"] for view in views}) >= 1
     kinds = {"photo", "uncompressed", "compressed", "referenced", "change by referenced"}
     assert kinds <= views[0]["pictures"].keys()
+    assert list(views[0]["pictures"])[:3] == ["photo", "uncompressed", "compressed"]  # as they are offered
     assert all(url.startswith("data:image/jpeg;base64,") for url in views[0]["pictures"].values())
     for words in ("<td>compressed</td>", "bits a gaussian", "ns-train", "ns-nifi-report --load-config", "<svg"):
         assert words in text
