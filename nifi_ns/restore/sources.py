@@ -97,7 +97,7 @@ def reading(name: str, what: str = "backbone") -> Iterator[None]:
         ) from error
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise NifiError(
-            f"cannot reach the hub for {name}, and it is not in the local cache: connect, or give a local folder"
+            f"cannot reach the hub for {name}, neither a folder nor in the local cache: connect, or give a folder"
         ) from error
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]

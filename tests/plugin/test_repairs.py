@@ -141,3 +141,17 @@ def test_other_methods_viewers_are_as_they_were() -> None:
 
 def test_both_methods_are_registered() -> None:
     assert {"nifi-splat", "nifi-splat-lite"} <= set(all_methods)
+
+
+def test_what_the_user_can_mend_is_one_line_and_the_rest_a_trace() -> None:
+    def ends(error: str) -> str:
+        code = f"""
+from nerfstudio.configs.method_configs import all_methods
+from nifi_ns.errors import NifiError
+raise {error}"""
+        done = subprocess.run([sys.executable, "-Wignore", "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert ends("NifiError('no such size')") == "error: no such size\n"
+    assert "Traceback" in ends("ValueError('a bug')")

@@ -4,7 +4,7 @@
 that upstream has made can be deleted with its file, its line here and its test.
 """
 
-from nifi_ns.plugin.repairs import checkpoints, ffmpeg, lost_steps, seed_points, viewer_host, viewmat
+from nifi_ns.plugin.repairs import checkpoints, ffmpeg, lost_steps, one_line_errors, seed_points, viewer_host, viewmat
 
 
 def install() -> None:
@@ -15,3 +15,4 @@ def install() -> None:
     viewmat.install()
     lost_steps.install()
     viewer_host.install()
+    one_line_errors.install()
