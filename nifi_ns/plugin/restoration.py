@@ -1,6 +1,6 @@
 """Restored views of any nerfstudio model that draws colour and depth: a mixin, and its part of the config."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
-from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.late import render_thread
 from nifi_ns.plugin.outputs import LazyOutputs
 from nifi_ns.plugin.panel import Panel, Restoration
+from nifi_ns.plugin.restorable import Restorable, Shown
 from nifi_ns.plugin.speed import STOPWATCH
 from nifi_ns.plugin.views import view_of
 from nifi_ns.views import View
 
 if TYPE_CHECKING:
     from nifi_ns.restore import Restorer
-    from nifi_ns.restore.references import ReferenceBank, Renderer
-    from nifi_ns.splats import Splats
+    from nifi_ns.restore.references import ReferenceBank
 
 
 @dataclass
@@ -39,17 +37,7 @@ class RestoredViewsConfig:
     """How many of the capture's photos guide `rgb_referenced`."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a model shows at one moment, for whoever draws more of it later, in another thread."""
-
-    draw: "Renderer"
-    """Draws a view: [H, W, 3] in [0, 1], and expected depth [H, W, 1]."""
-    key: Hashable
-    """Equal for what looks the same at the same step of training."""
-
-
-class RestoredViews(Model, ABC):
+class RestoredViews(Restorable, ABC):
     """Gives a model the outputs `rgb_referenced`, `rgb_restored` and `restoration_change`, and the viewer a panel.
 
     The first is guided by the capture's photos, the second by the restorer, the third ([H, W, 1]) the mean absolute
@@ -57,69 +45,14 @@ class RestoredViews(Model, ABC):
     model's class among the bases.
     """
 
-    config: Any
-    """The model's own, and a `RestoredViewsConfig`."""
-    train_views: Sequence[View] | None = None
-    """The capture's photos, bound by the pipeline; without them there is no `rgb_referenced`."""
     _bank: "tuple[Hashable, ReferenceBank] | None" = None
     _loaded: "tuple[Hashable, Restorer] | None" = None
-    _in_training = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.panel = Panel(self)
 
-    # -- what a model says of itself ---------------------------------------------------------------------------------
-
-    @abstractmethod
-    def shown(self) -> Shown:
-        """What the model shows in this thread, now."""
-
-    @abstractmethod
-    def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
-
-    def depth_of(self, view: View, outputs: dict[str, Any]) -> Tensor:
-        """[H, W, 1]: expected depth along the optical axis, as the model's outputs of a view have it."""
-        return outputs["depth"]
-
-    def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
-        """Pictures [H, W, 3] that the model can also draw of a view; `rgb` stands for them while the camera moves."""
-        return {}
-
-    @property
-    def training_step(self) -> int:
-        """How far training has come."""
-        return getattr(self, "step", 0)
-
-    @property
-    def still_training(self) -> bool:
-        """Whether this process trains what is shown."""
-        return self._in_training
-
-    @property
-    def uncompressed_splats(self) -> "Splats | None":
-        """The gaussians before compression, if the model holds gaussians."""
-        return None
-
-    @property
-    def shown_file(self) -> Path | None:
-        """The scene file that is shown, if one is."""
-        return None
-
-    @property
-    def restorer_folder(self) -> Path | None:
-        """Where the restorer is."""
-        return self.config.restorer
-
     # -- outputs -----------------------------------------------------------------------------------------------------
-
-    def get_training_callbacks(
-        self, training_callback_attributes: TrainingCallbackAttributes
-    ) -> list[TrainingCallback]:
-        """The model's own; remembers that this process trains."""
-        self._in_training = True
-        return super().get_training_callbacks(training_callback_attributes)
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
