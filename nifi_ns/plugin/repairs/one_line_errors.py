@@ -1,4 +1,4 @@
-"""A stack trace is how `ns-train` and its kin end. What the user can mend is one line, as elsewhere here."""
+"""`ns-train` and its kin show every error as a stack trace. One that the user can mend is one line, as elsewhere."""
 
 import sys
 from types import TracebackType
