@@ -44,8 +44,8 @@ class Enhance:
     cameras: Path | None = None
     """A transforms.json with the cameras of the input's images, or of the video's frames in their order; by default
     that in the input's folder, if there is one."""
-    num_references: int = 1
-    """How many photos to look at."""
+    num_references: int | None = None
+    """How many photos to look at; by default as many as the restorer was trained with."""
     strength: float | None = None
     """Share of the change that is shown, 0 to 1; by default what the restorer was found best with."""
     batch_size: int = 1
@@ -65,7 +65,7 @@ class Enhance:
 
         if not self.input.exists():
             raise NifiError(f"no such file or folder: {self.input}")
-        if self.num_references < 1 or self.batch_size < 1:
+        if (self.num_references is not None and self.num_references < 1) or self.batch_size < 1:
             raise NifiError("--num-references and --batch-size must be 1 or more")
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise NifiError(f"--strength is {self.strength}, expected 0 to 1")
@@ -96,6 +96,10 @@ class Enhance:
         from nifi_ns.restore.nearest import NearestPhotos
 
         return None if self.references is None else NearestPhotos(self.references)
+
+    @property
+    def _count(self) -> int:
+        return self.num_references or self._restorer.settings.references
 
     @cached_property
     def _poses(self) -> dict[int | str, np.ndarray]:
@@ -144,8 +148,8 @@ class Enhance:
             return []
         pose = self._poses.get(number, self._poses.get(Path(name).stem))
         if pose is not None and len(self._photos.cameras):
-            return self._photos.by_pose(pose, self.num_references)
-        return self._photos.by_likeness(picture, self.num_references)
+            return self._photos.by_pose(pose, self._count)
+        return self._photos.by_likeness(picture, self._count)
 
     def _preview(self) -> None:
         from nifi_ns.media import VIDEO_SUFFIXES, Video, read_picture, write_picture
@@ -217,7 +221,7 @@ class Enhance:
 
         job = {"input": str(self.input.resolve()), "restorer": str(self.restorer), "strength": self.strength}
         if self.references is not None:
-            job |= {"references": str(self.references.resolve()), "num_references": self.num_references}
+            job |= {"references": str(self.references.resolve()), "num_references": self._count}
         text, path = json.dumps(job, indent=1) + "\n", folder / _JOB_FILE
         if done and (not path.is_file() or path.read_text() != text):
             raise NifiError(f"{folder} holds {done[0]} of something else: give --overwrite or another --output")

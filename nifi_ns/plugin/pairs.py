@@ -13,8 +13,8 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
 
-VERSION = 2
-"""Counted up whenever the same splats would give other pictures, so that cached pairs are made again."""
+VERSION = 3
+"""Counted up whenever the same splats would give other pairs, so that cached pairs are made again."""
 
 FEWEST = 4096
 """Gaussians of the coarsest level of pruning, as in the NiFi paper's training data."""
@@ -97,12 +97,16 @@ def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referen
     splats = run.model.splats
     what = {"bytes": size, "gaussians": len(splats), "fingerprint": fingerprint}
     writer = PairWriter(root / f"rate_{rate}", scene=run.scene, rate=rate, **what)
+    bank = run.model.references(run.model.shown())
     for split, views in (("train", run.train_views), ("test", run.eval_views)):
         for view in track(views, f"{run.scene} {rate}: {split} pairs", transient=True):
             assert view.image is not None
             rgb, depth = run.model.render_view(view, splats)
             repaired = run.model.reference(view, rgb, depth, exclude=view.name) if referenced else None
-            writer.add("train" if split == "train" else "test", view.name, view.image, rgb, repaired)
+            chosen = bank.choose(view, depth, exclude=(view.name,), occlusion=True)
+            names = [run.train_views.names[index] for index in chosen]
+            pictures = view.image, rgb, repaired
+            writer.add("train" if split == "train" else "test", view.name, *pictures, references=names)
     return writer.finish()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
+from nifi_ns.restore.views import across_views, views_across
 
 _METADATA_KEY = "lora_adapter_metadata"  # where diffusers >= 0.34 looks for the LoraConfig, hence for alpha
 
@@ -83,17 +84,19 @@ class Adapters:
     def checkpoint_gradients(self) -> None:
         """From now on, compute what a backward pass needs again rather than keep it.
 
-        With the adapter that was on the first time, which need not be the one that is on when it is computed again.
+        With the adapter that was on the first time, which need not be the one that is on when it is computed again, and
+        with attention across as many views.
         """
         from torch.utils.checkpoint import checkpoint
 
         def run(block: nn.Module, *inputs: Any) -> Any:
-            name = self._active
+            name, views = self._active, views_across(block)
 
             @contextmanager
             def again() -> Iterator[None]:
                 self.use(name)
-                yield
+                with across_views(block, views):
+                    yield
 
             return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
 

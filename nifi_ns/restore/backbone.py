@@ -13,7 +13,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.restore.adapters import Adapters
 from nifi_ns.restore.compilation import CompileMode, compile_networks
 from nifi_ns.restore.decoders import TinyDecoder
-from nifi_ns.restore.denoiser import restore_latents
+from nifi_ns.restore.denoiser import encode_views, restore_latents
 from nifi_ns.restore.families import FAMILIES, Family
 from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
 from nifi_ns.restore.schedules import Schedule
@@ -181,9 +181,7 @@ class Backbone:
             references: [B, R, 3, H, W] photos of other cameras, that self-attention sees beside the images.
         """
         z = self.encode(images, "phi_minus")
-        others = (
-            None if references is None else self.encode(references.flatten(0, 1)).unflatten(0, references.shape[:2])
-        )
+        others = None if references is None else encode_views(self, references)
         return self.decode(restore_latents(self, z, noise, t0, others))
 
     def predict(

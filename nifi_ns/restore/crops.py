@@ -3,10 +3,12 @@
 import fnmatch
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle, islice
 from typing import TypedDict
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -21,6 +23,8 @@ class Crop(TypedDict):
     """[3, size, size] in [0, 1], the photo."""
     degraded: Tensor
     """[3, size, size] in [0, 1], what the restorer gets: a degraded or a referenced render."""
+    references: Tensor
+    """[R, 3, size, size] in [0, 1], of photos of other cameras, the most useful first."""
 
 
 class PairCrops(Dataset[Crop]):
@@ -28,6 +32,10 @@ class PairCrops(Dataset[Crop]):
 
     A view is drawn with a probability proportional to its rate's weight, so a rate with twice the weight is seen twice
     as often and scenes count by their number of views.
+
+    Reference photos are cropped where the view is, as a restorer's tiles are: the network meets them in training as far
+    from their places as later, and nobody needs to know the cameras. A view with too few repeats them; one with none
+    refers to itself, which tells it nothing new.
     """
 
     def __init__(
@@ -40,18 +48,22 @@ class PairCrops(Dataset[Crop]):
         inputs: Inputs = "degraded",
         names: Mapping[str, Sequence[str]] | None = None,
         rate_weights: Mapping[str, float] | None = None,
+        references: int = 0,
         cache_bytes: int = 2**29,
     ):
         """Crops of `size` pixels from the `train` views of `folders`, or of `names` (by scene) among them.
 
         Raises:
-            NifiError: if an image is smaller than a crop, a weight names no rate, or nothing is left to draw from.
+            NifiError: if an image is smaller than a crop, a weight names no rate, nothing is left to draw from, or
+                no view has any of the `references` to give with each.
         """
         weights = dict(rate_weights or {})
         if unknown := sorted(set(weights) - {folder.rate for folder in folders}):
             rates = ", ".join(sorted({folder.rate for folder in folders}))
             raise NifiError(f"no pairs have the rate {unknown[0]!r} of rate_weights; there are {rates}")
-        self.size, self.seed, self.length = size, seed, length
+        if references and not any(folder.references.get("train") for folder in folders):
+            raise NifiError("references: these pairs name no photos to refer to; write them again with ns-nifi-pairs")
+        self.size, self.seed, self.length, self.references = size, seed, length, references
         self.inputs: Inputs = inputs
         self._views: list[tuple[PairFolder, list[str]]] = []
         self._weights: list[float] = []
@@ -71,7 +83,7 @@ class PairCrops(Dataset[Crop]):
                     path = folder.path("train", "clean", name)
                     raise NifiError(f"{path} is {width}x{height}, smaller than a crop of {size}: give a smaller crop")
         self._ends = np.cumsum([weight * len(v) for weight, (_, v) in zip(self._weights, self._views, strict=True)])
-        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, str, str], np.ndarray] = OrderedDict()
         self._cached_bytes, self._cache_bytes = 0, cache_bytes
 
     def __len__(self) -> int:
@@ -82,14 +94,19 @@ class PairCrops(Dataset[Crop]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index])
-        pair = self._pair(*self._draw(rng.random()))
-        height, width = pair.shape[1:3]
+        number, view = self._draw(rng.random())
+        folder, name = self._views[number][0], self._views[number][1][view]
+        clean, degraded = (self._picture(number, kind, name) for kind in ("clean", self.inputs))
+        others = folder.references.get("train", {}).get(name, ())[: self.references]
+        photos = [self._picture(number, "clean", other) for other in others] or [degraded]
+        height, width = clean.shape[:2]
         y, x = rng.integers(height - self.size + 1), rng.integers(width - self.size + 1)
-        crop = pair[:, y : y + self.size, x : x + self.size]
+        seen = (_fitted(photo, height, width) for photo in islice(cycle(photos), self.references))
+        crop = np.stack([picture[y : y + self.size, x : x + self.size] for picture in (clean, degraded, *seen)])
         if rng.random() < 0.5:
             crop = crop[:, :, ::-1]
-        clean, degraded = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2).float() / 255
-        return {"clean": clean, "degraded": degraded}
+        crops = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2).float() / 255
+        return {"clean": crops[0], "degraded": crops[1], "references": crops[2:]}
 
     def _draw(self, share: float) -> tuple[int, int]:
         """Number of a folder, and of a view in it, at a `share` in [0, 1) of all their weights."""
@@ -98,18 +115,25 @@ class PairCrops(Dataset[Crop]):
         weight, count = self._weights[number], len(self._views[number][1])
         return number, min(max(int((at - self._ends[number]) / weight + count), 0), count - 1)
 
-    def _pair(self, number: int, view: int) -> np.ndarray:
-        """[2, H, W, 3] uint8 of one view, kept in memory while there is room: decoding a PNG costs more than a crop."""
-        if (number, view) in self._cache:
-            self._cache.move_to_end((number, view))
-            return self._cache[number, view]
-        folder, views = self._views[number]
-        pair = np.stack(folder.load("train", views[view], self.inputs))
-        self._cache[number, view] = pair
-        self._cached_bytes += pair.nbytes
+    def _picture(self, number: int, kind: str, name: str) -> np.ndarray:
+        """[H, W, 3] uint8, kept in memory while there is room: decoding a PNG costs more than a crop."""
+        key = number, kind, name
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        picture = self._views[number][0].picture("train", kind, name)
+        self._cache[key] = picture
+        self._cached_bytes += picture.nbytes
         while len(self._cache) > 1 and self._cached_bytes > self._cache_bytes:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return pair
+        return picture
+
+
+def _fitted(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[height, width, 3] uint8 of a photo of any size."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
 
 
 def split_validation(

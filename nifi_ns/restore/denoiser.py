@@ -47,6 +47,23 @@ class Denoiser(Protocol):
         ...
 
 
+class LatentBackbone(Denoiser, Protocol):
+    """A denoiser of an autoencoder's latents."""
+
+    def encode(self, images: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """[B, 3, H, W] in [0, 1] to scaled latents."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents to [B, 3, H, W], about [0, 1]."""
+        ...
+
+
+def encode_views(backbone: LatentBackbone, images: Tensor) -> Tensor:
+    """Latents [B, R, C, h, w] of photos [B, R, 3, H, W] by the frozen encoder: phi-'s is for degraded views."""
+    return backbone.encode(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
+
+
 def restore_latents(
     backbone: Denoiser, latents: Tensor, noise: Tensor, t0: float, references: Tensor | None = None
 ) -> Tensor:

@@ -18,26 +18,14 @@ is right for velocity, epsilon and v-prediction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.denoiser import Adapter, Denoiser, restore_latents
+from nifi_ns.restore.denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
 from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
-
-
-class LatentBackbone(Denoiser, Protocol):
-    """A denoiser of an autoencoder's latents."""
-
-    def encode(self, images: Tensor, adapter: Adapter | None = None) -> Tensor:
-        """[B, 3, H, W] in [0, 1] to scaled latents."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents to [B, 3, H, W], about [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -177,12 +165,17 @@ def restorer_loss(
     draws: Draws,
     config: ObjectiveConfig,
     perceptual: Perceptual,
+    references: Tensor | None = None,
 ) -> RestorerLoss:
-    """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]."""
+    """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]; `references` [B, R, 3, H, W] are other cameras' photos.
+
+    Only phi- sees those: what is restored has to look real, and like the photo, by itself.
+    """
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
+        others = None if references is None else encode_views(backbone, references)
     z = backbone.encode(degraded, adapter="phi_minus").float()
-    z_hat = restore_latents(backbone, z, config.noise_scale * draws.start_noise, config.t0).float()
+    z_hat = restore_latents(backbone, z, config.noise_scale * draws.start_noise, config.t0, others).float()
     terms: dict[str, Tensor] = {}
     if config.match > 0:
         gradient = matching_gradient(backbone, z_hat, z_gt, draws.timestep, draws.noise, config)

@@ -3,6 +3,8 @@
 `<pairs>/<scene>/rate_<rate>/` holds `pairs.json` and, for the splits `train` and `test`, the folders `clean` (photos),
 `degraded` (renders of the decoded splats) and, optionally, `referenced` (renders repaired with reference photos), with
 PNG files of equal names and sizes. A foreign codec only has to fill such folders. The same in tar files: see `shards`.
+`pairs.json` may also name, for each view, the photos of other cameras that a restorer may look at beside it: training
+photos of the same folder, the most useful first, and never the view's own.
 
 Renders of *training* views show smaller and smoother residuals than those of views the splats were never fitted to, and
 the more bytes a scene file has, the larger that gap. A restorer trained on the `train` split learns the former and is
@@ -11,8 +13,8 @@ used on the latter; `test` says what that costs, and is never trained on.
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -47,6 +49,8 @@ class PairFolder:
     """Hash of all that made the renders; equal hashes mean that making them again would change nothing."""
     splits: dict[str, tuple[str, ...]]
     """Names of the views, without suffix, by split."""
+    references: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    """By split and view, where there are any: names of the training views whose photos show most of it."""
 
     @classmethod
     def open(cls, root: Path | str) -> "PairFolder":
@@ -65,7 +69,10 @@ class PairFolder:
             version = content["version"]
             splits = {split: tuple(map(str, content["splits"].get(split, ()))) for split in SPLITS}
             size, count = (None if content[key] is None else int(content[key]) for key in ("bytes", "gaussians"))
-            folder = cls(root, content["scene"], content["rate"], size, count, content["fingerprint"], splits)
+            named = {split: content.get("references", {}).get(split, {}) for split in SPLITS}
+            references = {split: {n: tuple(map(str, r)) for n, r in views.items()} for split, views in named.items()}
+            made_of = content["scene"], content["rate"], size, count, content["fingerprint"]
+            folder = cls(root, *made_of, splits, references)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{path} is not a list of pairs ({type(error).__name__}: {error})") from error
         if version != VERSION:
@@ -93,10 +100,15 @@ class PairFolder:
         """Look at every image's header: all are there, readable, and each pair is of one size.
 
         Raises:
-            NifiError: naming the first file that is missing or does not fit.
+            NifiError: naming the first file that is missing or does not fit, or a reference that is no other photo.
         """
         if not self.splits["train"]:
             raise NifiError(f"{self.root} has no training pairs; write some with ns-nifi-pairs")
+        photos = set(self.splits["train"])
+        for split, views in self.references.items():
+            for view, names in views.items():
+                if wrong := [name for name in names if name not in photos or (split == "train" and name == view)]:
+                    raise NifiError(f"{self.root}: {wrong[0]} is no other training view that {view} could refer to")
         for split in SPLITS:
             for name in self.splits[split]:
                 sizes = [self.size(split, kind, name) for kind in ("clean", inputs)]
@@ -109,10 +121,16 @@ class PairFolder:
 
     def load(self, split: str, name: str, inputs: Inputs = "degraded") -> tuple[np.ndarray, np.ndarray]:
         """The photo and the view to restore, each [H, W, 3] uint8."""
-        photo, view = (
-            read_image(self.path(split, kind, name), self.content(split, kind, name)) for kind in ("clean", inputs)
-        )
-        return photo, view
+        return self.picture(split, "clean", name), self.picture(split, inputs, name)
+
+    def picture(self, split: str, kind: str, name: str) -> np.ndarray:
+        """An image, [H, W, 3] uint8."""
+        return read_image(self.path(split, kind, name), self.content(split, kind, name))
+
+    def photos(self, split: str, name: str, count: int) -> list[np.ndarray]:
+        """Up to `count` reference photos of a view, [H, W, 3] uint8 each, the most useful first."""
+        names = self.references.get(split, {}).get(name, ())
+        return [self.picture("train", "clean", other) for other in names[:count]]
 
 
 def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") -> list[PairFolder]:
@@ -160,6 +178,7 @@ class PairWriter:
     ):
         self._folder = PairFolder(Path(root), scene, rate, bytes, gaussians, fingerprint, splits={})
         self._names: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._references: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in SPLITS}
         (self._folder.root / "pairs.json").unlink(missing_ok=True)
         for split in SPLITS:
             for kind in KINDS:
@@ -167,8 +186,19 @@ class PairWriter:
                 for stale in (self._folder.root / split / kind).glob("*.png"):
                     stale.unlink()
 
-    def add(self, split: Split, name: str, clean: Tensor, degraded: Tensor, referenced: Tensor | None = None) -> None:
+    def add(
+        self,
+        split: Split,
+        name: str,
+        clean: Tensor,
+        degraded: Tensor,
+        referenced: Tensor | None = None,
+        *,
+        references: Sequence[str] = (),
+    ) -> None:
         """Write one view; every image is [H, W, 3] in [0, 1] (clamped) and becomes an 8-bit PNG.
+
+        `references` names the training views, added before or after, whose photos show most of it.
 
         Raises:
             ValueError: if `name` is no plain file name or was added before, or the sizes differ.
@@ -184,10 +214,13 @@ class PairWriter:
         for kind, image in images.items():
             write_image(self._folder.path(split, kind, name), image)
         self._names[split].append(name)
+        if references:
+            self._references[split][name] = tuple(references)
 
     def finish(self) -> PairFolder:
         """Write `pairs.json`: from now on the folder is whole."""
-        folder = replace(self._folder, splits={split: tuple(self._names[split]) for split in SPLITS})
+        splits = {split: tuple(self._names[split]) for split in SPLITS}
+        folder = replace(self._folder, splits=splits, references=self._references)
         for split in SPLITS:
             for kind in KINDS:
                 directory = folder.root / split / kind
@@ -195,7 +228,7 @@ class PairWriter:
                     directory.rmdir()
         content: dict[str, Any] = {"version": VERSION, "scene": folder.scene, "rate": folder.rate}
         content |= {"bytes": folder.bytes, "gaussians": folder.gaussians, "fingerprint": folder.fingerprint}
-        content["splits"] = {split: list(folder.splits[split]) for split in SPLITS}
+        content |= {"splits": folder.splits, "references": folder.references}
         write_text(folder.root / "pairs.json", json.dumps(content, indent=1) + "\n")
         return folder
 

@@ -125,11 +125,12 @@ class ReferenceBank:
         return (rgb + confidence * residual).clamp(0, 1), confidence
 
     @torch.no_grad()
-    def choose(self, view: View, depth: Tensor, *, exclude: Collection[str] = ()) -> list[int]:
+    def choose(self, view: View, depth: Tensor, *, exclude: Collection[str] = (), occlusion: bool = False) -> list[int]:
         """Indices of the references that together see most of what `view` sees, from nearby; the best first.
 
         Greedy: each next one adds most to the sum over points of the square root of how well they are seen, so that a
-        second look at a point counts less than a first look at another.
+        second look at a point counts less than a first look at another. With `occlusion` a point counts for a reference
+        whose own depth shows it, too; who weighs that for each pixel, as `restore` does, need not ask here.
         """
         self._check()
         height = min(_CHOICE_ROWS, view.height)
@@ -140,15 +141,26 @@ class ReferenceBank:
         for i, reference in enumerate(self._cameras):
             if reference.name in exclude:
                 scores[i] = 0
-        total, chosen = torch.zeros_like(scores[0]), []
-        for _ in range(min(self.settings.count, len(self._cameras))):
+        total, chosen, checked = torch.zeros_like(scores[0]), [], set()
+        while len(chosen) < self.settings.count:
             gains = ((total + scores).sqrt() - total.sqrt()).sum(dim=1)
             best = int(gains.argmax())
             if gains[best] <= 0:
                 break
+            if occlusion and best not in checked:  # which lowers gains, so only the best has to be drawn
+                checked.add(best)
+                scores[best] *= self._unoccluded(best, points)
+                continue
             chosen.append(best)
             total, scores[best] = total + scores[best], 0
         return chosen
+
+    def _unoccluded(self, index: int, points: Tensor) -> Tensor:
+        """[P] in [0, 1]: whether a reference's depth shows the surface at `points` [P, 3], or something before it."""
+        other = self._drawn(index, points.device)
+        camera = points @ other.view.viewmat[:3, :3].T + other.view.viewmat[:3, 3]
+        at = (camera @ other.view.K.T)[None, :, :2] / camera[None, :, 2:].clamp_min(1e-6)
+        return same_surface(at, camera[None, :, 2:], other, self.settings.stereo.tolerance, ramp=1.0)[0, :, 0]
 
     def photo(self, index: int) -> Tensor:
         """[H, W, 3] in [0, 1]: the photo of a reference that `choose` has named."""

@@ -152,7 +152,8 @@ class Selection:
         restorer = self._restorer
         return score_views(
             views,
-            lambda image: restorer(image, strength=1.0),
+            lambda image, photos: restorer(image, strength=1.0, references=photos),
+            references=restorer.settings.references,
             strengths=strengths,
             inputs=restorer.input,
             names=names or self._names,

@@ -2,7 +2,8 @@
 
 A sample is `<key>.clean.png`, `<key>.degraded.png`, optionally `<key>.referenced.png` (or .jpg, .webp), and
 `<key>.json` with `scene`, `rate` and, if need be, `split` (train or test; by default train), `name` (by default the
-key), `bytes` and `gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever
+key), `references` (names of training views; those that are in none of the shards are left out), `bytes` and
+`gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever
 reads WebDataset reads them, too; here they are indexed by their headers and read at random places rather than streamed,
 because crop `i` of a training, which may be resumed, follows from the seed and `i` alone.
 """
@@ -10,6 +11,7 @@ because crop `i` of a training, which may be resumed, follows from the seed and 
 import hashlib
 import io
 import json
+import sys
 import tarfile
 from array import array
 from bisect import bisect_left
@@ -64,6 +66,7 @@ class _Scene:
 
     about: dict[str, Any]
     views: list[tuple[Split, str]] = field(default_factory=list)
+    references: list[tuple[str, ...]] = field(default_factory=list)
     places: "array[int]" = field(default_factory=lambda: array("q"))
 
     def finish(self, scene: str, rate: str, shards: Sequence[Path]) -> ShardedPairs:
@@ -79,8 +82,14 @@ class _Scene:
         if not isinstance(size, int | None) or not isinstance(count, int | None):
             raise NifiError(f"{own[0]}: {scene}/{rate} has bytes {size!r}, gaussians {count!r}: expected whole numbers")
         splits = {split: tuple(name for s, name in views if s == split) for split in SPLITS}
-        fingerprint = hashlib.sha256(repr(views).encode() + places[..., 2].tobytes()).hexdigest()
-        return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, own, places)
+        there = set(splits["train"])
+        references: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in SPLITS}
+        for i in order:
+            if named := tuple(name for name in self.references[i] if name in there):
+                references[self.views[i][0]][self.views[i][1]] = named
+        made_of = repr(views) + (repr(references) if any(references.values()) else "")
+        fingerprint = hashlib.sha256(made_of.encode() + places[..., 2].tobytes()).hexdigest()
+        return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, references, own, places)
 
 
 def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
@@ -100,6 +109,8 @@ def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
                 raise NifiError(f"{path}: {key}.json needs scene and rate, and split may be {' or '.join(SPLITS)}")
             scene = found.setdefault((str(about["scene"]), str(about["rate"])), _Scene(about))
             scene.views.append((split, str(about.get("name", key))))
+            # of one object each, since a name comes again and again
+            scene.references.append(tuple(sys.intern(str(name)) for name in about.get("references", ())))
             for kind in KINDS:
                 scene.places.extend((number, *places.get(kind, (0, 0))))
     return [scene.finish(*name, paths) for name, scene in found.items()]
@@ -152,8 +163,10 @@ def _contents(folders: Iterable[PairFolder]) -> Iterator[list[tuple[str, bytes]]
         if isinstance(folder, ShardedPairs):
             raise NifiError(f"{folder.label} is in shards already ({folder.shards[0]}): give folders with a pairs.json")
         key = f"{number:09d}"
-        about = {"scene": folder.scene, "rate": folder.rate, "split": split, "name": name}
+        about: dict[str, Any] = {"scene": folder.scene, "rate": folder.rate, "split": split, "name": name}
         about |= {"bytes": folder.bytes, "gaussians": folder.gaussians}
+        if names := folder.references.get(split, {}).get(name):
+            about["references"] = names
         files = {kind: folder.path(split, kind, name) for kind in KINDS}
         pictures = [(f"{key}.{kind}.png", file.read_bytes()) for kind, file in files.items() if file.is_file()]
         yield [*pictures, (f"{key}.json", json.dumps(about).encode())]

@@ -95,6 +95,7 @@ class Trainer:
             inputs=inputs,
             names=train,
             rate_weights=config.rate_weights,
+            references=config.references,
         )
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -112,7 +113,8 @@ class Trainer:
         self._step, self._skipped = int(state["step"]), int(state["skipped"])
         self._skipped_in_a_row = 0
         self._recent: dict[str, list[float]] = state["recent"]  # losses since the last row of the tables
-        settings = RestorerSettings(objective.t0, objective.noise_scale, decode=config.decode, input=inputs)
+        shown = {"decode": config.decode, "references": config.references, "input": inputs}
+        settings = RestorerSettings(objective.t0, objective.noise_scale, **shown)
         self._selection = Selection(
             Restorer(backbone, settings, {"settings": self._settings}),
             folders,
@@ -182,15 +184,17 @@ class Trainer:
         shape = (config.batch_size, self.backbone.latent_channels, side, side)
         mine = slice(self._share * processes.index(), self._share * (processes.index() + 1))
         draws, critic_draws = (Draws.of(shape, config.objective, generator).part(mine, device) for _ in ADAPTERS)
-        rate = _learning_rate(self._step, config)
+        rate, seen = _learning_rate(self._step, config), None
+        if config.references and (count := int(torch.randint(config.references + 1, (), generator=generator))):
+            seen = batch["references"][:, :count].to(device)
         autocast = torch.autocast(device.type, _PRECISIONS[config.precision], enabled=config.precision != "fp32")
         restored, terms = [], []
         for part in parts:
             drawn = draws.part(part, device)
             with autocast:
-                loss = restorer_loss(
-                    self.backbone, degraded[part], clean[part], drawn, config.objective, self._perceptual
-                )
+                images = degraded[part], clean[part]
+                others = None if seen is None else seen[part]
+                loss = restorer_loss(self.backbone, *images, drawn, config.objective, self._perceptual, others)
             self._learners["phi_minus"].add(loss.total / len(parts))
             restored.append(loss.restored)
             terms.append({"loss": loss.total.detach(), **loss.terms})
@@ -245,7 +249,8 @@ class Trainer:
         state = read_state(self._checkpoint)
         free = ("steps", "log_every", "eval_every", "eval_views", "checkpoint_every", "max_bad_steps")
         free += ("gradient_accumulation", "gradient_checkpointing")
-        before, now = ({k: v for k, v in s.items() if k not in free} for s in (state["settings"], self._settings))
+        given = ({**_json(TrainingConfig()), **state["settings"]}, self._settings)  # older ones lack what is new
+        before, now = ({k: v for k, v in settings.items() if k not in free} for settings in given)
         if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
             raise NifiError(f"{self.output} was trained with other settings: resume with its {', '.join(differing)}")
         return state

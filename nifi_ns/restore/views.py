@@ -37,9 +37,8 @@ def across_views(network: Any, views: int) -> Iterator[None]:
         yield
         return
     # "attn1" of U-Nets attends to the image, "attn2" to the text; SD3's "attn" to both
-    layers = [
-        m for name, m in network.named_modules() if name.endswith((".attn1", ".attn")) and hasattr(m, "processor")
-    ]
+    named = ((name.rpartition(".")[2], module) for name, module in network.named_modules())
+    layers: list[Any] = [m for name, m in named if name in ("attn1", "attn") and hasattr(m, "processor")]
     before = [layer.processor for layer in layers]
     for layer in layers:
         layer.processor = AcrossViews(layer.processor, views)
@@ -48,3 +47,9 @@ def across_views(network: Any, views: int) -> Iterator[None]:
     finally:
         for layer, processor in zip(layers, before, strict=True):
             layer.processor = processor
+
+
+def views_across(network: Any) -> int:
+    """How many views its self-attention sees at once, just now."""
+    processors = (getattr(module, "processor", None) for module in network.modules())
+    return next((processor.views for processor in processors if isinstance(processor, AcrossViews)), 1)

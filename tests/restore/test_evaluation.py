@@ -68,7 +68,9 @@ def test_a_restorer_that_helps_nowhere_is_switched_off():
 def test_strengths_blend_the_view_and_its_restoration(tmp_path):
     pairs = write_scene(tmp_path)
     restored = torch.full((40, 56, 3), 0.5)
-    (score,) = score_views([(pairs, "test", "test0")], lambda image: restored, strengths=STRENGTHS, names=["psnr"])
+    (score,) = score_views(
+        [(pairs, "test", "test0")], lambda image, photos: restored, strengths=STRENGTHS, names=["psnr"]
+    )
     clean, degraded = (torch.from_numpy(image) / 255 for image in pairs.load("test", "test0"))
     for strength, values in score.after.items():
         blend = degraded + strength * (restored - degraded)
