@@ -4,8 +4,9 @@
 
 `--pairs` are folders as `ns-nifi-pairs` writes them, with referenced views. For every scene two restorers are trained
 on all of its rates with the same steps: one of compressed renders (*adapted*), one of views that reference photos have
-already corrected (*referenced + network*). `--generic` is to be one that has seen none of the scenes. Beside the
-metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
+already corrected (*referenced + network*). Where the pairs name reference photos, a third looks at these beside the
+compressed render (*reference-guided*), and is also shown none. `--generic` is to be one that has seen none of the
+scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
 
 `--ablate` trains on the first scene with one thing changed at a time, with the same steps and crops; what comes out is
 shown after the last step and at full strength, not chosen by any view.
@@ -73,6 +74,8 @@ class BenchRestore:
     """As for ns-nifi-train."""
     steps: int = 300
     """Steps of every training."""
+    references: int = 2
+    """Photos that the reference-guided restorer looks at."""
     ablate: bool = False
     """Also measure what each part of the training is worth, on the first scene."""
     work: Path = Path("outputs/bench_restore")
@@ -109,11 +112,16 @@ class BenchRestore:
             own = [folder for folder in folders if folder.scene == scene]
             adapted = self._trained(own, f"{scene}/adapted", config)
             network = self._trained(own, f"{scene}/referenced", config, inputs="referenced")
+            guided = None
+            if all(folder.references for folder in own):
+                guided = self._trained(own, f"{scene}/guided", replace(config, references=self.references))
             for folder in own:
                 ways = [_Way("compressed")]
                 if self.generic is not None:
                     ways.append(_Way("generic", self.generic))
                 ways.append(_Way("adapted", adapted))
+                if guided is not None:
+                    ways += [_Way("reference-guided", guided), _Way("guided, without photos", guided, photos=False)]
                 ways += [_Way("referenced", inputs="referenced"), _Way("referenced + network", network, "referenced")]
                 yield self._rows(folder, ways)
         if self.ablate:
@@ -172,7 +180,8 @@ class BenchRestore:
             shown = []
             for way, restorer in zip(ways, restorers, strict=True):
                 clean, image = (torch.from_numpy(x).float() / 255 for x in folder.load("test", name, way.inputs))
-                shown.append(image if restorer is None else restorer(image))
+                photos = folder.photos("test", name, restorer.settings.references if restorer and way.photos else 0)
+                shown.append(image if restorer is None else restorer(image, references=photos))
                 measured[way.name].append(metrics.compute(shown[-1], clean, names=_SHOWN))
             pictures.append([*shown, clean])  # pyright: ignore[reportPossiblyUnboundVariable]
         if grid:
@@ -202,6 +211,8 @@ class _Way:
     inputs: Inputs = "degraded"
     decode: Decode | None = None
     """Other than the restorer's own."""
+    photos: bool = True
+    """Whether it is shown the reference photos that it was trained with."""
 
     @property
     def variant(self) -> Variant:

@@ -69,8 +69,8 @@ class PairFolder:
             version = content["version"]
             splits = {split: tuple(map(str, content["splits"].get(split, ()))) for split in SPLITS}
             size, count = (None if content[key] is None else int(content[key]) for key in ("bytes", "gaussians"))
-            named = {split: content.get("references", {}).get(split, {}) for split in SPLITS}
-            references = {split: {n: tuple(map(str, r)) for n, r in views.items()} for split, views in named.items()}
+            named = content.get("references", {}).items()
+            references = {split: {n: tuple(map(str, r)) for n, r in views.items()} for split, views in named}
             made_of = content["scene"], content["rate"], size, count, content["fingerprint"]
             folder = cls(root, *made_of, splits, references)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -178,7 +178,7 @@ class PairWriter:
     ):
         self._folder = PairFolder(Path(root), scene, rate, bytes, gaussians, fingerprint, splits={})
         self._names: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        self._references: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in SPLITS}
+        self._references: dict[str, dict[str, tuple[str, ...]]] = {}
         (self._folder.root / "pairs.json").unlink(missing_ok=True)
         for split in SPLITS:
             for kind in KINDS:
@@ -215,7 +215,7 @@ class PairWriter:
             write_image(self._folder.path(split, kind, name), image)
         self._names[split].append(name)
         if references:
-            self._references[split][name] = tuple(references)
+            self._references.setdefault(split, {})[name] = tuple(references)
 
     def finish(self) -> PairFolder:
         """Write `pairs.json`: from now on the folder is whole."""

@@ -83,11 +83,12 @@ class _Scene:
             raise NifiError(f"{own[0]}: {scene}/{rate} has bytes {size!r}, gaussians {count!r}: expected whole numbers")
         splits = {split: tuple(name for s, name in views if s == split) for split in SPLITS}
         there = set(splits["train"])
-        references: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in SPLITS}
+        references: dict[str, dict[str, tuple[str, ...]]] = {}
         for i in order:
             if named := tuple(name for name in self.references[i] if name in there):
-                references[self.views[i][0]][self.views[i][1]] = named
-        made_of = repr(views) + (repr(references) if any(references.values()) else "")
+                split, name = self.views[i]
+                references.setdefault(split, {})[name] = named
+        made_of = repr(views) + (repr(references) if references else "")
         fingerprint = hashlib.sha256(made_of.encode() + places[..., 2].tobytes()).hexdigest()
         return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, references, own, places)
 

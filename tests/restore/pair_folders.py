@@ -27,9 +27,18 @@ def blurred(image: Tensor, factor: int = 3) -> Tensor:
 
 
 def write_scene(
-    root: Path, scene: str = "toy", rate: str = "25KB", train: int = 6, test: int = 2, size: tuple[int, int] = (40, 56)
+    root: Path,
+    scene: str = "toy",
+    rate: str = "25KB",
+    train: int = 6,
+    test: int = 2,
+    size: tuple[int, int] = (40, 56),
+    references: int = 0,
 ) -> PairFolder:
-    """One scene at one rate under `root`, also with referenced views: halfway between degraded and clean."""
+    """One scene at one rate under `root`, also with referenced views: halfway between degraded and clean.
+
+    Each view refers to so many training views, which all show something else.
+    """
     writer = PairWriter(
         root / scene / f"rate_{rate}", scene=scene, rate=rate, bytes=25_003, gaussians=3_000, fingerprint=rate
     )
@@ -38,5 +47,6 @@ def write_scene(
         for i in range(count):
             seed += 1
             clean = photo(*size, seed)
-            writer.add(split, f"{split}{i}", clean, blurred(clean), (clean + blurred(clean)) / 2)
+            names = [f"train{(i + k) % train}" for k in range(1, references + 1)]
+            writer.add(split, f"{split}{i}", clean, blurred(clean), (clean + blurred(clean)) / 2, references=names)
     return writer.finish()

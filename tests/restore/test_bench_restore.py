@@ -9,6 +9,7 @@ from pair_folders import write_scene
 
 from nifi_ns import results
 from nifi_ns.errors import NifiError
+from nifi_ns.restore import Restorer
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -16,7 +17,7 @@ def test_every_way_of_restoring_is_measured(tmp_path: Path, monkeypatch: pytest.
     ablations = ("as the defaults", "no matching", "encoder not adapted")
     monkeypatch.setattr(bench_restore, "_ABLATIONS", {name: bench_restore._ABLATIONS[name] for name in ablations})
     for rate in ("25KB", "60KB"):
-        write_scene(tmp_path / "pairs", rate=rate, size=(96, 112), test=1)
+        write_scene(tmp_path / "pairs", rate=rate, size=(96, 112), test=1, references=3)
     other = write_scene(tmp_path / "other", "other", size=(96, 112), test=1)
     bench = BenchRestore((other.root,), steps=1, work=tmp_path / "work", output=tmp_path / "results.json")
     bench.main()
@@ -25,10 +26,13 @@ def test_every_way_of_restoring_is_measured(tmp_path: Path, monkeypatch: pytest.
     bench = BenchRestore((tmp_path / "pairs",), generic, steps=1, ablate=True, work=bench.work, output=bench.output)
     bench.main()
     rows = results.load(bench.output)
-    ways = ["compressed", "generic", "adapted", "referenced", "referenced + network"]
+    guided = ["reference-guided", "guided, without photos"]
+    ways = ["compressed", "generic", "adapted", *guided, "referenced", "referenced + network"]
     ablated = ["as the defaults", "its latents decoded as a whole", *ablations[1:]]
     assert [r["way"] for r in rows] == 2 * ways + 2 * ablated[:2] + 2 * ablated[2:3] + 2 * ablated[3:]
     by_way = {r["way"]: r for r in rows if r["rate"] == "25KB"}
+    kept = {name: Restorer.from_pretrained(bench.work / "toy" / name / "kept") for name in ("adapted", "guided")}
+    assert [restorer.settings.references for restorer in kept.values()] == [0, 2]
     assert by_way["referenced"]["psnr"] > by_way["compressed"]["psnr"]
     assert by_way["its latents decoded as a whole"]["psnr"] != by_way["as the defaults"]["psnr"]
     assert by_way["encoder not adapted"]["adapter_bytes"] < by_way["as the defaults"]["adapter_bytes"]

@@ -32,6 +32,7 @@ CONFIG = TrainingConfig(
     log_every=1,
     eval_every=4,
     eval_views=1,
+    references=2,
     objective=ObjectiveConfig(guidance_scale=1.0, prompt_dropout=0.0),
 )
 
@@ -80,7 +81,7 @@ def test_processes_step_and_skip_together_and_hear_of_one_that_is_gone(tmp_path:
 
 
 def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backbone_folders, tmp_path: Path):
-    folders = [write_scene(tmp_path / "pairs", rate=rate) for rate in ("10KB", "25KB")]
+    folders = [write_scene(tmp_path / "pairs", rate=rate, references=3) for rate in ("10KB", "25KB")]
 
     def load() -> Backbone:
         return Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
@@ -88,7 +89,18 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backb
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
     options = ("--pairs", tmp_path / "pairs", "--output-dir", tmp_path / "two", "--device", "cpu", "--steps", "4")
     options += ("--batch-size", "4", "--crop", "32", "--rank", "2", "--lr", "1e-2", "--critic-lr", "1e-2")
-    options += ("--schedule", "constant", "--log-every", "1", "--eval-every", "4", "--eval-views", "1")
+    options += (
+        "--schedule",
+        "constant",
+        "--references",
+        "2",
+        "--log-every",
+        "1",
+        "--eval-every",
+        "4",
+        "--eval-views",
+        "1",
+    )
     options += ("--backbone", backbone_folders["sd3"], "--objective.t0", "199", "--objective.noise-scale", "1.0")
     command = [*launch, "--main_process_port", "0", "-m", "nifi_ns.commands.train", *map(str, options)]
     subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -191,6 +191,21 @@ def test_the_nearest_references_are_chosen_first_and_no_more_than_asked() -> Non
     assert len(chosen) == 3 and chosen[0] in (3, 4) and len(set(chosen)) == 3
 
 
+def test_a_photo_that_something_stands_before_is_not_chosen_first() -> None:
+    """From a camera close behind the board nothing of the wall is seen, though all of it lies within its picture."""
+    board = replace(camera("board", 0.1, y=0.02, turn=0.01), name="board")
+
+    def draw(view: View) -> tuple[Tensor, Tensor]:
+        rgb, depth = truth(view, board=False)
+        return rgb, torch.ones_like(depth) if view.name == "board" else depth
+
+    bank = ReferenceBank([photographed(board), *VIEWS], draw, settings=ReferenceSettings(count=3))
+    _, depth = draw(HERE)
+    assert bank.choose(HERE, depth)[0] == 0
+    seen = bank.choose(HERE, depth, occlusion=True)
+    assert len(seen) == 3 and 0 not in seen
+
+
 def test_references_behind_or_elsewhere_leave_the_render_as_it_is() -> None:
     back = [photographed(camera("back", 0.0, turn=math.pi))]
     rgb, depth = render(HERE)
