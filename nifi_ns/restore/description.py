@@ -3,11 +3,13 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
+from nifi_ns.restore.sources import WEIGHTS
 
 VERSION = 1
 RESTORER_FILE = "restorer.json"
@@ -45,18 +47,9 @@ class RestorerSettings:
             raise NifiError(f"{values}: expected t0 in [0, 1000], noise_scale of 0 or more and strength in [0, 1]")
 
 
-def checksums(directory: Path) -> dict[str, str]:
-    """By name, of the files of a restorer's folder, which are whole.
-
-    Raises:
-        NifiError: as `Restorer.from_pretrained`.
-    """
-    return Description.read(directory).files
-
-
 @dataclass(frozen=True)
 class Description:
-    """restorer.json: the settings, and what goes with them."""
+    """restorer.json: the settings, and what goes with them; read by `read`, checked against a backbone apart."""
 
     version: int
     backbone: str
@@ -65,6 +58,21 @@ class Description:
     settings: RestorerSettings
     training: dict[str, Any]
     files: dict[str, str]
+    """Checksums by name."""
+    weights: str | None = None
+    """`packaged_weights` of the backbone; None where there is none, or of a restorer written before it was noted."""
+
+    def check_backbone(self, name: str | Path) -> None:
+        """Refuse another nifi-tiny than the adapters were trained on.
+
+        Raises:
+            NifiError: if the backbone `name` is one.
+        """
+        if self.weights is not None and packaged_weights(str(name)) not in (None, self.weights):
+            raise NifiError(
+                f"this restorer was trained on another {name} than this version's: train it anew, or give the folder "
+                "of its own as the backbone"
+            )
 
     def write(self, directory: Path) -> None:
         """Write restorer.json, whole or not at all."""
@@ -72,7 +80,11 @@ class Description:
 
     @staticmethod
     def read(directory: Path) -> "Description":
-        """Read restorer.json, and check that the files it names are there and whole."""
+        """Read restorer.json, and check that the files it names are there and whole.
+
+        Raises:
+            NifiError: if it or one of them is missing, damaged (CorruptFileError) or of another version.
+        """
         path = directory / RESTORER_FILE
         if not path.is_file():
             raise NifiError(f"no restorer in {directory}: expected a {RESTORER_FILE}, as ns-nifi-train writes it")
@@ -97,3 +109,10 @@ class Description:
 def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def packaged_weights(backbone: str) -> str | None:
+    """SHA-256 of a backbone's weights if it comes with this package, whose versions may differ in them; else None."""
+    files = sorted((WEIGHTS / backbone).glob("*/*.safetensors")) if "/" not in backbone else []
+    return hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest() if files else None

@@ -13,7 +13,15 @@ from torch import Tensor
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
 from nifi_ns.restore.compilation import CompileMode
-from nifi_ns.restore.description import RESTORER_FILE, VERSION, Description, Input, RestorerSettings, checksum
+from nifi_ns.restore.description import (
+    RESTORER_FILE,
+    VERSION,
+    Description,
+    Input,
+    RestorerSettings,
+    checksum,
+    packaged_weights,
+)
 from nifi_ns.restore.difix import T0, Difix, is_difix
 from nifi_ns.restore.images import to_batch
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
@@ -79,7 +87,8 @@ class Restorer:
             compile: compile the networks, in this mode of `torch.compile`, with the first image of each size.
 
         Raises:
-            NifiError: if the folder is missing, incomplete, damaged (CorruptFileError) or of another version.
+            NifiError: if the folder is missing, incomplete, damaged (CorruptFileError), of another version, or trained
+                on another nifi-tiny.
         """
         directory = Path(directory)
         training = {}
@@ -91,6 +100,7 @@ class Restorer:
             load = partial(Difix.from_pretrained, directory, device, dtype)
         else:
             about = Description.read(directory)
+            about.check_backbone(backbone or about.backbone)
             settings, training = about.settings, about.training
             load = partial(_load, directory, about, device, dtype, backbone)
 
@@ -198,6 +208,7 @@ class Restorer:
             settings=self.settings,
             training=self.training,
             files={name: checksum(directory / name) for name in files},
+            weights=packaged_weights(self.backbone.name),
         ).write(directory)
 
 

@@ -30,7 +30,7 @@ from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, held_out_scenes, split_validation
-from nifi_ns.restore.description import RestorerSettings, checksums
+from nifi_ns.restore.description import Description, RestorerSettings
 from nifi_ns.restore.learner import Learner, RunningMean
 from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
@@ -81,7 +81,9 @@ class Trainer:
         self._settings = _json(config) | {"backbone": backbone.name, "prompt": backbone.prompt.text}
         self._settings |= {"inputs": inputs, "pairs": _fingerprints(folders)}
         if start is not None:
-            self._settings["start"] = checksums(start)
+            begun = Description.read(start)
+            begun.check_backbone(backbone.name)
+            self._settings["start"] = begun.files
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
         metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"
         self._perceptual = perceptual_loss(metric, backbone.device)
@@ -192,8 +194,7 @@ class Trainer:
         for part in parts:
             drawn = draws.part(part, device)
             with autocast:
-                images = degraded[part], clean[part]
-                others = None if seen is None else seen[part]
+                images, others = (degraded[part], clean[part]), None if seen is None else seen[part]
                 loss = restorer_loss(self.backbone, *images, drawn, config.objective, self._perceptual, others)
             self._learners["phi_minus"].add(loss.total / len(parts))
             restored.append(loss.restored)
@@ -250,7 +251,7 @@ class Trainer:
         free = ("steps", "log_every", "eval_every", "eval_views", "checkpoint_every", "max_bad_steps")
         free += ("gradient_accumulation", "gradient_checkpointing")
         given = ({**_json(TrainingConfig()), **state["settings"]}, self._settings)  # older ones lack what is new
-        before, now = ({k: v for k, v in settings.items() if k not in free} for settings in given)
+        before, now = ({k: v for k, v in s.items() if k not in free} for s in given)
         if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
             raise NifiError(f"{self.output} was trained with other settings: resume with its {', '.join(differing)}")
         return state

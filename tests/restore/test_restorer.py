@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from miniatures import perturb
+from pair_folders import write_scene
 from PIL import Image
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Backbone, Restorer, RestorerSettings
 from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE
+from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.prompt import PROMPT_FILE
+from nifi_ns.restore.sources import WEIGHTS
+from nifi_ns.restore.training import Trainer
 
 
 @pytest.fixture
@@ -256,6 +260,30 @@ def test_folders_that_cannot_be_read_say_why(saved: Path, tmp_path: Path) -> Non
     (saved / NETWORK_ADAPTER_FILE).unlink()
     with pytest.raises(NifiError, match=r"is incomplete: pytorch_lora_weights\.safetensors is missing"):
         Restorer.from_pretrained(saved)
+
+
+def test_another_nifi_tiny_is_refused_and_one_that_was_not_noted_is_not(tmp_path: Path) -> None:
+    tiny = Backbone.from_pretrained("nifi-tiny", device="cpu")
+    tiny.add_adapters(rank=2, alpha=2)
+    Restorer(tiny).save_pretrained(tmp_path)
+    path = tmp_path / "restorer.json"
+    about = json.loads(path.read_text())
+    assert len(about["weights"]) == 64
+    Restorer.from_pretrained(tmp_path, device="cpu")
+    path.write_text(json.dumps({**about, "weights": "0" * 64}))
+    with pytest.raises(NifiError, match="was trained on another nifi-tiny than this version's: train it anew"):
+        Restorer.from_pretrained(tmp_path)
+    pairs = write_scene(tmp_path / "pairs")
+    with pytest.raises(NifiError, match="was trained on another nifi-tiny"):
+        Trainer(tiny, [pairs], tmp_path / "next", TrainingConfig(steps=1, crop=32), start=tmp_path)
+    image = torch.rand(16, 24, 3)
+    own = Restorer.from_pretrained(tmp_path, device="cpu", backbone=WEIGHTS / "nifi-tiny")  # a folder is anybody's
+    path.write_text(json.dumps({key: value for key, value in about.items() if key != "weights"}))
+    assert torch.equal(Restorer.from_pretrained(tmp_path, device="cpu")(image), own(image))
+
+
+def test_a_backbone_from_elsewhere_is_not_noted(saved: Path) -> None:
+    assert json.loads((saved / "restorer.json").read_text())["weights"] is None
 
 
 @pytest.mark.parametrize("values", [{"t0": -1}, {"t0": 1001}, {"noise_scale": -1}, {"strength": 1.5}])
