@@ -47,6 +47,10 @@ def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkey
     assert {folder.label for folder in find_pair_folders([tmp_path], "referenced")} == {f.label for f in written}
     errors = []
     for folder in written:
+        assert folder.references["train"].keys() == set(folder.splits["train"])
+        for name, others in folder.references["train"].items():
+            assert name not in others and len(set(others)) == len(others) and set(others) <= set(folder.splits["train"])
+        assert all(len(folder.photos("test", name, 2)) == 2 for name in folder.splits["test"])
         assert len(folder.splits["train"]) == 8 and len(folder.splits["test"]) == 2
         pictures = [folder.load("train", name) for name in folder.splits["train"]]
         errors.append(np.mean([np.square(d.astype(float) - c).mean() for c, d in pictures]))
