@@ -123,11 +123,13 @@ def _make(config: Path, options: Options) -> dict[str, str]:
 
 def _made_of(config: Path, options: Options) -> str:
     """A hash of what a job's pairs are made of, without opening the run."""
+    from nifi_ns.plugin.pairs import VERSION
+
     runs = (config.parent, *config.parents[2:3])  # of a config that is the run's, or lies beside a scene file
     files = [config, config.with_name("scene.nifi"), *sorted(config.parent.glob("nifi/*/scene.nifi"))]
     files += [file for run in runs for file in sorted(run.glob("nerfstudio_models/*.ckpt"))]
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    return hashlib.sha256(repr((asdict(options), stats)).encode()).hexdigest()
+    return hashlib.sha256(repr((VERSION, asdict(options), stats)).encode()).hexdigest()
 
 
 def _done(entry: dict[str, Any] | None, made_of: str) -> bool:

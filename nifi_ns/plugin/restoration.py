@@ -115,7 +115,7 @@ class RestoredViews(Restorable, ABC):
     def photos(self, view: View, depth: Tensor, count: int, shown: Shown | None = None) -> list[Tensor]:
         """[H, W, 3] each, of any size: the `count` of the capture's photos that see most of what `view` sees."""
         bank = self.references(shown or self.shown())
-        return [bank.photo(index) for index in bank.choose(view, depth, occlusion=True)[:count]]
+        return [bank.photo(index) for index in bank.choose(view, depth, count=count, occlusion=True)]
 
     def references(self, shown: Shown) -> "ReferenceBank":
         """The capture's photos, beside what the model shows."""

@@ -28,7 +28,7 @@ class TrainingConfig:
     """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
     references: int = 0
     """Photos of other cameras that the restorer learns to look at beside each crop, the pairs' most useful ones: each
-    step has 0 to so many. What they cost is as many crops more for the network."""
+    step has 0 to so many. One costs the network as much as another crop."""
     lr: float = 5e-3
     """Learning rate of phi-."""
     critic_lr: float = 1e-3

@@ -62,16 +62,16 @@ class Description:
     weights: str | None = None
     """`packaged_weights` of the backbone; None where there is none, or of a restorer written before it was noted."""
 
-    def check_backbone(self, name: str | Path) -> None:
-        """Refuse another nifi-tiny than the adapters were trained on.
+    def check_backbone(self, name: str | Path, directory: Path) -> None:
+        """Refuse another nifi-tiny than the adapters in `directory` were trained on.
 
         Raises:
             NifiError: if the backbone `name` is one.
         """
         if self.weights is not None and packaged_weights(str(name)) not in (None, self.weights):
             raise NifiError(
-                f"this restorer was trained on another {name} than this version's: train it anew, or give the folder "
-                "of its own as the backbone"
+                f"{directory} was trained on another {name} than this version's: train it anew, or give the folder of "
+                "its own as the backbone"
             )
 
     def write(self, directory: Path) -> None:

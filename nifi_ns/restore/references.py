@@ -125,8 +125,17 @@ class ReferenceBank:
         return (rgb + confidence * residual).clamp(0, 1), confidence
 
     @torch.no_grad()
-    def choose(self, view: View, depth: Tensor, *, exclude: Collection[str] = (), occlusion: bool = False) -> list[int]:
-        """Indices of the references that together see most of what `view` sees, from nearby; the best first.
+    def choose(
+        self,
+        view: View,
+        depth: Tensor,
+        *,
+        count: int | None = None,
+        exclude: Collection[str] = (),
+        occlusion: bool = False,
+    ) -> list[int]:
+        """Indices of the `count` references (by default as many as the settings say) that together see most of what
+        `view` sees, from nearby; the best first.
 
         Greedy: each next one adds most to the sum over points of the square root of how well they are seen, so that a
         second look at a point counts less than a first look at another. With `occlusion` a point counts for a reference
@@ -142,7 +151,7 @@ class ReferenceBank:
             if reference.name in exclude:
                 scores[i] = 0
         total, chosen, checked = torch.zeros_like(scores[0]), [], set()
-        while len(chosen) < self.settings.count:
+        while len(chosen) < (self.settings.count if count is None else count):
             gains = ((total + scores).sqrt() - total.sqrt()).sum(dim=1)
             best = int(gains.argmax())
             if gains[best] <= 0:

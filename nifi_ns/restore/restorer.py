@@ -100,7 +100,7 @@ class Restorer:
             load = partial(Difix.from_pretrained, directory, device, dtype)
         else:
             about = Description.read(directory)
-            about.check_backbone(backbone or about.backbone)
+            about.check_backbone(backbone or about.backbone, directory)
             settings, training = about.settings, about.training
             load = partial(_load, directory, about, device, dtype, backbone)
 

@@ -2,10 +2,10 @@
 
 A sample is `<key>.clean.png`, `<key>.degraded.png`, optionally `<key>.referenced.png` (or .jpg, .webp), and
 `<key>.json` with `scene`, `rate` and, if need be, `split` (train or test; by default train), `name` (by default the
-key), `references` (names of training views; those that are in none of the shards are left out), `bytes` and
-`gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever
-reads WebDataset reads them, too; here they are indexed by their headers and read at random places rather than streamed,
-because crop `i` of a training, which may be resumed, follows from the seed and `i` alone.
+key), `references` (a list of names of training views; those that are in none of the shards are left out), `bytes` and
+`gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever reads WebDataset reads them,
+too; here they are indexed by their headers and read at random places rather than streamed, because crop `i` of a
+training, which may be resumed, follows from the seed and `i` alone.
 """
 
 import hashlib
@@ -108,10 +108,12 @@ def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
             split = about.get("split", "train")
             if split not in SPLITS or not {"scene", "rate"} <= about.keys():
                 raise NifiError(f"{path}: {key}.json needs scene and rate, and split may be {' or '.join(SPLITS)}")
+            if not isinstance(names := about.get("references", []), list):
+                raise NifiError(f"{path}: {key}.json has references {names!r}: expected a list of names")
             scene = found.setdefault((str(about["scene"]), str(about["rate"])), _Scene(about))
             scene.views.append((split, str(about.get("name", key))))
-            # of one object each, since a name comes again and again
-            scene.references.append(tuple(sys.intern(str(name)) for name in about.get("references", ())))
+            # interned, since a name comes again and again
+            scene.references.append(tuple(sys.intern(str(name)) for name in names))
             for kind in KINDS:
                 scene.places.extend((number, *places.get(kind, (0, 0))))
     return [scene.finish(*name, paths) for name, scene in found.items()]

@@ -82,7 +82,7 @@ class Trainer:
         self._settings |= {"inputs": inputs, "pairs": _fingerprints(folders)}
         if start is not None:
             begun = Description.read(start)
-            begun.check_backbone(backbone.name)
+            begun.check_backbone(backbone.name, start)
             self._settings["start"] = begun.files
         state = self._read_state() if resume else {"step": 0, "skipped": 0, "recent": {}}
         metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"

@@ -204,6 +204,7 @@ def test_a_photo_that_something_stands_before_is_not_chosen_first() -> None:
     assert bank.choose(HERE, depth)[0] == 0
     seen = bank.choose(HERE, depth, occlusion=True)
     assert len(seen) == 3 and 0 not in seen
+    assert bank.choose(HERE, depth, count=5, occlusion=True)[:3] == seen
 
 
 def test_references_behind_or_elsewhere_leave_the_render_as_it_is() -> None:
