@@ -3,9 +3,10 @@
     python scripts/bench_distill.py --data fox --views 8 --sizes 25KB 50KB
 
 Trains on a few of a capture's views: *plain*, with *one* repair in the midst of training, and *progressive*, with all
-repairs of `--fix.steps`. Plain and progressive are also shown with the repair at render time (*post-fix*), which is
-the teacher's own. All are trained for the same number of iterations: those that look at a repaired view are taken from
-the photos'. Then each is compressed to the sizes, in a stage whose iterations go on looking at the repaired views.
+repairs of `--fix.steps`. Those without repairs and progressive are also shown with the repair at render time
+(*post-fix*), which is the teacher's own. All are trained for the same number of iterations: those that look at a
+repaired view are taken from the photos'. Then each is compressed to the sizes, in a stage whose iterations go on
+looking at the repaired views. `--dropout` adds a row without repairs, and is what the repaired ones are trained with.
 
 The teacher is the capture's photos (`references`); with `--restorer` there are rows with it as the teacher, too.
 Everything that was trained is kept in `--work` and not trained again.
@@ -63,6 +64,8 @@ class BenchDistill:
     """Steps of the compression stage."""
     restorer: Path | None = None
     """A restorer's folder or hub id, to be the teacher in rows of its own."""
+    dropout: float = 0.0
+    """The model's, in every training but the plain one."""
     fix: DistillationConfig = field(default_factory=DistillationConfig)
     """How views are repaired and how much they count; `steps` are those of the progressive rows."""
     work: Path = Path("outputs/bench_distill")
@@ -82,10 +85,12 @@ class BenchDistill:
             target_bytes(size)
         at = self.fix.steps or tuple(round(part * self.steps) for part in _REPAIRED_AT)
         progressive = replace(self.fix, steps=at)
+        how = {"method": self.method, "dropout": self.dropout}
+        how |= {"steps": self.steps, "compression_steps": self.compression_steps}
         rows: list[Row] = []
         for more in self._measured(progressive):
             rows += more
-            save(self.output, rows, method=self.method, steps=self.steps, compression_steps=self.compression_steps)
+            save(self.output, rows, **how)
         Console().print(_table(rows))
         print(f"written to {self.output} and .csv")
 
@@ -94,16 +99,18 @@ class BenchDistill:
         if self.restorer is not None:
             teachers.append(replace(progressive, teacher="restorer", restorer=self.restorer))
         trainings: list[tuple[str, DistillationConfig, list[DistillationConfig]]] = [("plain", OFF, teachers)]
+        if self.dropout:
+            trainings.append(("dropout", OFF, teachers))
         for fix in teachers:
             trainings += [("one", replace(fix, steps=fix.steps[:1]), []), ("progressive", fix, [fix])]
         for name, fix, post in trainings:
             teacher = fix.teacher if fix.steps else None
-            plain = self._trained(name, fix)
-            yield self._rows(plain, name, teacher, post)
+            uncompressed = self._trained(name, fix, 0.0 if name == "plain" else self.dropout)
+            yield self._rows(uncompressed, name, teacher, post)
             for size in self.sizes:
-                yield self._rows(self._compressed(plain, size), name, teacher, post)
+                yield self._rows(self._compressed(uncompressed, size), name, teacher, post)
 
-    def _trained(self, name: str, fix: DistillationConfig) -> Path:
+    def _trained(self, name: str, fix: DistillationConfig, dropout: float) -> Path:
         """The config.yml of a run before compression."""
         config = deepcopy(all_methods[self.method])
         pipeline = config.pipeline
@@ -116,20 +123,20 @@ class BenchDistill:
         for optimizer in config.optimizers.values():
             if optimizer["scheduler"] is not None:
                 optimizer["scheduler"].max_steps = self.steps
-        model.compression = replace(model.compression, enabled=False)
+        model.compression, model.dropout = replace(model.compression, enabled=False), dropout
         config.data = datamanager.data = self.data
         datamanager.max_train_views, pipeline.fix = self.views, fix
         config.max_num_iterations = self.steps
-        made_of = hashlib.sha256(repr((self.data.resolve(), self.views, self.steps, fix)).encode()).hexdigest()[:8]
+        made_of = repr((self.data.resolve(), self.views, self.steps, dropout, fix))
         config.output_dir, config.experiment_name = self.work, self.data.resolve().name
-        config.timestamp = f"{name}-{made_of}"
+        config.timestamp = f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
         return _train(config)
 
-    def _compressed(self, plain: Path, size: str) -> Path:
-        """The config.yml of a run that goes on from `plain` and ends in a scene file."""
-        config = load_run(plain).config
-        config.load_dir = plain.parent / config.relative_model_dir
-        config.timestamp = f"{plain.parent.name}-{size}-{self.compression_steps}"
+    def _compressed(self, uncompressed: Path, size: str) -> Path:
+        """The config.yml of a run that goes on from `uncompressed` and ends in a scene file."""
+        config = load_run(uncompressed).config
+        config.load_dir = uncompressed.parent / config.relative_model_dir
+        config.timestamp = f"{uncompressed.parent.name}-{size}-{self.compression_steps}"
         config.max_num_iterations = self.compression_steps
         assert isinstance(config.pipeline.model, NifiSplatModelConfig)
         config.pipeline.model.compression = CompressionStageConfig(

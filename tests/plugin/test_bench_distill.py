@@ -21,6 +21,7 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
         steps=12,
         compression_steps=6,
         restorer=save_restorer(tmp_path / "restorer"),
+        dropout=0.2,
         fix=DistillationConfig(steps=(4, 8), views_per_step=2),
         work=tmp_path / "work",
         output=output,
@@ -32,6 +33,9 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
             ("plain", None, None),
             ("plain", None, "references"),
             ("plain", None, "restorer"),
+            ("dropout", None, None),
+            ("dropout", None, "references"),
+            ("dropout", None, "restorer"),
             ("one", "references", None),
             ("progressive", "references", None),
             ("progressive", "references", "references"),
@@ -42,13 +46,13 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
     assert all(r["views"] == 4 and r["psnr"] > 5 for r in rows)
     assert all(r["bytes"] <= 4000 for r in rows if r["rate"] == "4KB")
     with output.with_suffix(".csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 18
+        assert len(list(csv.DictReader(file))) == 24
     runs = sorted((tmp_path / "work").glob("*/nifi-splat-lite/*"))
-    assert len(runs) == 10
+    assert len(runs) == 12
     repaired = {
         run.name.rpartition("-")[0]: len(list(run.glob("nifi/fix/step_*"))) for run in runs if "KB" not in run.name
     }
-    assert repaired == {"plain": 0, "one": 1, "progressive": 2}
+    assert repaired == {"plain": 0, "dropout": 0, "one": 1, "progressive": 2}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/*/*/*/step-*.ckpt")}
     bench.main()
     assert before == {path: path.stat().st_mtime_ns for path in before}  # nothing is trained again
