@@ -37,7 +37,8 @@ class DistillationConfig:
     """When views are repaired in training, by what, and how much they count."""
 
     steps: tuple[int, ...] = ()
-    """Training steps at which views are repaired, each time anew; none: repairs do not go into the splats."""
+    """Training steps at which views are repaired, each time anew, and once more when compression begins; none: repairs
+    do not go into the splats."""
     views_per_step: int = 16
     """Most views that are repaired at each of them."""
     share: float = 0.4
@@ -84,17 +85,26 @@ OFF = DistillationConfig()
 class Distillation:
     """Repairs views between iterations of training, and hands them to the datamanager.
 
-    The generation of views at hand is that of the last of `config.steps`; it is in the run's folder, where a run that
-    is resumed finds it.
+    The generation of views at hand is the last that was due; it is in the run's folder, where a run that is resumed
+    finds it. Once compression has begun, what is repaired are views of the uncompressed splats: all of such a view is
+    better than what the few gaussians that are left show, so all of it counts.
     """
 
-    def __init__(self, config: DistillationConfig, model: RestoredViews, held_out: Cameras, trainer: Trainer) -> None:
+    def __init__(
+        self,
+        config: DistillationConfig,
+        model: RestoredViews,
+        held_out: Cameras,
+        trainer: Trainer,
+        compression_step: int | None = None,
+    ) -> None:
         """
         Args:
             config: see there.
             model: what is trained; its `train_views` are the capture's photos.
             held_out: the cameras of the held-out photos.
             trainer: whose run it is.
+            compression_step: the step before which compression begins, if it does.
 
         Raises:
             NifiError: if there is no restorer or target as the config names it, or no camera between two others.
@@ -102,6 +112,8 @@ class Distillation:
         assert model.train_views is not None
         self.config = config
         self._model = model
+        self._compression_step = compression_step
+        self._due = sorted({*config.steps} if compression_step is None else {*config.steps, compression_step})
         self._cameras = [replace(view, image=None) for view in model.train_views]
         self._targets = _targets(config, held_out)
         self._folders = [trainer.base_dir, *_resumed_from(trainer)]
@@ -131,7 +143,7 @@ class Distillation:
         return camera, {"image": repair.fixed.to(device), "mask": weights, "loss_weight": self.config.weight}
 
     def _before_step(self, step: int) -> None:
-        past = [due for due in self.config.steps if due <= step]
+        past = [due for due in self._due if due <= step]
         if not past or (self._generation is not None and self._generation.step == past[-1]):
             return
         found = None if past[-1] == step else Generation.find(self._folders, past[-1])
@@ -143,8 +155,9 @@ class Distillation:
             views = between(self._cameras, count, part)
         else:
             views = towards(spread(self._targets, count), self._cameras, part)
+        compressing = self._compression_step is not None and step >= self._compression_step
         with _evaluating(self._model), torch.no_grad():
-            repairs = [self._repaired(replace(view, name=f"{i:03d}")) for i, view in enumerate(views)]
+            repairs = [self._repaired(replace(view, name=f"{i:03d}"), compressing) for i, view in enumerate(views)]
         self._model.forget_references()
         generation = Generation(step, repairs)
         folder = generation.save(self._folders[0])
@@ -152,21 +165,23 @@ class Distillation:
         CONSOLE.log(f"{len(repairs)} views repaired, {believed:.0%} of them believed: {folder}")
         return generation
 
-    def _repaired(self, view: View) -> Repair:
-        model, shown = self._model, self._model.shown()
+    def _repaired(self, view: View, compressing: bool) -> Repair:
+        model, shown = self._model, self._model.shown(uncompressed=True)
         view = view.to(model.device)
         rgb, depth = shown.draw(view)
         if self.config.teacher == "references":
             fixed, weights = model.references(shown).restore(view, rgb, depth)
         else:
             how = model.restoration_by(self.config.restorer)
-            referenced, photos = partial(model.reference, view, rgb, depth), partial(model.photos, view, depth)
+            referenced = partial(model.reference, view, rgb, depth, shown=shown)
+            photos = partial(model.photos, view, depth, shown=shown)
             fixed = how.shown(rgb, *model.restoration(rgb, referenced, photos, how))
             weights = torch.ones_like(depth)
+        weights = torch.ones_like(weights) if compressing else weights
         change = (fixed - rgb).abs().mean(dim=-1)[None, None]
         change = F.avg_pool2d(change, _TOGETHER, 1, _TOGETHER // 2, count_include_pad=False)
         weights = weights * (change[0, 0, :, :, None] < self.config.max_change)
-        nearest = model.photos(view, depth, 1)
+        nearest = model.photos(view, depth, 1, shown)
         return Repair.of(view, rgb, nearest[0] if nearest else rgb, fixed, weights)
 
 

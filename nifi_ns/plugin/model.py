@@ -244,11 +244,12 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         splats, background = self.uncompressed_splats, self._get_background_color().to(self.device)
         return {"rgb_uncompressed": lambda: self.render_view(view, splats, obb_box, background)[0]}
 
-    def shown(self) -> Shown:
-        """The splats that this thread is to look at, and their background."""
-        splats, background = self.panel.scene or self.splats, self._get_background_color().to(self.device)
+    def shown(self, *, uncompressed: bool = False) -> Shown:
+        """The splats that this thread is to look at, or the uncompressed ones, and their background."""
+        splats = self.uncompressed_splats if uncompressed else self.panel.scene or self.splats
+        background = self._get_background_color().to(self.device)
         draw = lambda view: self.render_view(view, splats, background=background)  # noqa: E731
-        return Shown(draw, (self.panel.rate, *background.tolist()))
+        return Shown(draw, (uncompressed, self.panel.rate, *background.tolist()))
 
     @property
     def still_training(self) -> bool:

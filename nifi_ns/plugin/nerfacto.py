@@ -58,7 +58,7 @@ class NifiNerfactoModel(RestoredViews, NerfactoModel):
             return folder if (folder / "restorer.json").is_file() else None
         return self.config.restorer
 
-    def shown(self) -> Shown:
+    def shown(self, *, uncompressed: bool = False) -> Shown:  # it never is compressed
         """The field."""
         return Shown(self._draw, ())
 

@@ -51,7 +51,9 @@ class NifiPipeline(VanillaPipeline):
         callbacks = super().get_training_callbacks(training_callback_attributes)
         trainer, manager = training_callback_attributes.trainer, self.datamanager
         if self.config.fix.steps and trainer is not None and isinstance(manager, NifiDataManager):
-            fix = Distillation(self.config.fix, self.model, manager.eval_dataset.cameras, trainer)
+            stage = self.config.model.compression
+            compression_step = stage.start_step if stage.enabled else None
+            fix = Distillation(self.config.fix, self.model, manager.eval_dataset.cameras, trainer, compression_step)
             manager.repaired = fix.sample
             callbacks += fix.callbacks()
         return callbacks

@@ -38,8 +38,8 @@ class Restorable(Model, ABC):
     _in_training = False
 
     @abstractmethod
-    def shown(self) -> Shown:
-        """What the model shows in this thread, now."""
+    def shown(self, *, uncompressed: bool = False) -> Shown:
+        """What the model shows in this thread, now; or would show if it were not compressed."""
 
     @abstractmethod
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
