@@ -106,6 +106,17 @@ def test_a_generation_replaces_the_one_before(distilled: Trainer) -> None:
     assert len({float(image.float().mean()) for image in drawn}) == 5
 
 
+def test_compression_is_taught_by_the_uncompressed_splats_all_over(distilled: Trainer) -> None:
+    training, compression = (Generation.find([distilled.base_dir], step) for step in (30, COMPRESSION))
+    assert training is not None and compression is not None
+    assert min(int(repair.weights.min()) for repair in training.repairs) < 100
+    model = model_of(distilled).eval()
+    for repair in compression.repairs:
+        assert repair.weights.min() == 255
+        rgb, _ = model.render_view(repair.view, model.uncompressed_splats)
+        assert (rgb - repair.pred / 255).abs().max() < 0.01
+
+
 def test_a_batch_without_a_cam_idx_has_weights_and_a_render(distilled: Trainer) -> None:
     step = next(step for step in range(100, 160) if repaired_at(distilled, step) is not None)
     model_of(distilled).eval()
