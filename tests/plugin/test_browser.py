@@ -1,6 +1,7 @@
 """`ns-viewer` in a real browser, over its real websocket: what a user sees, clicks and drags."""
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -208,13 +209,25 @@ def test_a_user_drags_the_camera_and_renders_a_path(page: "Page", run_with_choic
     page.get_by_role("button", name="Add Keyframe").click()
     drag(page)
     page.get_by_role("button", name="Add Keyframe").click()
-    for old, new in (("1920", "64"), ("1080", "56"), ("30", "2")):  # resolution, and frames per second
-        page.locator(f"input[value='{old}']:visible").last.fill(new)
-        page.keyboard.press("Tab")
     # viser's text fields are not bound to their labels
     page.locator("label", has_text="Render name").locator("xpath=../../..").locator("input").fill("of_a_browser")
-    page.get_by_role("button", name="Generate Command").click()
-    until((paths / "of_a_browser.json").is_file)
+    wanted = {"1920": 64, "1080": 56, "30": 2}
+    fields = {old: page.locator(f"input[value='{old}']:visible").last.element_handle() for old in wanted}
+    saved = paths / "of_a_browser.json"
+
+    def is_saved() -> bool:
+        """Types the resolution and the frames per second, which a late answer to what was typed before may undo."""
+        for old, field in fields.items():
+            for value in (old, str(wanted[old])):
+                field.fill(value)
+                field.press("Tab")
+                page.wait_for_timeout(100)
+        page.get_by_role("button", name="Generate Command").click()
+        until(saved.is_file)
+        path = json.loads(saved.read_text())
+        return [path["render_width"], path["render_height"], path["fps"]] == list(wanted.values())
+
+    until(is_saved)
     RenderCameraPath(
         load_config=run_with_choices,
         camera_path_filename=paths / "of_a_browser.json",
