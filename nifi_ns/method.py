@@ -5,7 +5,6 @@ from copy import deepcopy
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import LoggingConfig, ViewerConfig
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
@@ -16,7 +15,7 @@ from nifi_ns.plugin import repairs
 from nifi_ns.plugin.compression import CompressionStageConfig
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.model import NifiSplatModelConfig
-from nifi_ns.plugin.nerfacto import NifiNerfactoModelConfig, NifiNerfactoPipelineConfig
+from nifi_ns.plugin.nerfacto import NifiNerfactoModelConfig, NifiNerfactoPipelineConfig, NifiRayManagerConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig
 from nifi_ns.plugin.repairs.viewer_host import LOCAL
 
@@ -117,7 +116,7 @@ _nerfacto = TrainerConfig(
     max_num_iterations=30_000,
     mixed_precision=torch.cuda.is_available(),
     pipeline=NifiNerfactoPipelineConfig(
-        datamanager=VanillaDataManagerConfig(
+        datamanager=NifiRayManagerConfig(
             dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
         ),
         model=NifiNerfactoModelConfig(

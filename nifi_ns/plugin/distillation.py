@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.base_datamanager import DataManager
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -25,6 +26,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.generations import Generation, Repair
 from nifi_ns.plugin.novel_views import between, read_camera_path, towards
 from nifi_ns.plugin.restoration import RestoredViews
+from nifi_ns.plugin.training_views import TrainingViews
 from nifi_ns.plugin.views import camera_of, view_of
 from nifi_ns.views import View
 
@@ -183,6 +185,29 @@ class Distillation:
         weights = weights * (change[0, 0, :, :, None] < self.config.max_change)
         nearest = model.photos(view, depth, 1, shown)
         return Repair.of(view, rgb, nearest[0] if nearest else rgb, fixed, weights)
+
+
+def repairing(
+    config: DistillationConfig,
+    model: RestoredViews,
+    manager: DataManager,
+    trainer: Trainer | None,
+    compression_step: int | None = None,
+) -> list[TrainingCallback]:
+    """Have `manager` train on repaired views as `config` says; what the trainer is to call for it.
+
+    Nothing where no training goes on, repairs are off, or the datamanager is not this project's: a run of stock
+    splatfacto, opened by its compressed config, keeps its own.
+
+    Raises:
+        NifiError: as `Distillation`.
+    """
+    if not config.steps or trainer is None or not isinstance(manager, TrainingViews):
+        return []
+    assert manager.eval_dataset is not None
+    fix = Distillation(config, model, manager.eval_dataset.cameras, trainer, compression_step)
+    manager.repaired = fix.sample
+    return fix.callbacks()
 
 
 def _targets(config: DistillationConfig, held_out: Cameras) -> list[View] | None:

@@ -2,21 +2,26 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
-from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin.datamanager import NifiDataManagerConfig
+from nifi_ns.plugin.distillation import OFF, DistillationConfig, repairing
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.restorable import Shown
 from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig
 from nifi_ns.plugin.speed import show_speeds
+from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 from nifi_ns.plugin.views import DatasetViews, camera_of
 from nifi_ns.views import View
 
@@ -58,6 +63,12 @@ class NifiNerfactoModel(RestoredViews, NerfactoModel):
             return folder if (folder / "restorer.json").is_file() else None
         return self.config.restorer
 
+    def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
+        """Nerfacto's losses; colours of a repaired view count as much as its `loss_weight` says."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        losses["rgb_loss"] = batch.get("loss_weight", 1.0) * losses["rgb_loss"]
+        return losses
+
     def shown(self, *, uncompressed: bool = False) -> Shown:  # it never is compressed
         """The field."""
         return Shown(self._draw, ())
@@ -74,10 +85,46 @@ class NifiNerfactoModel(RestoredViews, NerfactoModel):
 
     @torch.no_grad()
     def _draw(self, view: View) -> tuple[Tensor, Tensor]:
-        if self.still_training:  # the field is shared with the training, which draws it with noise
+        # the field is shared with the training, which draws it with noise
+        if self.still_training and current_thread() is not main_thread():
             raise NifiError("photos are used when training has ended: open the run with ns-viewer")
         outputs = NerfactoModel.get_outputs_for_camera(self, camera_of(view).to(self.device))
         return outputs["rgb"], self.depth_of(view, outputs)
+
+
+@dataclass
+class NifiRayManagerConfig(TrainingViewsConfig, VanillaDataManagerConfig):
+    """Nerfacto's."""
+
+    _target: type = field(default_factory=lambda: NifiRayManager)
+
+
+class NifiRayManager(TrainingViews, VanillaDataManager[InputDataset]):
+    """Emits rays of photos, and at times of a repaired view."""
+
+    config: NifiRayManagerConfig
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
+        """Rays, and the colours [N, 3] that they meet. More of them go where more of a repaired view is believed."""
+        repaired = self.repaired_view(step)
+        if repaired is None or not repaired[1]["mask"].any():
+            return super().next_train(step)
+        self.train_count += 1
+        camera, batch = repaired
+        _, width = batch["image"].shape[:2]
+        believed = batch["mask"].flatten().double().cumsum(dim=0)
+        drawn = torch.rand(self.config.train_num_rays_per_batch, dtype=believed.dtype, device=believed.device)
+        chosen = torch.searchsorted(believed, drawn * believed[-1], right=True).clamp_max(len(believed) - 1)
+        y, x = chosen // width, chosen % width
+        rays = camera.generate_rays(
+            camera_indices=torch.zeros_like(chosen)[:, None], coords=torch.stack([y, x], -1) + 0.5
+        )
+        # what nerfacto has learnt of each photo's light: that of the photo taken nearest
+        assert self.train_dataset is not None and rays.camera_indices is not None
+        centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3].to(self.device)
+        nearest = (centres - camera.camera_to_worlds[0, :3, 3]).norm(dim=-1).argmin()
+        rays.camera_indices = nearest.expand_as(rays.camera_indices)
+        return rays, {"image": batch["image"][y, x].float() / 255, "loss_weight": batch["loss_weight"]}
 
 
 @dataclass
@@ -85,10 +132,12 @@ class NifiNerfactoPipelineConfig(VanillaPipelineConfig):
     """Nerfstudio's pipeline of rays, with the capture's photos for the model."""
 
     _target: type = field(default_factory=lambda: NifiNerfactoPipeline)
-    datamanager: VanillaDataManagerConfig = field(default_factory=VanillaDataManagerConfig)
+    datamanager: NifiRayManagerConfig = field(default_factory=NifiRayManagerConfig)
     """Where rays come from."""
     model: NifiNerfactoModelConfig = field(default_factory=NifiNerfactoModelConfig)
     """The field and how its views are restored."""
+    fix: DistillationConfig = OFF
+    """Repairs that go back into the field."""
 
 
 class NifiNerfactoPipeline(VanillaPipeline):
@@ -96,16 +145,26 @@ class NifiNerfactoPipeline(VanillaPipeline):
 
     config: NifiNerfactoPipelineConfig
     model: NifiNerfactoModel
-    datamanager: VanillaDataManager
+    datamanager: NifiRayManager
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         show_speeds()
         # a datamanager of full images, since it undistorts them: views have no distortion
-        photos = FullImageDatamanagerConfig(
+        photos = NifiDataManagerConfig(
             data=self.config.datamanager.data,
             dataparser=self.config.datamanager.dataparser,
+            max_train_views=self.config.datamanager.max_train_views,
             cache_images_type="uint8",
         )
         images = photos.setup(device=self.device, test_mode=self.test_mode)
         self.model.train_views = DatasetViews(images, "train")
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Those of datamanager and model, and after them the repairs'."""
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        return callbacks + repairing(
+            self.config.fix, self.model, self.datamanager, training_callback_attributes.trainer
+        )

@@ -8,7 +8,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
 from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
-from nifi_ns.plugin.distillation import OFF, Distillation, DistillationConfig
+from nifi_ns.plugin.distillation import OFF, DistillationConfig, repairing
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 from nifi_ns.plugin.repairs.spiral import allow_full_images
 from nifi_ns.plugin.speed import show_speeds
@@ -49,11 +49,6 @@ class NifiPipeline(VanillaPipeline):
     ) -> list[TrainingCallback]:
         """Those of datamanager and model, and after them the repairs'."""
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        trainer, manager = training_callback_attributes.trainer, self.datamanager
-        if self.config.fix.steps and trainer is not None and isinstance(manager, NifiDataManager):
-            stage = self.config.model.compression
-            compression_step = stage.start_step if stage.enabled else None
-            fix = Distillation(self.config.fix, self.model, manager.eval_dataset.cameras, trainer, compression_step)
-            manager.repaired = fix.sample
-            callbacks += fix.callbacks()
-        return callbacks
+        stage, trainer = self.config.model.compression, training_callback_attributes.trainer
+        compression_step = stage.start_step if stage.enabled else None
+        return callbacks + repairing(self.config.fix, self.model, self.datamanager, trainer, compression_step)

@@ -11,7 +11,7 @@ from tiny_runs import model_of, save_restorer, train, training_config
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.media import images_in, read_picture
-from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
+from nifi_ns.plugin.datamanager import NifiDataManager
 from nifi_ns.plugin.distillation import DistillationConfig
 from nifi_ns.plugin.generations import CAMERAS_FILE, Generation
 from nifi_ns.plugin.model import NifiSplatModel
@@ -251,5 +251,6 @@ def test_says_before_training_what_is_missing(tiny_capture: Path, tmp_path: Path
     config.pipeline.datamanager.max_train_views = 1  # type: ignore[attr-defined]
     with pytest.raises(NifiError, match="there is one training view"):
         train(config)
+    config.pipeline.datamanager.max_train_views = 0  # type: ignore[attr-defined]
     with pytest.raises(NifiError, match="max_train_views is 0"):
-        NifiDataManagerConfig(max_train_views=0)
+        train(config)

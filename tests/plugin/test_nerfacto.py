@@ -12,7 +12,9 @@ from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import RenderInterpolated
 from tiny_runs import save_restorer, train
 
-from nifi_ns.plugin.nerfacto import NifiNerfactoModel
+from nifi_ns.plugin.distillation import DistillationConfig
+from nifi_ns.plugin.generations import Generation
+from nifi_ns.plugin.nerfacto import NifiNerfactoModel, NifiRayManager
 from nifi_ns.plugin.views import camera_of, view_of
 
 
@@ -92,6 +94,35 @@ def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_c
         output_format="images",
     ).main()
     assert len(list((tmp_path / "path").glob("*.jpg"))) == 1
+
+
+def test_repaired_views_go_back_into_the_field(tiny_capture: Path, tmp_path: Path) -> None:
+    config = small(tiny_capture, tmp_path, 8)
+    config.pipeline.fix = DistillationConfig(steps=(4,), views_per_step=2, share=0.5, weight=0.3)  # type: ignore[attr-defined]
+    config.pipeline.datamanager.max_train_views = 5  # type: ignore[attr-defined]
+    trainer = train(config)
+    manager, model = trainer.pipeline.datamanager, model_of(trainer)
+    assert isinstance(manager, NifiRayManager) and manager.train_dataset is not None
+    assert len(manager.train_dataset) == 5 and model.train_views is not None and len(model.train_views) == 5
+    generation = Generation.find([trainer.base_dir], 4)
+    assert generation is not None and len(generation.repairs) == 2
+    step = next(step for step in range(100, 160) if manager.repaired_view(step) is not None)
+    camera, picture = manager.repaired_view(step) or (None, {})
+    rays, batch = manager.next_train(step)
+    assert camera is not None and rays.camera_indices is not None and rays.camera_indices.max() < 5
+    # every ray starts where the camera is, and meets the colour that the repair shows there
+    view = view_of(camera)
+    points = rays.origins + rays.directions
+    torch.testing.assert_close(rays.origins, view.centre.expand_as(rays.origins), atol=1e-4, rtol=0)
+    pixels = (points @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]) @ view.K.T
+    x, y = (pixels[:, :2] / pixels[:, 2:]).floor().long().unbind(dim=-1)
+    torch.testing.assert_close(batch["image"], picture["image"][y, x].float() / 255)
+    assert (picture["mask"][y, x] > 0).all()
+    with torch.no_grad():
+        outputs = model.eval()(rays)
+    whole, weighted = (model.get_loss_dict(outputs, batch | {"loss_weight": w})["rgb_loss"] for w in (1.0, 0.3))
+    assert batch["loss_weight"] == 0.3
+    torch.testing.assert_close(weighted, 0.3 * whole)
 
 
 def test_ns_eval_reports_all_of_nerfactos_views(nerfacto_config: Path, tmp_path: Path) -> None:
