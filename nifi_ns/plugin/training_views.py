@@ -30,6 +30,16 @@ class TrainingViews:
     """Says which repaired view to train on at a step, or None for a photo: its camera, and as batch the picture
     [H, W, 3] uint8, its weights in [0, 1] and the view's. Bound by the pipeline."""
 
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        """As the datamanager's.
+
+        Raises:
+            NifiError: if there is no such capture.
+        """
+        if config.data is not None and not config.data.exists():
+            raise NifiError(f"no capture at {config.data}")
+        super().__init__(config, *args, **kwargs)  # pyright: ignore[reportCallIssue]
+
     def create_train_dataset(self) -> Any:
         """Of as many photos as are to be trained on.
 

@@ -254,3 +254,6 @@ def test_says_before_training_what_is_missing(tiny_capture: Path, tmp_path: Path
     config.pipeline.datamanager.max_train_views = 0  # type: ignore[attr-defined]
     with pytest.raises(NifiError, match="max_train_views is 0"):
         train(config)
+    config.pipeline.datamanager.data = tmp_path / "nowhere"
+    with pytest.raises(NifiError, match=r"no capture at .*nowhere"):
+        train(config)
