@@ -10,7 +10,7 @@ from torch import Tensor
 from nifi_ns.compress.budget import chosen_sh_degree
 from nifi_ns.compress.cameras import cameras_around, with_renders
 from nifi_ns.compress.compressor import Compressed, Compressor
-from nifi_ns.compress.importance import Importance, importance, spread
+from nifi_ns.compress.importance import Importance, importance, judging_views
 from nifi_ns.compress.merging import thin_out
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
@@ -57,7 +57,7 @@ def compress(
     drawn = {"background": background, "antialiased": antialiased}
     if views[0].image is None:
         views = with_renders(splats, views, **drawn)
-    watched = spread(views, settings.importance_views)
+    watched = judging_views(views, settings.importance_views)
 
     def judge(splats: Splats) -> Importance:
         return importance(splats, watched, **drawn, seed=settings.seed)

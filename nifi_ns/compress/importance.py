@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nifi_ns.novel_views import between
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
@@ -15,6 +16,15 @@ def spread(views: Sequence[View], count: int) -> list[View]:
     """`count` of the views, evenly spread over their order; all of them if there are no more."""
     count = min(count, len(views))
     return [views[i * len(views) // count] for i in range(count)]
+
+
+def judging_views(views: Sequence[View], count: int) -> list[View]:
+    """`count` cameras to judge by: of the views as `spread` has them and, where there are fewer, between neighbours.
+
+    What none of a few photos shows may still be looked at: on the fox with 8 of its photos, 25 KB show held-out ones
+    by 0.2 dB better.
+    """
+    return spread(views, count) + between(views, count - len(views), 1.0)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nifi_ns.compress.codec import decode, encode
 from nifi_ns.compress.compressor import Compressed
 from nifi_ns.compress.finetune import compress
 from nifi_ns.compress.grid import PRESETS, Bits, grades
-from nifi_ns.compress.importance import importance, spread
+from nifi_ns.compress.importance import importance, judging_views, spread
 from nifi_ns.compress.levels import Ladder
 from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings
@@ -96,7 +96,7 @@ def _without_tuning(
     splats: Splats, views: Sequence[View], least: float, settings: CompressionSettings, drawn: dict[str, Any]
 ) -> Compressed | None:
     """The smallest of the files with fewer gaussians, more coarsely quantised, of quality `least`."""
-    matters = importance(splats, spread(views, settings.importance_views), **drawn, seed=settings.seed)
+    matters = importance(splats, judging_views(views, settings.importance_views), **drawn, seed=settings.seed)
     order = matters.fading.argsort(descending=True)
     watched, ladder = spread(views, _VIEWS), Ladder(settings.levels, settings.level_ratio)
     best: Compressed | None = None

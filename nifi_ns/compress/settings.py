@@ -51,7 +51,8 @@ class CompressionSettings:
     level_steps: float = 0.5
     """Part of the steps with the quantisers in the loop, but for the last ones, that look at the coarser levels."""
     importance_views: int = 96
-    """Most views that are looked at to tell which gaussians matter. What only other views see is lost."""
+    """Views that are looked at to tell which gaussians matter: of the photos or, where there are fewer, between them.
+    What only other views see is lost."""
     seed: int = 0
     """For the order of the views."""
 

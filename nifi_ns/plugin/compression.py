@@ -115,12 +115,12 @@ class CompressionStage:
         trainer.stop_training = True  # a resumed run would otherwise train on, on what is already in the file
 
     def _judge(self, splats: Splats) -> "Importance":
-        """The importance of `splats`, in a spread of the training views."""
-        from nifi_ns.compress.importance import importance, spread
+        """The importance of `splats`, in the training views and between them."""
+        from nifi_ns.compress.importance import importance, judging_views
 
         model = self._model
         assert model.train_views is not None
-        views = spread(model.train_views, self.config.importance_views)
+        views = judging_views(model.train_views, self.config.importance_views)
         return importance(splats, views, background=model.background_color, seed=self.config.seed)
 
     def _set_learning_rates(self, step: int) -> None:

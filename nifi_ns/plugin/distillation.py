@@ -23,11 +23,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nifi_ns.compress.importance import spread
 from nifi_ns.errors import NifiError
+from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.generations import Generation, Repair
-from nifi_ns.plugin.novel_views import between, read_camera_path, towards
 from nifi_ns.plugin.restoration import RestoredViews
 from nifi_ns.plugin.training_views import TrainingViews
-from nifi_ns.plugin.views import camera_of, view_of
+from nifi_ns.plugin.views import camera_of, read_camera_path, view_of
 from nifi_ns.views import View
 
 _TOGETHER = 9

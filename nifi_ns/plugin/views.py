@@ -1,14 +1,17 @@
 """Nerfstudio's cameras and datasets as this project's views."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
+from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from torch import Tensor
 
+from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.views import View, view_names
 
 # nerfstudio's cameras look along -z with y up (OpenGL); ours along +z with y down (OpenCV)
@@ -63,3 +66,18 @@ class DatasetViews(Sequence[View]):
         device = torch.device(manager.device)
         camera = dataset.cameras[index : index + 1].to(device)
         return view_of(camera, self.names[index], image.to(device))
+
+
+def read_camera_path(path: Path) -> list[View]:
+    """The cameras of a path that nerfstudio's viewer has saved.
+
+    Raises:
+        NifiError: if there is no such file, or it is none (CorruptFileError).
+    """
+    if not path.is_file():
+        raise NifiError(f"no camera path {path}: save one in the viewer's Render tab")
+    try:
+        cameras = get_path_from_json(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CorruptFileError(f"{path} is not a camera path of nerfstudio's viewer: {error!r}") from error
+    return [view_of(cameras[i], f"{path.stem}_{i:04d}") for i in range(len(cameras))]

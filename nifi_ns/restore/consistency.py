@@ -4,7 +4,6 @@ A restorer that invents detail for each frame anew scores worse than what it was
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,19 +14,6 @@ from nifi_ns.views import View
 FRAME = 0.05
 """Part of the way to a neighbouring view that stands for a frame of a video."""
 _OCCLUDED = 0.03  # relative difference of depths from which two pixels show different things
-
-
-def stepped(view: View, other: View, part: float) -> View:
-    """`view` moved and turned a part of the way to `other`; without a photo."""
-    from scipy.spatial.transform import Rotation, Slerp
-
-    ends = torch.stack([view.viewmat, other.viewmat]).double().cpu()
-    turns = Slerp([0, 1], Rotation.from_matrix(ends[:, :3, :3].numpy()))
-    rotation = torch.from_numpy(turns([part]).as_matrix()[0])
-    centre = view.centre.double().cpu().lerp(other.centre.double().cpu(), part)
-    viewmat = torch.eye(4, dtype=torch.float64)
-    viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ centre
-    return replace(view, name=f"{view.name} moved", viewmat=viewmat.to(view.viewmat), image=None)
 
 
 def consistency(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from splat_scenes import random_splats, views_of_middle
 
-from nifi_ns.compress.importance import importance, spread
+from nifi_ns.compress.importance import importance, judging_views, spread
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
 
@@ -68,3 +68,15 @@ def test_spread_takes_views_from_all_over():
     views = views_of_middle(10)
     assert [view.name for view in spread(views, 3)] == ["row_0", "row_3", "row_6"]
     assert spread(views, 99) == views
+
+
+def test_few_views_are_joined_by_cameras_between_them():
+    views = views_of_middle(3)
+    more = judging_views(views, 6)
+    assert more[:3] == views and len(more) == 6
+    ends = [{tuple(a.centre.tolist()), tuple(b.centre.tolist())} for a in views for b in views if a is not b]
+    for view in more[3:]:
+        halves = [sum(torch.tensor(end) for end in pair) / 2 for pair in ends]
+        assert min(float((view.centre - half).norm()) for half in halves) < 1e-4
+    assert judging_views(views, 2) == spread(views, 2)
+    assert judging_views(views[:1], 6) == views[:1]

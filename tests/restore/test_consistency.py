@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from nifi_ns.novel_views import stepped
 from nifi_ns.rasterize import render
-from nifi_ns.restore.consistency import consistency, stepped
+from nifi_ns.restore.consistency import consistency
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 

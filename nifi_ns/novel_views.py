@@ -1,21 +1,29 @@
 """Cameras where no photo was taken: between those of a capture, or on the way from them to where somebody will look."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import torch
-from nerfstudio.cameras.camera_paths import get_path_from_json
 
-from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.plugin.views import view_of
-from nifi_ns.restore.consistency import stepped
 from nifi_ns.views import View
 
 _TURNED = 1.0
 """How many times the cameras' spread a camera counts as far when it looks the other way."""
 _HALF_WAY = 0.5
 """Part of the way to a neighbour at which a camera is as far as can be from both."""
+
+
+def stepped(view: View, other: View, part: float) -> View:
+    """`view` moved and turned a part of the way to `other`; without a photo."""
+    from scipy.spatial.transform import Rotation, Slerp
+
+    ends = torch.stack([view.viewmat, other.viewmat]).double().cpu()
+    turns = Slerp([0, 1], Rotation.from_matrix(ends[:, :3, :3].numpy()))
+    rotation = torch.from_numpy(turns([part]).as_matrix()[0])
+    centre = view.centre.double().cpu().lerp(other.centre.double().cpu(), part)
+    viewmat = torch.eye(4, dtype=torch.float64)
+    viewmat[:3, :3], viewmat[:3, 3] = rotation, -rotation @ centre
+    return replace(view, name=f"{view.name} moved", viewmat=viewmat.to(view.viewmat), image=None)
 
 
 def between(views: Sequence[View], count: int, part: float) -> list[View]:
@@ -28,28 +36,13 @@ def between(views: Sequence[View], count: int, part: float) -> list[View]:
     for rank in range(1, len(views)):
         for i, nearest in enumerate(neighbours):
             pairs.setdefault(frozenset((i, nearest[rank])), (i, nearest[rank]))
-    chosen = list(pairs.values())[:count]
+    chosen = list(pairs.values())[: max(0, count)]
     return [stepped(views[i], views[j], part * _HALF_WAY) for i, j in chosen]
 
 
 def towards(targets: Sequence[View], views: Sequence[View], part: float) -> list[View]:
     """For each target a camera `part` of the way, in (0, 1], from the nearest of `views`, with its lens and size."""
     return [stepped(views[_nearest(target, views)[0]], target, part) for target in targets]
-
-
-def read_camera_path(path: Path) -> list[View]:
-    """The cameras of a path that nerfstudio's viewer has saved.
-
-    Raises:
-        NifiError: if there is no such file, or it is none (CorruptFileError).
-    """
-    if not path.is_file():
-        raise NifiError(f"no camera path {path}: save one in the viewer's Render tab")
-    try:
-        cameras = get_path_from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CorruptFileError(f"{path} is not a camera path of nerfstudio's viewer: {error!r}") from error
-    return [view_of(cameras[i], f"{path.stem}_{i:04d}") for i in range(len(cameras))]
 
 
 def _nearest(view: View, views: Sequence[View]) -> list[int]:
