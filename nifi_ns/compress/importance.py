@@ -19,12 +19,11 @@ def spread(views: Sequence[View], count: int) -> list[View]:
 
 
 def judging_views(views: Sequence[View], count: int) -> list[View]:
-    """`count` cameras to judge by: of the views as `spread` has them and, where there are fewer, between neighbours.
+    """Up to `count` cameras to judge by: the views as `spread` has them, and if there are fewer as many between them.
 
-    What none of a few photos shows may still be looked at: on the fox with 8 of its photos, 25 KB show held-out ones
-    by 0.2 dB better.
+    What no photo shows may still be looked at. More than one a view would be between far ones, where nobody looks from.
     """
-    return spread(views, count) + between(views, count - len(views), 1.0)
+    return spread(views, count) + between(views, min(count - len(views), len(views)), 1.0)
 
 
 @dataclass(frozen=True)
