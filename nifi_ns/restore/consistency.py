@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from nifi_ns.restore.warping import epipolar, inside, sample
+from nifi_ns.restore.warping import epipolar, inside, pixels, sample
 from nifi_ns.views import View
 
 FRAME = 0.05
@@ -29,10 +29,9 @@ def consistency(
     Returns:
         None if less than a hundredth of the pixels is seen by both.
     """
-    height, width = depth.shape[:2]
-    at, expected = epipolar(view, other, height, width).project(depth)
+    at, expected = epipolar(view, other, pixels(*depth.shape[:2], depth.device)).project(depth)
     there = torch.cat([other_picture, other_depth], dim=-1).movedim(-1, 0)[None]
-    warped = sample(there, at, other).movedim(0, -1)
+    warped = sample(there, at[None])[0].movedim(0, -1)
     seen = (depth > 0) & (expected > 0) & (inside(at, other) > 0)
     seen &= (warped[..., 3:] - expected).abs() < _OCCLUDED * expected
     if seen.float().mean() < 0.01:

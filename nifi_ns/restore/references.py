@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.restore.stereo import Sighting, StereoSettings, agree, chw, hwc, same_surface, sweep
-from nifi_ns.restore.warping import angle_squared, epipolar, inside, lift, sample, visibility
+from nifi_ns.restore.stereo import Sighting, StereoSettings, agree, box_mean, chw, hwc, same_surface, sweep, together
+from nifi_ns.restore.warping import angle_squared, centres, epipolar, inside, lift, pixels, sample, stack, visibility
 from nifi_ns.views import View
 
 Renderer = Callable[[View], tuple[Tensor, Tensor]]
@@ -82,6 +82,7 @@ class ReferenceBank:
         self._render, self._check = render, check
         kept = lru_cache(maxsize=self.settings.cache_size)
         self._drawn, self._swept, self._reference = kept(self._draw), kept(self._sweep), kept(self._agree)
+        self._stacked = kept(lambda device: stack(self._cameras).to(device))
 
     @torch.no_grad()
     def restore(
@@ -113,7 +114,7 @@ class ReferenceBank:
         chosen = self.choose(view, depth, exclude=exclude)
         if not chosen:
             return rgb.clamp(0, 1), torch.zeros_like(depth)
-        references = [self._reference(i, rgb.device) for i in chosen]
+        references = together([self._reference(i, rgb.device) for i in chosen])
         stereo = self.settings.stereo
         for over in stereo.coarse:
             depth = sweep(view, rgb, depth, references, stereo, over, say=_RENDER_SAYS)
@@ -145,8 +146,8 @@ class ReferenceBank:
         height = min(_CHOICE_ROWS, view.height)
         width = max(1, round(height * view.width / view.height))
         coarse = F.interpolate(chw(depth), (height, width), mode="nearest")[0].movedim(0, -1)
-        points = lift(view, coarse)[coarse[..., 0] > 0]
-        scores = visibility(points, view, [reference.to(points.device) for reference in self._cameras])
+        scores = visibility(lift(view, coarse).flatten(0, 1), view, self._stacked(depth.device))
+        scores = (scores * (coarse > 0).flatten()).cpu()  # once: every choice has to be known here
         for i, reference in enumerate(self._cameras):
             if reference.name in exclude:
                 scores[i] = 0
@@ -189,38 +190,38 @@ class ReferenceBank:
     def _sweep(self, index: int, device: torch.device) -> Sighting:
         sighting, stereo = self._drawn(index, device), self.settings.stereo
         around = [self._drawn(i, device) for i in self._around(index, device)]
-        photo, depth = hwc(sighting.photo), hwc(sighting.depth)
-        for over in stereo.coarse if around else ():
-            depth = sweep(sighting.view, photo, depth, around, stereo, over, say=_PHOTO_SAYS)
+        if not around or not stereo.coarse:
+            return sighting
+        photo, depth, others = hwc(sighting.photo), hwc(sighting.depth), together(around)
+        for over in stereo.coarse:
+            depth = sweep(sighting.view, photo, depth, others, stereo, over, say=_PHOTO_SAYS)
         return sighting._replace(depth=chw(depth))
 
     def _agree(self, index: int, device: torch.device) -> Sighting:
         sighting = self._swept(index, device)
         around = [self._swept(i, device) for i in self._around(index, device)]
-        return sighting._replace(depth=chw(agree(sighting.view, hwc(sighting.depth), around, self.settings.stereo)))
+        if not around:
+            return sighting
+        depth = agree(sighting.view, hwc(sighting.depth), together(around), self.settings.stereo)
+        return sighting._replace(depth=chw(depth))
 
     def _around(self, index: int, device: torch.device) -> list[int]:
         sighting = self._drawn(index, device)
         return self.choose(sighting.view, hwc(sighting.depth), exclude=(sighting.view.name,))
 
-    def _blend(self, view: View, rgb: Tensor, depth: Tensor, references: Sequence[Sighting]) -> tuple[Tensor, Tensor]:
+    def _blend(self, view: View, rgb: Tensor, depth: Tensor, references: Sighting) -> tuple[Tensor, Tensor]:
         """The references' residuals as `view` sees them [H, W, 3], and how well they agree with it [H, W, 1]."""
-        points = lift(view, depth)
-        residuals, agreements, nearness = [], [], []
-        for other in references:
-            at, z = epipolar(view, other.view, view.height, view.width).project(depth)
-            both = torch.cat([other.photo, other.residual], dim=1)
-            photo, residual = sample(both, at, other.view).movedim(0, -1).split(3, dim=-1)
-            difference = (photo - residual - rgb).square().mean(dim=-1, keepdim=True)
-            same_colour = torch.exp(-difference / self.settings.colour_tolerance**2)
-            agreement = chw(same_colour * same_surface(at, z, other, self.settings.stereo.tolerance))
-            # a decision for each pixel alone speckles
-            agreement = hwc(F.avg_pool2d(agreement, _TOGETHER, 1, _TOGETHER // 2, count_include_pad=False))
-            agreements.append((agreement * inside(at, other.view) * (depth > 0)).square())
-            angle = angle_squared(points, view.centre, other.view.centre)
-            nearness.append((angle + self.settings.angle**2) ** -2)
-            residuals.append(residual)
-        near = torch.stack(nearness)
-        weights = torch.stack(agreements) * (near / near.amax(dim=0))
-        total = weights.sum(dim=0)
-        return (weights * torch.stack(residuals)).sum(dim=0) / (total + 1e-6), total
+        at, z = epipolar(view, references.view, pixels(view.height, view.width, depth.device)).project(depth)
+        both = torch.cat([references.photo, references.residual], dim=1)
+        photo, residual = sample(both, at).split(3, dim=1)
+        difference = (photo - residual - chw(rgb)).square().mean(dim=1, keepdim=True)
+        same_colour = torch.exp(-difference / self.settings.colour_tolerance**2)
+        surface = same_surface(at, z, references, self.settings.stereo.tolerance).movedim(-1, 1)
+        # a decision for each pixel alone speckles
+        agreement = box_mean(same_colour * surface, _TOGETHER)
+        agreement = (agreement * inside(at, references.view).movedim(-1, 1) * chw(depth > 0)).square()
+        angle = angle_squared(lift(view, depth), view.centre, centres(references.view))[:, None]
+        nearness = (angle + self.settings.angle**2) ** -2
+        weights = agreement * (nearness / nearness.amax(dim=0))
+        total = weights.sum(dim=0, keepdim=True)
+        return hwc((weights * residual).sum(dim=0, keepdim=True) / (total + 1e-6)), hwc(total)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.restore.warping import epipolar, inside, lift, pixels, sample
+from nifi_ns.restore.warping import epipolar, inside, pixels, sample, stack
 from nifi_ns.views import View
 
 _BORDER = 8.0
@@ -26,15 +26,32 @@ _INERTIA = 0.1
 
 
 class Sighting(NamedTuple):
-    """A photo, with what is known of it."""
+    """A photo, with what is known of it; or several as one (see `together`)."""
 
     view: View
     photo: Tensor
-    """[1, 3, H, W]"""
+    """[N, 3, H, W]"""
     residual: Tensor
-    """[1, 3, H, W]: the photo less its render."""
+    """[N, 3, H, W]: the photo less its render."""
     depth: Tensor
-    """[1, 1, H, W] along the optical axis; 0 where nothing is."""
+    """[N, 1, H, W] along the optical axis; 0 where nothing is."""
+
+
+def together(sightings: Sequence[Sighting]) -> Sighting:
+    """Several as one. If they differ in size, smaller ones are enlarged."""
+    view = stack([sighting.view for sighting in sightings])
+    size = (view.height, view.width)
+
+    def joined(pictures: Sequence[Tensor]) -> Tensor:
+        return torch.cat(
+            [
+                p if p.shape[-2:] == size else F.interpolate(p, size, mode="bilinear", align_corners=False)
+                for p in pictures
+            ]
+        )
+
+    _, photos, residuals, depths = zip(*sightings, strict=True)
+    return Sighting(view, joined(photos), joined(residuals), joined(depths))
 
 
 class Sweep(NamedTuple):
@@ -70,7 +87,7 @@ def sweep(
     view: View,
     image: Tensor,  # [H, W, 3]
     depth: Tensor,  # [H, W, 1]
-    others: Sequence[Sighting],
+    others: Sighting,
     settings: StereoSettings,
     over: Sweep,
     *,
@@ -84,65 +101,69 @@ def sweep(
     height, width = max(1, view.height // shrink), max(1, view.width // shrink)
     base = F.interpolate(chw(depth), (height, width), mode="bilinear", align_corners=False)
     log_depth = base.clamp_min(1e-6).log()
-    own = F.interpolate(chw(image), (height, width), mode="area")[0]
-    photos = [F.interpolate(other.photo, scale_factor=1 / shrink, mode="area") for other in others]
-    lines = [epipolar(view, other.view, height, width) for other in others]
-    base = base[0].movedim(0, -1)
-    weights = [
-        same_surface(*line.project(base), other, settings.tolerance)[..., 0] + 1e-4
-        for line, other in zip(lines, others, strict=True)
-    ]
-    weights = torch.stack(weights)[:, None]
+    own, photos = chw(image), others.photo
+    if over.halved:
+        own = F.interpolate(own, (height, width), mode="area")
+        photos = F.interpolate(photos, scale_factor=0.5, mode="area")
+    lines = epipolar(view, others.view, pixels(height, width, depth.device))
+    base = hwc(base)
+    weights = same_surface(*lines.project(base), others, settings.tolerance).movedim(-1, 1) + 1e-4
     weights = weights / weights.sum(dim=0)
     # besides a range around the depth: the nearest and the furthest of the neighbours, because at a silhouette the
     # expected depth lies between the two surfaces, on neither
     offsets = [
-        log_depth.new_full((1, height, width), step)
-        for step in torch.linspace(-over.reach, over.reach, settings.steps).tolist()
+        torch.full_like(log_depth, step) for step in torch.linspace(-over.reach, over.reach, settings.steps).tolist()
     ]
-    offsets.append((F.max_pool2d(log_depth, 5, 1, 2) - log_depth)[0])
-    offsets.append((-F.max_pool2d(-log_depth, 5, 1, 2) - log_depth)[0])
+    offsets.append(F.max_pool2d(log_depth, 5, 1, 2) - log_depth)
+    offsets.append(-F.max_pool2d(-log_depth, 5, 1, 2) - log_depth)
     costs = []
     for offset in offsets:
-        z = base * offset.movedim(0, -1).exp()
-        seen = torch.stack(
-            [sample(p, line.project(z)[0], o.view) for p, line, o in zip(photos, lines, others, strict=True)]
-        )
-        mean = (weights * seen).sum(dim=0)
-        spread = (weights * (seen - mean).abs()).sum(dim=0)
-        costs.append((spread + say * (mean - own).abs()).mean(dim=0, keepdim=True))
-    cost = F.avg_pool2d(torch.stack(costs), over.window, 1, over.window // 2, count_include_pad=False)
-    best = (torch.softmax(-cost / _DECISIVENESS, dim=0) * torch.stack(offsets)).sum(dim=0, keepdim=True)
-    best = F.interpolate(best, depth.shape[:2], mode="bilinear", align_corners=False)[0].movedim(0, -1)
-    return depth * best.exp()
+        seen = sample(photos, lines.project(base * hwc(offset).exp())[0])
+        mean = (weights * seen).sum(dim=0, keepdim=True)
+        spread = (weights * (seen - mean).abs_().mean(dim=1, keepdim=True)).sum(dim=0, keepdim=True)
+        costs.append(spread + say * (mean - own).abs_().mean(dim=1, keepdim=True))
+    cost = box_mean(torch.cat(costs), over.window)
+    best = (torch.softmax(-cost / _DECISIVENESS, dim=0) * torch.cat(offsets)).sum(dim=0, keepdim=True)
+    return depth * hwc(F.interpolate(best, depth.shape[:2], mode="bilinear", align_corners=False)).exp()
 
 
-def agree(view: View, depth: Tensor, others: Sequence[Sighting], settings: StereoSettings) -> Tensor:
+def agree(view: View, depth: Tensor, others: Sighting, settings: StereoSettings) -> Tensor:
     """`depth` [H, W, 1], moved to where the others' depths put the surface."""
-    here = pixels(view, view.height, view.width)
-    near = settings.reprojection * max(view.height, view.width)
+    here = pixels(view.height, view.width, depth.device)
+    longer = max(view.height, view.width)
+    near = (2 * settings.reprojection * longer / view.width, 2 * settings.reprojection * longer / view.height)
+    lines = epipolar(view, others.view, here)
     for _ in range(settings.rounds):
-        total, weight = _INERTIA * depth, torch.full_like(depth, _INERTIA)
-        for other in others:
-            at, z = epipolar(view, other.view, view.height, view.width).project(depth)
-            points = lift(other.view, sample(other.depth, at, other.view).movedim(0, -1), at)
-            theirs = points @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]
-            back = (theirs @ view.K.T)[..., :2] / theirs[..., 2:].clamp_min(1e-6)
-            off = (back - here).square().sum(dim=-1, keepdim=True)
-            trust = torch.exp(-off / near**2) * same_surface(at, z, other, settings.tolerance, ramp=1.0)
-            total, weight = total + trust * theirs[..., 2:], weight + trust
-        depth = total / weight
+        at, z = lines.project(depth)
+        there = sample(others.depth, at).movedim(1, -1)
+        back, theirs = epipolar(others.view, view, at).project(there)
+        off = back - here
+        off = (off[..., :1] / near[0]).square() + (off[..., 1:] / near[1]).square()
+        trust = torch.exp(-off) * _same_surface(at, z, there, others.view, settings.tolerance, ramp=1.0)
+        depth = (_INERTIA * depth + (trust * theirs).sum(dim=0)) / (_INERTIA + trust.sum(dim=0))
     return depth
 
 
-def same_surface(at: Tensor, z: Tensor, other: Sighting, tolerance: float, *, ramp: float = _BORDER) -> Tensor:
-    """[H, W, 1] in [0, 1]: whether `other` shows at pixels `at` [H, W, 2] what lies at depth `z` [H, W, 1] before it.
+def same_surface(at: Tensor, z: Tensor, others: Sighting, tolerance: float) -> Tensor:
+    """[N, H, W, 1] in [0, 1]: whether `others` show at `at` [N, H, W, 2] what lies at depth `z` before them.
 
-    Over `ramp` pixels from its border it says so less and less.
+    `z` is [N, H, W, 1]. Near their borders they say so less and less.
     """
-    there = sample(other.depth, at, other.view).movedim(0, -1)
+    there = sample(others.depth, at).movedim(1, -1)
+    return _same_surface(at, z, there, others.view, tolerance, ramp=_BORDER)
+
+
+def _same_surface(at: Tensor, z: Tensor, there: Tensor, others: View, tolerance: float, *, ramp: float) -> Tensor:
     distance = (z - there) / (tolerance * z.clamp_min(1e-6))
-    return torch.exp(-distance.square()) * (z > 0) * (there > 0) * inside(at, other.view, ramp=ramp)
+    return torch.exp(-distance.square()) * (z > 0) * (there > 0) * inside(at, others, ramp=ramp)
+
+
+def box_mean(pictures: Tensor, side: int) -> Tensor:
+    """`pictures` [N, C, H, W], each pixel the mean of a square of an odd number of pixels a `side`."""
+    for size in ((side, 1), (1, side)):
+        padding = (size[0] // 2, size[1] // 2)
+        pictures = F.avg_pool2d(pictures, size, 1, padding, count_include_pad=False)
+    return pictures
 
 
 def chw(image: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Geometry between views: lift pixels to 3D by their depth, project them elsewhere, look pictures up there."""
+"""Geometry between views: lift pixels to 3D by their depth, project them elsewhere, look pictures up there.
+
+Positions in a picture go from (-1, -1), its top left corner, to (1, 1), as `grid_sample` has them. `stack` makes one view
+of several, for all of them to be looked at in one go. Nothing here waits for a GPU.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,75 +15,107 @@ from nifi_ns.views import View
 
 
 class Epipolar(NamedTuple):
-    """Where the pixels of one view lie in another, for any depth: homogeneous pixels `depth * rays + offset`."""
+    """Where positions in one view lie in another, for any depth: homogeneous, `depth * rays + offset`."""
 
-    rays: Tensor
-    """[H, W, 3]"""
-    offset: Tensor
-    """[3]"""
+    rays: tuple[Tensor, Tensor, Tensor]
+    """x, y and z: [..., H, W] each."""
+    offset: tuple[Tensor, Tensor, Tensor]
+    """The same: [..., 1, 1] each."""
 
     def project(self, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [H, W, 2] and depths [H, W, 1] in the other view; behind its camera the depth is not positive."""
-        homogeneous = depth * self.rays + self.offset
-        z = homogeneous[..., 2:]
-        return homogeneous[..., :2] / z.clamp_min(1e-6), z
+        """Positions [..., H, W, 2] and depths [..., H, W, 1] in the other view, of what is at `depth` [..., H, W, 1].
+
+        Behind its camera the depth is not positive.
+        """
+        x, y, z = (torch.addcmul(o, depth[..., 0], r) for r, o in zip(self.rays, self.offset, strict=True))
+        scale = z.clamp_min(1e-6).reciprocal()
+        return torch.stack([x * scale, y * scale], dim=-1), z[..., None]
 
 
-def pixels(view: View, height: int, width: int) -> Tensor:
-    """[height, width, 2] pixel coordinates (x, y) in `view` of the centres of a grid that covers it."""
-    device = view.K.device
-    y = (torch.arange(height, device=device) + 0.5) * (view.height / height)
-    x = (torch.arange(width, device=device) + 0.5) * (view.width / width)
+def pixels(height: int, width: int, device: torch.device) -> Tensor:
+    """[height, width, 2] positions (x, y) of the centres of a picture's pixels."""
+    y = (torch.arange(height, device=device) + 0.5) * (2 / height) - 1
+    x = (torch.arange(width, device=device) + 0.5) * (2 / width) - 1
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
-def epipolar(view: View, other: View, height: int, width: int) -> Epipolar:
-    """How a grid of `height` x `width` pixels over `view` moves in `other` with depth."""
-    relative = other.viewmat @ torch.linalg.inv(view.viewmat)
-    homography = other.K @ relative[:3, :3] @ torch.linalg.inv(view.K)
-    homogeneous = F.pad(pixels(view, height, width), (0, 1), value=1.0)
-    return Epipolar(homogeneous @ homography.T, other.K @ relative[:3, 3])
+def epipolar(view: View, other: View, at: Tensor) -> Epipolar:
+    """How positions `at` [..., H, W, 2] of `view` move in `other` with depth. Either may be several."""
+    relative = other.viewmat @ _inverse(view.viewmat)
+    homography = (_lens(other) @ relative[..., :3, :3] @ _inverse(_lens(view)))[..., None, None]
+    offset = (_lens(other) @ relative[..., :3, 3:])[..., None]
+    x, y = at[..., 0], at[..., 1]
+    rays = [
+        torch.addcmul(homography[..., i, 0, :, :] * x + homography[..., i, 2, :, :], homography[..., i, 1, :, :], y)
+        for i in range(3)
+    ]
+    return Epipolar((rays[0], rays[1], rays[2]), (offset[..., 0, :, :], offset[..., 1, :, :], offset[..., 2, :, :]))
 
 
-def lift(view: View, depth: Tensor, at: Tensor | None = None) -> Tensor:
-    """World positions [h, w, 3] of pixels `at` [h, w, 2], by default a grid over `view`, at `depth` [h, w, 1]."""
-    at = pixels(view, *depth.shape[:2]) if at is None else at
-    camera = depth * (F.pad(at, (0, 1), value=1.0) @ torch.linalg.inv(view.K).T)
+def stack(views: Sequence[View]) -> View:
+    """Several views as one, with matrices [N, 4, 4] and [N, 3, 3], without photos, as large as the largest of them."""
+    width, height = max(view.width for view in views), max(view.height for view in views)
+    K = [
+        torch.stack([view.K[0] * (width / view.width), view.K[1] * (height / view.height), view.K[2]]) for view in views
+    ]
+    return View("", torch.stack([view.viewmat for view in views]), torch.stack(K), width, height)
+
+
+def lift(view: View, depth: Tensor) -> Tensor:
+    """World positions [h, w, 3] of a grid over `view`, at `depth` [h, w, 1]."""
+    at = pixels(*depth.shape[:2], depth.device)
+    camera = depth * (F.pad(at, (0, 1), value=1.0) @ _inverse(_lens(view)).T)
     return (camera - view.viewmat[:3, 3]) @ view.viewmat[:3, :3]
 
 
-def sample(picture: Tensor, at: Tensor, view: View, *, mode: str = "bilinear") -> Tensor:
-    """Look `picture` [1, C, h, w], which covers all of `view`, up at its pixels `at` [H, W, 2]: [C, H, W].
+def sample(pictures: Tensor, at: Tensor) -> Tensor:
+    """Look `pictures` [N, C, h, w] up at positions `at` [N, H, W, 2]: [N, C, H, W].
 
-    Beyond the border it continues as at the border.
+    Beyond the border they continue as at the border.
     """
-    grid = at * (2 / at.new_tensor([view.width, view.height])) - 1
-    return F.grid_sample(picture, grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
+    return F.grid_sample(pictures, at, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def inside(at: Tensor, view: View, *, ramp: float = 1.0) -> Tensor:
-    """[..., 1] how far pixels `at` [..., 2] are within `view`: 0 outside, 1 from `ramp` pixels off the border."""
-    margin = torch.minimum(at, at.new_tensor([view.width, view.height]) - at).amin(dim=-1, keepdim=True)
-    return (margin / ramp).clamp(0, 1)
+    """[..., 1] how far positions `at` [..., 2] are within `view`: 0 outside, 1 from `ramp` pixels off the border."""
+    x, y = 1 - at[..., :1].abs(), 1 - at[..., 1:].abs()
+    return torch.minimum(x * (view.width / 2 / ramp), y * (view.height / 2 / ramp)).clamp(0, 1)
 
 
-def angle_squared(points: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """[..., 1] squared angle, in radians, between the lines of sight from two positions [3] to `points` [..., 3]."""
-    cosine = (F.normalize(points - one, dim=-1) * F.normalize(points - other, dim=-1)).sum(dim=-1, keepdim=True)
+def angle_squared(points: Tensor, one: Tensor, others: Tensor) -> Tensor:
+    """[N, ...] squared angles, in radians, between lines of sight to `points` [..., 3] from `one` [3] and `others` [N, 3]."""
+    sight, aside = points - one, one - others
+    squared = sight.square().sum(dim=-1)
+    # |a|^2, |b|^2 and ab of a line of sight a and another b = a + aside, without a [N, ..., 3]
+    along = torch.stack([sight @ step for step in aside])
+    length = aside.square().sum(dim=-1).view(-1, *[1] * squared.dim())
+    cosine = (squared + along) / (squared * (squared + 2 * along + length)).clamp_min(1e-24).sqrt()
     return 2 * (1 - cosine).clamp_min(0)
 
 
-def visibility(points: Tensor, view: View, others: Sequence[View], *, angle: float = 0.25) -> Tensor:
-    """[V, P] in [0, 1]: how well each of `others` shows `points` [P, 3] as `view` does.
+def visibility(points: Tensor, view: View, others: View, *, angle: float = 0.25) -> Tensor:
+    """[V, P] in [0, 1]: how well each of `others`, stacked, shows `points` [P, 3] as `view` does.
 
     0 out of its picture; less under another angle (in radians) and from further away. Occlusion is not looked at.
     """
-    distance = (points - view.centre).norm(dim=-1)
-    rows = []
-    for other in others:
-        camera = points @ other.viewmat[:3, :3].T + other.viewmat[:3, 3]
-        at = (camera @ other.K.T)[:, :2] / camera[:, 2:].clamp_min(1e-6)
-        seen = (camera[:, 2] > 1e-6) & (inside(at, other)[:, 0] > 0)
-        turned = torch.exp(-angle_squared(points, view.centre, other.centre)[:, 0] / angle**2)
-        rows.append(seen * turned * (distance / camera.norm(dim=-1).clamp_min(1e-9)).clamp(max=1))
-    return torch.stack(rows)
+    camera = points @ others.viewmat[:, :3, :3].mT + others.viewmat[:, None, :3, 3]
+    at = (camera @ _lens(others).mT)[..., :2] / camera[..., 2:].clamp_min(1e-6)
+    seen = (camera[..., 2] > 1e-6) & (inside(at, others)[..., 0] > 0)
+    turned = torch.exp(-angle_squared(points, view.centre, centres(others)) / angle**2)
+    nearer = (points - view.centre).norm(dim=-1) / camera.norm(dim=-1).clamp_min(1e-9)
+    return seen * turned * nearer.clamp(max=1)
+
+
+def centres(views: View) -> Tensor:
+    """[N, 3] the positions in the world of stacked views."""
+    return -(views.viewmat[:, :3, :3].mT @ views.viewmat[:, :3, 3:])[..., 0]
+
+
+def _lens(view: View) -> Tensor:
+    """[..., 3, 3] from camera axes to homogeneous positions in the picture."""
+    x, y, z = view.K.unbind(dim=-2)
+    return torch.stack([x * (2 / view.width) - z, y * (2 / view.height) - z, z], dim=-2)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    return torch.linalg.inv_ex(matrix).inverse  # unlike inv, does not wait for the GPU to look for errors

@@ -16,11 +16,12 @@ from torch import Tensor
 from nifi_ns import metrics, rasterize
 from nifi_ns.capture import CaptureSettings, make_capture
 from nifi_ns.restore.references import ReferenceBank, ReferenceSettings
-from nifi_ns.restore.stereo import Sighting, StereoSettings, Sweep, agree, chw, sweep
-from nifi_ns.restore.warping import epipolar, lift
+from nifi_ns.restore.stereo import Sighting, StereoSettings, Sweep, agree, chw, sweep, together
+from nifi_ns.restore.warping import epipolar, lift, pixels
 from nifi_ns.splats import SH_C0, Splats
 from nifi_ns.views import View
 
+CPU = torch.device("cpu")
 WALL, BOARD = 5.0, 3.0
 """Distances from the plane z = 0 where the cameras stand."""
 
@@ -78,11 +79,12 @@ def error(image: Tensor, view: View = HERE) -> float:
 
 def test_a_pixel_lifted_and_projected_comes_back_and_agrees_between_views() -> None:
     depth = torch.rand(72, 96, 1) + 2
-    at, z = epipolar(HERE, VIEWS[0], 72, 96).project(depth)
+    at, z = epipolar(HERE, VIEWS[0], pixels(72, 96, CPU)).project(depth)
     points = lift(HERE, depth)
     camera_points = points @ VIEWS[0].viewmat[:3, :3].T + VIEWS[0].viewmat[:3, 3]
     expected = camera_points @ VIEWS[0].K.T
-    torch.testing.assert_close(at, expected[..., :2] / expected[..., 2:], atol=1e-3, rtol=1e-4)
+    in_pixels = (at + 1) * torch.tensor([96, 72]) / 2
+    torch.testing.assert_close(in_pixels, expected[..., :2] / expected[..., 2:], atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(z, camera_points[..., 2:], atol=1e-5, rtol=1e-5)
 
 
@@ -99,8 +101,8 @@ def test_nothing_is_added_where_no_photo_looks() -> None:
     aside = camera("aside", 0.8, turn=0.25)
     rgb, depth = render(aside)
     image, confidence = ReferenceBank(VIEWS, render).restore(aside, rgb, depth)
-    at = torch.stack([epipolar(aside, view, 72, 96).project(depth)[0] for view in VIEWS])
-    unseen = ((at < 0) | (at > at.new_tensor([96, 72]))).any(dim=-1).all(dim=0)
+    at = torch.stack([epipolar(aside, view, pixels(72, 96, CPU)).project(depth)[0] for view in VIEWS])
+    unseen = (at.abs() > 1).any(dim=-1).all(dim=0)
     assert unseen.float().mean() > 0.05
     assert confidence[unseen].max() == 0
     torch.testing.assert_close(image[unseen], rgb[unseen])
@@ -119,12 +121,12 @@ def bent(depth: Tensor) -> Tensor:
     return depth * (1 + 0.05 * torch.sin(torch.linspace(0, 6, depth.shape[1])))[None, :, None]
 
 
-def sightings(depth_of: Callable[[Tensor], Tensor]) -> list[Sighting]:
+def sightings(depth_of: Callable[[Tensor], Tensor]) -> Sighting:
     found = []
     for view in VIEWS[1:6]:
         image, depth = truth(view)
         found.append(Sighting(view, chw(image), chw(image - render(view)[0]), chw(depth_of(depth))))
-    return found
+    return together(found)
 
 
 def off(wrong: Tensor, right: Tensor) -> float:
