@@ -29,7 +29,7 @@ def consistency(
     Returns:
         None if less than a hundredth of the pixels is seen by both.
     """
-    at, expected = epipolar(view, other, pixels(*depth.shape[:2], depth.device)).project(depth)
+    at, expected = epipolar(view, other, pixels(depth.shape[:2], depth.device)).project(depth)
     there = torch.cat([other_picture, other_depth], dim=-1).movedim(-1, 0)[None]
     warped = sample(there, at[None])[0].movedim(0, -1)
     seen = (depth > 0) & (expected > 0) & (inside(at, other) > 0)

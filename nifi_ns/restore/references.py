@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nifi_ns.restore.exposure import gains, kept
 from nifi_ns.restore.stereo import Sighting, StereoSettings, agree, box_mean, chw, hwc, same_surface, sweep, together
 from nifi_ns.restore.warping import angle_squared, centres, epipolar, inside, lift, pixels, sample, stack, visibility
 from nifi_ns.views import View
@@ -185,7 +186,10 @@ class ReferenceBank:
         view = self._views[index].to(device)
         rgb, depth = self._render(view)
         assert view.image is not None
-        return Sighting(self._cameras[index].to(device), chw(view.image), chw(view.image - rgb.clamp(0, 1)), chw(depth))
+        rgb, photo = chw(rgb.clamp(0, 1)), chw(view.image)
+        gain = gains(photo, rgb)
+        photo = photo / gain
+        return Sighting(self._cameras[index].to(device), photo, photo - rgb, chw(depth), gain)
 
     def _sweep(self, index: int, device: torch.device) -> Sighting:
         sighting, stereo = self._drawn(index, device), self.settings.stereo
@@ -211,7 +215,7 @@ class ReferenceBank:
 
     def _blend(self, view: View, rgb: Tensor, depth: Tensor, references: Sighting) -> tuple[Tensor, Tensor]:
         """The references' residuals as `view` sees them [H, W, 3], and how well they agree with it [H, W, 1]."""
-        at, z = epipolar(view, references.view, pixels(view.height, view.width, depth.device)).project(depth)
+        at, z = epipolar(view, references.view, pixels(depth.shape[:2], depth.device)).project(depth)
         both = torch.cat([references.photo, references.residual], dim=1)
         photo, residual = sample(both, at).split(3, dim=1)
         difference = (photo - residual - chw(rgb)).square().mean(dim=1, keepdim=True)
@@ -224,4 +228,5 @@ class ReferenceBank:
         nearness = (angle + self.settings.angle**2) ** -2
         weights = agreement * (nearness / nearness.amax(dim=0))
         total = weights.sum(dim=0, keepdim=True)
+        residual = residual + (kept(references.gain, weights.mean(dim=(1, 2, 3))) - 1) * photo
         return hwc((weights * residual).sum(dim=0, keepdim=True) / (total + 1e-6)), hwc(total)

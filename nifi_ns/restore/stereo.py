@@ -35,6 +35,8 @@ class Sighting(NamedTuple):
     """[N, 3, H, W]: the photo less its render."""
     depth: Tensor
     """[N, 1, H, W] along the optical axis; 0 where nothing is."""
+    gain: Tensor
+    """[N, 3, 1, 1]: the factors of exposure and white balance that were taken out of the photo."""
 
 
 def together(sightings: Sequence[Sighting]) -> Sighting:
@@ -50,8 +52,8 @@ def together(sightings: Sequence[Sighting]) -> Sighting:
             ]
         )
 
-    _, photos, residuals, depths = zip(*sightings, strict=True)
-    return Sighting(view, joined(photos), joined(residuals), joined(depths))
+    _, photos, residuals, depths, gains = zip(*sightings, strict=True)
+    return Sighting(view, joined(photos), joined(residuals), joined(depths), torch.cat(gains))
 
 
 class Sweep(NamedTuple):
@@ -105,7 +107,7 @@ def sweep(
     if over.halved:
         own = F.interpolate(own, (height, width), mode="area")
         photos = F.interpolate(photos, scale_factor=0.5, mode="area")
-    lines = epipolar(view, others.view, pixels(height, width, depth.device))
+    lines = epipolar(view, others.view, pixels((height, width), depth.device))
     base = hwc(base)
     weights = same_surface(*lines.project(base), others, settings.tolerance).movedim(-1, 1) + 1e-4
     weights = weights / weights.sum(dim=0)
@@ -129,7 +131,7 @@ def sweep(
 
 def agree(view: View, depth: Tensor, others: Sighting, settings: StereoSettings) -> Tensor:
     """`depth` [H, W, 1], moved to where the others' depths put the surface."""
-    here = pixels(view.height, view.width, depth.device)
+    here = pixels(depth.shape[:2], depth.device)
     longer = max(view.height, view.width)
     near = (2 * settings.reprojection * longer / view.width, 2 * settings.reprojection * longer / view.height)
     lines = epipolar(view, others.view, here)

@@ -1,7 +1,7 @@
 """Geometry between views: lift pixels to 3D by their depth, project them elsewhere, look pictures up there.
 
-Positions in a picture go from (-1, -1), its top left corner, to (1, 1), as `grid_sample` has them. `stack` makes one view
-of several, for all of them to be looked at in one go. Nothing here waits for a GPU.
+Positions in a picture go from (-1, -1), its top left corner, to (1, 1), as `grid_sample` has them. `stack` makes one
+view of several, for all of them to be looked at in one go. Nothing here waits for a GPU.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,9 @@ class Epipolar(NamedTuple):
         return torch.stack([x * scale, y * scale], dim=-1), z[..., None]
 
 
-def pixels(height: int, width: int, device: torch.device) -> Tensor:
-    """[height, width, 2] positions (x, y) of the centres of a picture's pixels."""
+def pixels(size: Sequence[int], device: torch.device) -> Tensor:
+    """[height, width, 2] positions (x, y) of the centres of the pixels of a picture of `size` (height, width)."""
+    height, width = size
     y = (torch.arange(height, device=device) + 0.5) * (2 / height) - 1
     x = (torch.arange(width, device=device) + 0.5) * (2 / width) - 1
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
@@ -55,15 +56,13 @@ def epipolar(view: View, other: View, at: Tensor) -> Epipolar:
 def stack(views: Sequence[View]) -> View:
     """Several views as one, with matrices [N, 4, 4] and [N, 3, 3], without photos, as large as the largest of them."""
     width, height = max(view.width for view in views), max(view.height for view in views)
-    K = [
-        torch.stack([view.K[0] * (width / view.width), view.K[1] * (height / view.height), view.K[2]]) for view in views
-    ]
+    K = [torch.stack([v.K[0] * (width / v.width), v.K[1] * (height / v.height), v.K[2]]) for v in views]
     return View("", torch.stack([view.viewmat for view in views]), torch.stack(K), width, height)
 
 
 def lift(view: View, depth: Tensor) -> Tensor:
     """World positions [h, w, 3] of a grid over `view`, at `depth` [h, w, 1]."""
-    at = pixels(*depth.shape[:2], depth.device)
+    at = pixels(depth.shape[:2], depth.device)
     camera = depth * (F.pad(at, (0, 1), value=1.0) @ _inverse(_lens(view)).T)
     return (camera - view.viewmat[:3, 3]) @ view.viewmat[:3, :3]
 
@@ -83,7 +82,7 @@ def inside(at: Tensor, view: View, *, ramp: float = 1.0) -> Tensor:
 
 
 def angle_squared(points: Tensor, one: Tensor, others: Tensor) -> Tensor:
-    """[N, ...] squared angles, in radians, between lines of sight to `points` [..., 3] from `one` [3] and `others` [N, 3]."""
+    """[N, ...] squared angles, in radians, at `points` [..., 3] between lines of sight to `one` [3] and `others` [N, 3]."""
     sight, aside = points - one, one - others
     squared = sight.square().sum(dim=-1)
     # |a|^2, |b|^2 and ab of a line of sight a and another b = a + aside, without a [N, ..., 3]

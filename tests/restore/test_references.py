@@ -79,7 +79,7 @@ def error(image: Tensor, view: View = HERE) -> float:
 
 def test_a_pixel_lifted_and_projected_comes_back_and_agrees_between_views() -> None:
     depth = torch.rand(72, 96, 1) + 2
-    at, z = epipolar(HERE, VIEWS[0], pixels(72, 96, CPU)).project(depth)
+    at, z = epipolar(HERE, VIEWS[0], pixels((72, 96), CPU)).project(depth)
     points = lift(HERE, depth)
     camera_points = points @ VIEWS[0].viewmat[:3, :3].T + VIEWS[0].viewmat[:3, 3]
     expected = camera_points @ VIEWS[0].K.T
@@ -101,7 +101,7 @@ def test_nothing_is_added_where_no_photo_looks() -> None:
     aside = camera("aside", 0.8, turn=0.25)
     rgb, depth = render(aside)
     image, confidence = ReferenceBank(VIEWS, render).restore(aside, rgb, depth)
-    at = torch.stack([epipolar(aside, view, pixels(72, 96, CPU)).project(depth)[0] for view in VIEWS])
+    at = torch.stack([epipolar(aside, view, pixels((72, 96), CPU)).project(depth)[0] for view in VIEWS])
     unseen = (at.abs() > 1).any(dim=-1).all(dim=0)
     assert unseen.float().mean() > 0.05
     assert confidence[unseen].max() == 0
@@ -125,7 +125,8 @@ def sightings(depth_of: Callable[[Tensor], Tensor]) -> Sighting:
     found = []
     for view in VIEWS[1:6]:
         image, depth = truth(view)
-        found.append(Sighting(view, chw(image), chw(image - render(view)[0]), chw(depth_of(depth))))
+        residual = image - render(view)[0]
+        found.append(Sighting(view, chw(image), chw(residual), chw(depth_of(depth)), torch.ones(1, 3, 1, 1)))
     return together(found)
 
 
@@ -175,6 +176,23 @@ def test_a_view_is_repaired_though_all_depths_are_off_by_a_few_percent() -> None
     assert mending - best < 0.5 * (trusting - best)
 
 
+def test_photos_that_were_each_exposed_otherwise_repair_nearly_as_well() -> None:
+    rgb, depth = render(HERE)
+    factors = 1 + 0.2 * torch.rand(len(VIEWS), 3, generator=torch.Generator().manual_seed(0)) - 0.1
+    photos = [(truth(view)[0] * factor).clamp(0, 1) for view, factor in zip(VIEWS, factors, strict=True)]
+    exposed = [replace(view, image=photo) for view, photo in zip(VIEWS, photos, strict=True)]
+    alike, apart = (error(ReferenceBank(views, render).restore(HERE, rgb, depth)[0]) for views in (VIEWS, exposed))
+    assert apart < 1.15 * alike
+
+
+def test_an_exposure_that_all_photos_share_is_the_views_too() -> None:
+    """The splats may be of another day; the photos are right."""
+    rgb, depth = render(HERE)
+    darker = [replace(view, image=0.8 * truth(view)[0]) for view in VIEWS]
+    image, _ = ReferenceBank(darker, render).restore(HERE, rgb, depth)
+    assert (image - 0.8 * truth(HERE)[0]).square().mean().sqrt() < 0.4 * error(rgb)
+
+
 def test_a_view_left_out_is_not_used() -> None:
     """Leave-one-out: with its own photo a view comes back nearly as it was, which would teach a network nothing."""
     view = VIEWS[3]
@@ -183,7 +201,7 @@ def test_a_view_left_out_is_not_used() -> None:
     assert bank.choose(view, depth)[0] == 3
     assert 3 not in bank.choose(view, depth, exclude=["3"])
     own, others = (error(bank.restore(view, rgb, depth, exclude=out)[0], view) for out in ([], ["3"]))
-    assert own < 0.6 * others
+    assert own < 0.65 * others
 
 
 def test_the_nearest_references_are_chosen_first_and_no_more_than_asked() -> None:
