@@ -82,7 +82,7 @@ def inside(at: Tensor, view: View, *, ramp: float = 1.0) -> Tensor:
 
 
 def angle_squared(points: Tensor, one: Tensor, others: Tensor) -> Tensor:
-    """[N, ...] squared angles, in radians, at `points` [..., 3] between lines of sight to `one` [3] and `others` [N, 3]."""
+    """[N, ...] squared angles, in radians, at which `points` [..., 3] are seen from `one` [3] and `others` [N, 3]."""
     sight, aside = points - one, one - others
     squared = sight.square().sum(dim=-1)
     # |a|^2, |b|^2 and ab of a line of sight a and another b = a + aside, without a [N, ..., 3]
