@@ -13,7 +13,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
 
-VERSION = 3
+VERSION = 4
 """Counted up whenever the same splats would give other pairs, so that cached pairs are made again."""
 
 FEWEST = 4096

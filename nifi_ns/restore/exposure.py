@@ -19,7 +19,7 @@ _SURE = 4.0
 """How many times its variance by chance the square of what several have in common has to be."""
 
 
-def gains(photo: Tensor, render: Tensor) -> Tensor:
+def fit_gains(photo: Tensor, render: Tensor) -> Tensor:
     """[N, 3, 1, 1]: the factors by which `photo` [N, 3, H, W] has other colours than `render`, the same of it.
 
     Least squares, with less weight for pixels that do not fit.
@@ -38,7 +38,7 @@ def gains(photo: Tensor, render: Tensor) -> Tensor:
     return gain
 
 
-def kept(gain: Tensor, weights: Tensor) -> Tensor:
+def kept_gains(gain: Tensor, weights: Tensor) -> Tensor:
     """[N, 3, 1, 1]: what a view is to have of the gains [N, 3, 1, 1] of photos that count as much as `weights` [N].
 
     All of it where they differ by a percent or so: there they tell how the view itself would have been exposed. Where

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.restore.exposure import gains, kept
+from nifi_ns.restore.exposure import fit_gains, kept_gains
 from nifi_ns.restore.stereo import Sighting, StereoSettings, agree, box_mean, chw, hwc, same_surface, sweep, together
 from nifi_ns.restore.warping import angle_squared, centres, epipolar, inside, lift, pixels, sample, stack, visibility
 from nifi_ns.views import View
@@ -187,7 +187,7 @@ class ReferenceBank:
         rgb, depth = self._render(view)
         assert view.image is not None
         rgb, photo = chw(rgb.clamp(0, 1)), chw(view.image)
-        gain = gains(photo, rgb)
+        gain = fit_gains(photo, rgb)
         photo = photo / gain
         return Sighting(self._cameras[index].to(device), photo, photo - rgb, chw(depth), gain)
 
@@ -228,5 +228,5 @@ class ReferenceBank:
         nearness = (angle + self.settings.angle**2) ** -2
         weights = agreement * (nearness / nearness.amax(dim=0))
         total = weights.sum(dim=0, keepdim=True)
-        residual = residual + (kept(references.gain, weights.mean(dim=(1, 2, 3))) - 1) * photo
+        residual = residual + (kept_gains(references.gain, weights.mean(dim=(1, 2, 3))) - 1) * photo
         return hwc((weights * residual).sum(dim=0, keepdim=True) / (total + 1e-6)), hwc(total)

@@ -67,6 +67,12 @@ def lift(view: View, depth: Tensor) -> Tensor:
     return (camera - view.viewmat[:3, 3]) @ view.viewmat[:3, :3]
 
 
+def project(view: View, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [..., P, 2] and depths [..., P, 1] in `view`, or in several, of `points` [P, 3] in the world."""
+    camera = points @ view.viewmat[..., :3, :3].mT + view.viewmat[..., None, :3, 3]
+    return (camera @ _lens(view).mT)[..., :2] / camera[..., 2:].clamp_min(1e-6), camera[..., 2:]
+
+
 def sample(pictures: Tensor, at: Tensor) -> Tensor:
     """Look `pictures` [N, C, h, w] up at positions `at` [N, H, W, 2]: [N, C, H, W].
 
@@ -97,11 +103,11 @@ def visibility(points: Tensor, view: View, others: View, *, angle: float = 0.25)
 
     0 out of its picture; less under another angle (in radians) and from further away. Occlusion is not looked at.
     """
-    camera = points @ others.viewmat[:, :3, :3].mT + others.viewmat[:, None, :3, 3]
-    at = (camera @ _lens(others).mT)[..., :2] / camera[..., 2:].clamp_min(1e-6)
-    seen = (camera[..., 2] > 1e-6) & (inside(at, others)[..., 0] > 0)
+    at, z = project(others, points)
+    seen = (z[..., 0] > 1e-6) & (inside(at, others)[..., 0] > 0)
     turned = torch.exp(-angle_squared(points, view.centre, centres(others)) / angle**2)
-    nearer = (points - view.centre).norm(dim=-1) / camera.norm(dim=-1).clamp_min(1e-9)
+    away = (points - centres(others)[:, None]).norm(dim=-1)
+    nearer = (points - view.centre).norm(dim=-1) / away.clamp_min(1e-9)
     return seen * turned * nearer.clamp(max=1)
 
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from nifi_ns.restore.exposure import gains, kept
+from nifi_ns.restore.exposure import fit_gains, kept_gains
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,21 +20,23 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_factors_of_a_photo_are_found_though_its_render_is_blurred_and_partly_wrong() -> None:
     photo, render = pictures()
     factors = torch.tensor([0.85, 1.0, 1.12]).view(1, 3, 1, 1)
-    torch.testing.assert_close(gains(photo, render), torch.ones(1, 3, 1, 1), atol=0.025, rtol=0)
-    torch.testing.assert_close(gains(photo * factors, render), factors, atol=0.025, rtol=0)
+    torch.testing.assert_close(fit_gains(photo, render), torch.ones(1, 3, 1, 1), atol=0.025, rtol=0)
+    torch.testing.assert_close(fit_gains(photo * factors, render), factors, atol=0.025, rtol=0)
 
 
 def test_clipped_pixels_say_nothing() -> None:
     photo, render = pictures()
     half = photo.clone()
     half[..., 64:] = 1
-    torch.testing.assert_close(gains(half * 1.1, render).log(), torch.full((1, 3, 1, 1), 1.1).log(), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        fit_gains(half * 1.1, render).log(), torch.full((1, 3, 1, 1), 1.1).log(), atol=0.02, rtol=0
+    )
 
 
 def test_nothing_to_compare_gives_no_factor() -> None:
     black = torch.zeros(1, 3, 5, 3)
-    torch.testing.assert_close(gains(black, black), torch.ones(1, 3, 1, 1))
-    torch.testing.assert_close(gains(black + 1, black), torch.ones(1, 3, 1, 1))
+    torch.testing.assert_close(fit_gains(black, black), torch.ones(1, 3, 1, 1))
+    torch.testing.assert_close(fit_gains(black + 1, black), torch.ones(1, 3, 1, 1))
 
 
 def test_what_photos_have_in_common_is_kept_and_chance_is_not() -> None:
@@ -42,8 +44,8 @@ def test_what_photos_have_in_common_is_kept_and_chance_is_not() -> None:
     chance = (0.08 * torch.randn(8, 3, 1, 1, generator=generator)).exp()
     alike = (0.004 * torch.randn(8, 3, 1, 1, generator=generator)).exp()
     weights = torch.ones(8)
-    assert (kept(alike, weights) / alike - 1).abs().max() < 1e-3
-    assert (kept(chance, weights) - 1).abs().max() < 0.02
-    torch.testing.assert_close(kept(0.7 * alike, weights), 0.7 * alike, atol=1e-3, rtol=0)
-    assert (kept(0.7 * chance, weights).mean() - 0.7).abs() < 0.04
-    assert kept(chance, torch.zeros(8)).isfinite().all()
+    assert (kept_gains(alike, weights) / alike - 1).abs().max() < 1e-3
+    assert (kept_gains(chance, weights) - 1).abs().max() < 0.02
+    torch.testing.assert_close(kept_gains(0.7 * alike, weights), 0.7 * alike, atol=1e-3, rtol=0)
+    assert (kept_gains(0.7 * chance, weights).mean() - 0.7).abs() < 0.04
+    assert kept_gains(chance, torch.zeros(8)).isfinite().all()
