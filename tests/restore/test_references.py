@@ -270,6 +270,17 @@ def test_references_may_have_another_size_than_the_view(size: tuple[int, int]) -
     assert error(image, view) < 0.8 * error(rgb, view)
 
 
+def test_references_may_differ_in_size() -> None:
+    sizes = [(96, 72), (60, 84), (133, 71)]
+    views = [
+        photographed(camera(view.name, 0.25 * (i - 3), y=0.05 * (i % 2), turn=0.03 * (i - 3), size=sizes[i % 3]))
+        for i, view in enumerate(VIEWS)
+    ]
+    rgb, depth = render(HERE)
+    alike, mixed = (error(ReferenceBank(of, render).restore(HERE, rgb, depth)[0]) for of in (VIEWS, views))
+    assert mixed < 1.5 * alike
+
+
 def test_unusable_input_is_refused() -> None:
     with pytest.raises(ValueError, match="none in blind"):
         ReferenceBank([camera("blind", 0.0)], render)
