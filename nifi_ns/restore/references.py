@@ -17,7 +17,18 @@ from torch import Tensor
 
 from nifi_ns.restore.exposure import fit_gains, kept_gains
 from nifi_ns.restore.stereo import Sighting, StereoSettings, agree, box_mean, chw, hwc, same_surface, sweep, together
-from nifi_ns.restore.warping import angle_squared, centres, epipolar, inside, lift, pixels, sample, stack, visibility
+from nifi_ns.restore.warping import (
+    angle_squared,
+    centres,
+    epipolar,
+    inside,
+    lift,
+    pixels,
+    project,
+    sample,
+    stack,
+    visibility,
+)
 from nifi_ns.views import View
 
 Renderer = Callable[[View], tuple[Tensor, Tensor]]
@@ -147,7 +158,8 @@ class ReferenceBank:
         height = min(_CHOICE_ROWS, view.height)
         width = max(1, round(height * view.width / view.height))
         coarse = F.interpolate(chw(depth), (height, width), mode="nearest")[0].movedim(0, -1)
-        scores = visibility(lift(view, coarse).flatten(0, 1), view, self._stacked(depth.device))
+        points = lift(view, coarse).flatten(0, 1)
+        scores = visibility(points, view, self._stacked(depth.device))
         scores = (scores * (coarse > 0).flatten()).cpu()  # once: every choice has to be known here
         for i, reference in enumerate(self._cameras):
             if reference.name in exclude:
@@ -160,7 +172,7 @@ class ReferenceBank:
                 break
             if occlusion and best not in checked:  # which lowers gains, so only the best has to be drawn
                 checked.add(best)
-                scores[best] *= self._unoccluded(best, points)
+                scores[best] *= self._unoccluded(best, points).cpu()
                 continue
             chosen.append(best)
             total, scores[best] = total + scores[best], 0
@@ -169,9 +181,8 @@ class ReferenceBank:
     def _unoccluded(self, index: int, points: Tensor) -> Tensor:
         """[P] in [0, 1]: whether a reference's depth shows the surface at `points` [P, 3], or something before it."""
         other = self._drawn(index, points.device)
-        camera = points @ other.view.viewmat[:3, :3].T + other.view.viewmat[:3, 3]
-        at = (camera @ other.view.K.T)[None, :, :2] / camera[None, :, 2:].clamp_min(1e-6)
-        return same_surface(at, camera[None, :, 2:], other, self.settings.stereo.tolerance, ramp=1.0)[0, :, 0]
+        at, z = project(other.view, points)
+        return same_surface(at[None, None], z[None, None], other, self.settings.stereo.tolerance, ramp=1.0).flatten()
 
     def photo(self, index: int) -> Tensor:
         """[H, W, 3] in [0, 1]: the photo of a reference that `choose` has named."""

@@ -141,23 +141,23 @@ def agree(view: View, depth: Tensor, others: Sighting, settings: StereoSettings)
         back, theirs = epipolar(others.view, view, at).project(there)
         off = back - here
         off = (off[..., :1] / near[0]).square() + (off[..., 1:] / near[1]).square()
-        trust = torch.exp(-off) * _same_surface(at, z, there, others.view, settings.tolerance, ramp=1.0)
+        trust = torch.exp(-off) * _alike(z, there, settings.tolerance) * inside(at, others.view)
         depth = (_INERTIA * depth + (trust * theirs).sum(dim=0)) / (_INERTIA + trust.sum(dim=0))
     return depth
 
 
-def same_surface(at: Tensor, z: Tensor, others: Sighting, tolerance: float) -> Tensor:
+def same_surface(at: Tensor, z: Tensor, others: Sighting, tolerance: float, *, ramp: float = _BORDER) -> Tensor:
     """[N, H, W, 1] in [0, 1]: whether `others` show at `at` [N, H, W, 2] what lies at depth `z` before them.
 
-    `z` is [N, H, W, 1]. Near their borders they say so less and less.
+    `z` is [N, H, W, 1]. Over `ramp` pixels from their borders they say so less and less.
     """
-    there = sample(others.depth, at).movedim(1, -1)
-    return _same_surface(at, z, there, others.view, tolerance, ramp=_BORDER)
+    return _alike(z, sample(others.depth, at).movedim(1, -1), tolerance) * inside(at, others.view, ramp=ramp)
 
 
-def _same_surface(at: Tensor, z: Tensor, there: Tensor, others: View, tolerance: float, *, ramp: float) -> Tensor:
+def _alike(z: Tensor, there: Tensor, tolerance: float) -> Tensor:
+    """In [0, 1]: whether depths are of one surface; where nothing is, 0."""
     distance = (z - there) / (tolerance * z.clamp_min(1e-6))
-    return torch.exp(-distance.square()) * (z > 0) * (there > 0) * inside(at, others, ramp=ramp)
+    return torch.exp(-distance.square()) * (z > 0) * (there > 0)
 
 
 def box_mean(pictures: Tensor, side: int) -> Tensor:
