@@ -20,6 +20,7 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManager
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
 
 from nifi_ns.compress.importance import spread
 from nifi_ns.errors import NifiError
@@ -159,7 +160,8 @@ class Distillation:
             views = towards(spread(self._targets, count), self._cameras, part)
         compressing = self._compression_step is not None and step >= self._compression_step
         with _evaluating(self._model), torch.no_grad():
-            repairs = [self._repaired(replace(view, name=f"{i:03d}"), compressing) for i, view in enumerate(views)]
+            named = [replace(view, name=f"{i:03d}") for i, view in enumerate(views)]
+            repairs = [self._repaired(view, compressing) for view in track(named, "repairing views", transient=True)]
         self._model.forget_references()
         generation = Generation(step, repairs)
         folder = generation.save(self._folders[0])

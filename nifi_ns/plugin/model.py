@@ -43,7 +43,7 @@ class NifiSplatModelConfig(RestoredViewsConfig, SplatfactoModelConfig):
     """No strategy grows beyond this many gaussians."""
     dropout: float = 0.0
     """Part of the gaussians that training leaves out of a step's render, at random; it grows to this much by the end of
-    training, or the beginning of compression. 0.2 serves captures of few photos."""
+    training, or the beginning of compression. 0.2 serves captures of 8 photos or so."""
     compression: CompressionStageConfig = field(default_factory=CompressionStageConfig)
     """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
     scene_file: Path | None = None
