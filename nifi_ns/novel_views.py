@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from nifi_ns.views import View
 
@@ -31,25 +32,39 @@ def between(views: Sequence[View], count: int, part: float) -> list[View]:
 
     Every camera goes towards its nearest neighbour before any goes towards its second, and no pair is used twice.
     """
+    if count < 1 or len(views) < 2:
+        return []
+    cameras = [replace(view, image=None) for view in views]  # a sequence may load its photos each time it is asked
+    nearest = _apart(cameras, cameras).fill_diagonal_(-1).argsort(dim=1, stable=True).tolist()
     pairs: dict[frozenset[int], tuple[int, int]] = {}
-    neighbours = [_nearest(view, views) for view in views]
-    for rank in range(1, len(views)):
-        for i, nearest in enumerate(neighbours):
-            pairs.setdefault(frozenset((i, nearest[rank])), (i, nearest[rank]))
-    chosen = list(pairs.values())[: max(0, count)]
-    return [stepped(views[i], views[j], part * _HALF_WAY) for i, j in chosen]
+    for rank in range(1, len(cameras)):
+        for i, others in enumerate(nearest):
+            pairs.setdefault(frozenset((i, others[rank])), (i, others[rank]))
+        if len(pairs) >= count:
+            break
+    return [stepped(cameras[i], cameras[j], part * _HALF_WAY) for i, j in list(pairs.values())[:count]]
 
 
 def towards(targets: Sequence[View], views: Sequence[View], part: float) -> list[View]:
     """For each target a camera `part` of the way, in (0, 1], from the nearest of `views`, with its lens and size."""
-    return [stepped(views[_nearest(target, views)[0]], target, part) for target in targets]
+    nearest = _apart(targets, views).argmin(dim=1).tolist()
+    return [stepped(views[i], target, part) for i, target in zip(nearest, targets, strict=True)]
 
 
-def _nearest(view: View, views: Sequence[View]) -> list[int]:
-    """Indices of `views`, those first that are taken nearest to `view` and look about the same way."""
-    centres = torch.stack([other.centre for other in views])
-    spread = (centres - centres.mean(dim=0)).norm(dim=1).max().clamp_min(1e-9)
-    away = (centres - view.centre.to(centres)).norm(dim=1) / spread
-    turned = (1 - torch.stack([other.viewmat[2, :3] for other in views]) @ view.viewmat[2, :3].to(centres)) / 2
-    distance = away + _TURNED * turned
-    return sorted(range(len(views)), key=lambda i: (views[i] is not view, float(distance[i])))
+def camera_distances(centres: Tensor, axes: Tensor, other_centres: Tensor, other_axes: Tensor) -> Tensor:
+    """[N, M]: how far cameras are from others: in units of the others' spread, and more if they look another way.
+
+    Centres and optical axes are [N, 3] and [M, 3], in any world.
+    """
+    spread = (other_centres - other_centres.mean(dim=0)).norm(dim=1).max().clamp_min(1e-9)
+    away = (centres[:, None] - other_centres).norm(dim=-1) / spread
+    return away + _TURNED * (1 - axes @ other_axes.T) / 2
+
+
+def _apart(views: Sequence[View], others: Sequence[View]) -> Tensor:
+    """`camera_distances` of views [N, M]."""
+    centres, axes = (
+        [torch.stack([part(view).double().cpu() for view in group]) for group in (views, others)]
+        for part in (lambda view: view.centre, lambda view: view.viewmat[2, :3])
+    )
+    return camera_distances(centres[0], axes[0], centres[1], axes[1])

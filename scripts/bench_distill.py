@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.scripts.train import train_loop
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -181,11 +181,8 @@ def _train(config: TrainerConfig) -> Path:
     config.steps_per_save = 10**9  # once, at the end: a checkpoint says that the training is done
     # held-out photos are looked at when all is done
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
-    torch.manual_seed(config.machine.seed)
     config.save_config()
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    trainer.train()
+    train_loop(0, 1, config)
     return path
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from nifi_ns.compress.budget import chosen_sh_degree
 from nifi_ns.compress.cameras import cameras_around, with_renders
 from nifi_ns.compress.compressor import Compressed, Compressor
-from nifi_ns.compress.importance import Importance, importance, judging_views
+from nifi_ns.compress.importance import Importance, importance, judging_views, spread
 from nifi_ns.compress.merging import thin_out
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
@@ -53,11 +53,13 @@ def compress(
 
     if len(splats) == 0:
         raise NifiError("the scene is empty: there are no gaussians to compress")
-    views = views or cameras_around(splats)
+    watched = judging_views(views, settings.importance_views)
+    if not views:
+        views = cameras_around(splats)
+        watched = spread(views, settings.importance_views)  # between those may be inside of things
     drawn = {"background": background, "antialiased": antialiased}
     if views[0].image is None:
         views = with_renders(splats, views, **drawn)
-    watched = judging_views(views, settings.importance_views)
 
     def judge(splats: Splats) -> Importance:
         return importance(splats, watched, **drawn, seed=settings.seed)

@@ -21,9 +21,11 @@ def spread(views: Sequence[View], count: int) -> list[View]:
 def judging_views(views: Sequence[View], count: int) -> list[View]:
     """Up to `count` cameras to judge by: the views as `spread` has them, and if there are fewer as many between them.
 
-    What no photo shows may still be looked at. More than one a view would be between far ones, where nobody looks from.
+    They have no photos. What no photo shows may still be looked at. More than one a view would be between far ones,
+    where nobody looks from.
     """
-    return spread(views, count) + between(views, min(count - len(views), len(views)), 1.0)
+    cameras = [replace(view, image=None) for view in spread(views, count)]
+    return cameras + between(cameras, min(count - len(cameras), len(cameras)), 1.0)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nifi_ns.compress import Compressor
     from nifi_ns.compress.importance import Importance
     from nifi_ns.plugin.model import NifiSplatModel
+    from nifi_ns.views import View
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class CompressionStage:
         self.config = config
         self._model = model
         self._compressor: Compressor | None = None
+        self._judging_views: list[View] = []
         self._extent = 1.0
         self._sh_degree = 0
 
@@ -79,12 +81,14 @@ class CompressionStage:
             from nifi_ns.compress import Compressor
             from nifi_ns.compress.budget import chosen_sh_degree
             from nifi_ns.compress.finetune import extent
+            from nifi_ns.compress.importance import judging_views
 
             if model.uncompressed is None:
                 model.keep_uncompressed()
             self._sh_degree = chosen_sh_degree(model.uncompressed_splats, self.config)
             self._compressor = Compressor(self.config)
             assert model.train_views is not None
+            self._judging_views = judging_views(model.train_views, self.config.importance_views)
             self._extent = extent(model.train_views)
         keep = self._compressor.prune_mask(step - self.config.start_step, self._splats().detach(), self._judge)
         if keep is not None:
@@ -116,12 +120,10 @@ class CompressionStage:
 
     def _judge(self, splats: Splats) -> "Importance":
         """The importance of `splats`, in the training views and between them."""
-        from nifi_ns.compress.importance import importance, judging_views
+        from nifi_ns.compress.importance import importance
 
-        model = self._model
-        assert model.train_views is not None
-        views = judging_views(model.train_views, self.config.importance_views)
-        return importance(splats, views, background=model.background_color, seed=self.config.seed)
+        background = self._model.background_color
+        return importance(splats, self._judging_views, background=background, seed=self.config.seed)
 
     def _set_learning_rates(self, step: int) -> None:
         """Those of the fine-tuning, for this iteration; nerfstudio's schedulers set theirs only after it."""

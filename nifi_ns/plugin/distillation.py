@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -170,6 +169,8 @@ class Distillation:
         return generation
 
     def _repaired(self, view: View, compressing: bool) -> Repair:
+        from nifi_ns.restore.stereo import box_mean, hwc
+
         model, shown = self._model, self._model.shown(uncompressed=True)
         view = view.to(model.device)
         rgb, depth = shown.draw(view)
@@ -183,8 +184,7 @@ class Distillation:
             weights = torch.ones_like(depth)
         weights = torch.ones_like(weights) if compressing else weights
         change = (fixed - rgb).abs().mean(dim=-1)[None, None]
-        change = F.avg_pool2d(change, _TOGETHER, 1, _TOGETHER // 2, count_include_pad=False)
-        weights = weights * (change[0, 0, :, :, None] < self.config.max_change)
+        weights = weights * (hwc(box_mean(change, _TOGETHER)) < self.config.max_change)
         nearest = model.photos(view, depth, 1, shown)
         return Repair.of(view, rgb, nearest[0] if nearest else rgb, fixed, weights)
 

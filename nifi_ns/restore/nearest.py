@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.media import images_in, read_picture
+from nifi_ns.novel_views import camera_distances
 
 TRANSFORMS_FILE = "transforms.json"
 _THUMBNAIL = 24  # pixels a side
-_TURNED = 1.0
-"""How many times the photos' spread a camera counts as far when it looks the other way."""
 
 
 class NearestPhotos:
@@ -34,11 +34,9 @@ class NearestPhotos:
 
     def by_pose(self, pose: np.ndarray, count: int) -> list[Path]:
         """The `count` photos taken nearest to a camera [4, 4] to world that look about the same way."""
-        poses = self.cameras
-        spread = poses[:, :3, 3].std(axis=0).max() + 1e-9
-        away = np.linalg.norm(poses[:, :3, 3] - pose[:3, 3], axis=1) / spread
-        turned = (1 - poses[:, :3, 2] @ pose[:3, 2]) / 2  # 0 to 1
-        return [self.paths[i] for i in np.argsort(away + _TURNED * turned, kind="stable")[:count]]
+        one, all_ = torch.from_numpy(pose[None]), torch.from_numpy(self.cameras)
+        apart = camera_distances(one[:, :3, 3], one[:, :3, 2], all_[:, :3, 3], all_[:, :3, 2])[0]
+        return [self.paths[i] for i in apart.argsort(stable=True)[:count].tolist()]
 
     def by_likeness(self, picture: np.ndarray, count: int) -> list[Path]:
         """The `count` photos that look most like `picture` [H, W, 3] uint8, seen from afar."""
