@@ -44,16 +44,19 @@ def sliced_wasserstein(image: Tensor, photo: Tensor, seed: int = 0) -> Tensor:
     return torch.stack(distances).mean()
 
 
-def spectrum_distance(image: Tensor, photo: Tensor) -> float:
+def spectrum_distance(image: Tensor, photo: Tensor) -> Tensor:
     """Mean difference, in dB, of radially averaged power spectra of luma, over all frequencies but the constant.
 
     Args:
         image, photo: [1, 3, H, W] in [0, 1].
+
+    Returns:
+        A scalar, differentiable in `image`.
     """
     ours, theirs = _radial_power(image), _radial_power(photo)
     # power far below what 8 bits can show is no detail
     floor = 1e-7 * theirs.max() + 1e-12
-    return float((10 * ((ours + floor) / (theirs + floor)).log10()).abs().mean())
+    return (10 * ((ours + floor) / (theirs + floor)).log10()).abs().mean()
 
 
 def _laplacian(image: Tensor) -> list[Tensor]:

@@ -196,7 +196,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor, Tensor], float | None]] = {
     "haarpsi": _piq("haarpsi"),
     "gmsd": _piq("gmsd"),
     "swd": lambda a, b: float(distributions.sliced_wasserstein(a, b)),
-    "spectrum": distributions.spectrum_distance,
+    "spectrum": lambda a, b: float(distributions.spectrum_distance(a, b)),
     "lpips": _lpips,
     "dists": _dists,
 }

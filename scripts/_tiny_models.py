@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nifi_ns.restore.prompt import Embeddings, Prompt
 
 PATCH = 4
-LATENT_CHANNELS = 16
-LATENT_NOISE = 0.05
+LATENT_CHANNELS = 24
+LATENT_NOISE = 0.03
 """Standard deviation of the autoencoder's posterior, in units of a latent's."""
 PROMPT_DIM = 32
 _CHANNELS = 64
@@ -29,8 +29,8 @@ def fixed_prompt() -> Prompt:
 def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
     """SD3's transformer in miniature, which is to begin with a linear map of each patch.
 
-    Its blocks start as the identity (adaLN-zero, Peebles & Xie 2023). The residual stream carries the patch's 64 values
-    in the dimensions where the position table hardly varies, and two constants at +-_ANCHOR that keep LayerNorm from
+    Its blocks start as the identity (adaLN-zero, Peebles & Xie 2023). The residual stream carries the patch's values in
+    dimensions that the position table leaves alone, and two constants at +-_ANCHOR that keep LayerNorm from
     forgetting how bright a patch is. What a layer norm makes small for that reason its modulation makes large again,
     so that blocks, and adapters on them, see inputs of unit size.
 
@@ -51,15 +51,17 @@ def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
         pooled_projection_dim=PROMPT_DIM,
         pos_embed_max_size=64,
     )
+    values = LATENT_CHANNELS * 2 * 2
     quarter = width // 4  # the table is four runs of sines and cosines, each from the fastest to the slowest
-    patch = torch.cat([torch.arange(q * quarter - 16, q * quarter) for q in range(1, 5)])
-    anchors = [quarter - 17, 2 * quarter - 17]
+    patch = torch.cat([torch.arange(q * quarter - values // 4, q * quarter) for q in range(1, 5)])
+    anchors = [quarter - values // 4 - 1, 2 * quarter - values // 4 - 1]
     gain = _ANCHOR * (2 / width) ** 0.5
     modulation = torch.full((width,), gain - 1)
     modulation[anchors] = gain / _ANCHOR - 1
     with torch.no_grad():
         model.pos_embed.proj.weight.zero_()
-        model.pos_embed.proj.weight[patch] = torch.eye(64).reshape(64, LATENT_CHANNELS, 2, 2)
+        model.pos_embed.proj.weight[patch] = torch.eye(values).reshape(values, LATENT_CHANNELS, 2, 2)
+        model.pos_embed.pos_embed[..., patch] = 0
         model.pos_embed.proj.bias[:] = -model.pos_embed.pos_embed[0].mean(0)
         model.pos_embed.proj.bias[anchors] = torch.tensor([_ANCHOR, -_ANCHOR])
         for block in model.transformer_blocks:
@@ -74,13 +76,13 @@ def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
         nn.init.zeros_(model.proj_out.weight)
         nn.init.zeros_(model.proj_out.bias)
         # Columns are (channel, row, column) of the patch, rows (row, column, channel), as SD3 unpacks them.
-        unpacked = torch.eye(64).reshape(LATENT_CHANNELS, 2, 2, 64).permute(1, 2, 0, 3).reshape(64, 64)
+        unpacked = torch.eye(values).reshape(LATENT_CHANNELS, 2, 2, values).permute(1, 2, 0, 3).reshape(values, values)
         model.proj_out.weight[:, patch] = gain * unpacked
     return model
 
 
 def build_autoencoder(photos: list[Tensor]) -> AutoencoderKL:
-    """An AutoencoderKL of 4x4 patches (48 channels) that is, to begin with, the best linear one to 16 channels.
+    """An AutoencoderKL of 4x4 patches (48 channels) that is, to begin with, the best linear one.
 
     There is no down- or upsampling inside, so all its work is at a quarter of the image's sides. Three things keep an
     AutoencoderKL from being linear, and each has its way round: residual branches (their last convolution starts at 0),
@@ -101,10 +103,10 @@ def build_autoencoder(photos: list[Tensor]) -> AutoencoderKL:
     # costs 1/scale^2, and the sum of these is least where scale^2 goes as 1/sqrt(variance).
     scales = variances[:LATENT_CHANNELS] ** -0.25
     scales = scales / (scales.square() * variances[:LATENT_CHANNELS]).mean().sqrt()
-    analysis = scales[:, None] * basis[:, :LATENT_CHANNELS].T  # [16, 48]
-    synthesis = basis[:, :LATENT_CHANNELS] / scales  # [48, 16]
+    analysis = scales[:, None] * basis[:, :LATENT_CHANNELS].T  # [latent, 48]
+    synthesis = basis[:, :LATENT_CHANNELS] / scales  # [48, latent]
     spare = slice(LATENT_CHANNELS, _CHANNELS - LATENT_CHANNELS - 2)
-    detail = (variances[spare] ** -0.5)[:, None] * basis[:, spare].T  # [30, 48]
+    detail = (variances[spare] ** -0.5)[:, None] * basis[:, spare].T  # [spare, 48]
 
     model: Any = AutoencoderKL(
         in_channels=dim,

@@ -1,4 +1,7 @@
-"""Train the backbone nifi-tiny from nothing: first its autoencoder, then its flow-matching transformer.
+"""Train the backbone nifi-tiny from nothing: its autoencoder, its flow-matching transformer, and its decoder once more.
+
+The autoencoder is trained to survive the noise that restoring starts from, the decoder in the end to show what the
+transformer makes of it.
 
     python scripts/pretrain_tiny.py --data PHOTOS --output nifi_ns/weights/nifi-tiny
 
@@ -36,6 +39,7 @@ from nifi_ns.restore.schedules import FlowMatching
 
 T0 = 199.0
 SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=3.0)  # SD3's
+SCHEDULE = FlowMatching.from_config(dict(SCHEDULER.config))
 # (images, height, width) of successive steps: mostly small, and now and then as long a sequence as a frame's.
 SIZES = [*[(8, 128, 128)] * 7, (2, 256, 256)] * 3 + [*[(8, 128, 128)] * 7, (1, 272, 480)]
 
@@ -50,10 +54,12 @@ class PretrainTiny:
     """The diffusers folder to write."""
     progress: Path = Path("outputs/pretrain_tiny")
     """Where the state of the run is kept."""
-    autoencoder_steps: int = 1200
+    autoencoder_steps: int = 2400
     """Steps of the first stage (16 crops of 64 pixels each)."""
     steps: int = 2400
     """Steps of the second stage (8 crops of 128 pixels each, or fewer and larger ones)."""
+    decoder_steps: int = 600
+    """Steps of the third stage (8 crops of 128 pixels each)."""
     width: int = 128
     """Width of the transformer."""
     layers: int = 4
@@ -72,7 +78,8 @@ class PretrainTiny:
         torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
         if self.smoke:
-            self.autoencoder_steps, self.steps, self.width, self.layers, self.measure_every = 4, 4, 128, 1, 4
+            self.autoencoder_steps, self.steps, self.decoder_steps, self.measure_every = 4, 4, 4, 4
+            self.width, self.layers = 128, 1
         console = Console()
         photos = Photos(self.data, self.seed)
         device: Any = self.device
@@ -80,13 +87,14 @@ class PretrainTiny:
         transformer: Any = build_transformer(self.width, self.layers).to(device)
         autoencoder = Stage("autoencoder", vae, self.autoencoder_steps, lr=5e-4, options=self)
         flow = Stage("transformer", transformer, self.steps, lr=2e-3, options=self)
+        decoder = Stage("decoder", vae.decoder, self.decoder_steps, lr=2e-4, options=self)
         started = time.monotonic()
 
         def report(stage: Stage) -> None:
             numbers = {key: round(value, 2) for key, value in measure(self._backbone(vae, transformer), photos).items()}
             console.print(f"{stage.name} {stage.step}/{stage.steps}", numbers, f"{time.monotonic() - started:.0f} s")
             training = {"photos": photos.names, "held_out": photos.held_out_names, "seed": self.seed, **numbers}
-            training |= {"autoencoder_steps": autoencoder.step, "steps": flow.step}
+            training |= {f"{stage.name}_steps": stage.step for stage in (autoencoder, flow, decoder)}
             write_backbone(self.output, vae, transformer, training)
 
         autoencoder.train(lambda stage: autoencoder_loss(stage, photos, self.device), report)
@@ -94,13 +102,13 @@ class PretrainTiny:
             modes = [vae.encode(_patches(_whole(photo), self.device)).latent_dist.mode() for photo in photos.training]
             vae.register_to_config(scaling_factor=round(1 / torch.cat([m.flatten() for m in modes]).std().item(), 4))
         backbone = self._backbone(vae, transformer)
-        transformer.requires_grad_(True)
         flow.train(lambda stage: flow_matching_loss(stage, photos, backbone), report)
-        report(flow)
+        decoder.train(lambda stage: decoder_loss(stage, photos, backbone), report)
+        report(decoder)
 
     def _backbone(self, vae: nn.Module, transformer: nn.Module) -> Backbone:
         trains = [(p, p.requires_grad) for m in (vae, transformer) for p in m.parameters()]
-        family = StableDiffusion3(transformer, FlowMatching.from_config(dict(SCHEDULER.config)))
+        family = StableDiffusion3(transformer, SCHEDULE)
         device = torch.device(self.device)
         backbone = Backbone("nifi-tiny", family, vae, fixed_prompt(), device=device, dtype=torch.float32)
         for parameter, flag in trains:  # a Backbone freezes what it is given
@@ -116,12 +124,14 @@ class Stage:
         self._file = options.progress / f"{name}.safetensors"
         self._lr, self._options = lr, options
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-        self._average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        self._average: dict[str, Tensor] = {}
 
     def train(self, loss: Any, report: Any) -> None:
         """Minimize `loss(self)` from where the run stopped, with `report(self)` now and then; end with the average."""
         if self._file.is_file():
             self._load()
+        else:
+            self._average = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
         while self.step < self.steps:
             self._update(loss(self))
             if self.step % self._options.measure_every == 0 or self.step == self.steps:
@@ -170,15 +180,28 @@ class Stage:
 
 
 def autoencoder_loss(stage: Stage, photos: Photos, device: str) -> Tensor:
-    """Reconstruction of crops from latents with a little noise: a VAE of fixed posterior variance."""
+    """Reconstruction of crops: half of them from clean latents, half from latents with the noise at T0."""
     generator = stage.generator()
     crops, _ = photos.crops(16, 64, 64, generator)
     vae: Any = stage.model
     mode = vae.encode(_patches(crops, device)).latent_dist.mode()
-    noise = torch.randn(mode.shape, generator=generator).to(device)
-    error = F.pixel_shuffle(vae.decode(mode + LATENT_NOISE * noise).sample, PATCH) - (crops.to(device) * 2 - 1)
-    # The absolute error counts faint texture, which squares neglect; the prior keeps latents from outgrowing the noise.
-    return error.square().mean() + 0.02 * error.abs().mean() + 1e-5 * mode.square().mean()
+    level = torch.tensor([LATENT_NOISE, SCHEDULE.sigma(T0) / SCHEDULE.signal(T0)]).repeat(8)[:, None, None, None]
+    noise = (level * torch.randn(mode.shape, generator=generator)).to(device)
+    # In units of the latents', so that they cannot outgrow it.
+    noise = noise * mode.square().mean().sqrt()
+    return _image_loss(F.pixel_shuffle(vae.decode(mode + noise).sample, PATCH), crops.to(device) * 2 - 1)
+
+
+def decoder_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
+    """Reconstruction of crops: half of them from clean latents, half from what one step makes of noised ones."""
+    generator = stage.generator()
+    crops, _ = photos.crops(8, 128, 128, generator)
+    with torch.no_grad():
+        clean, noised = backbone.encode(crops).chunk(2)
+        t = 1000 * (0.05 + 0.2 * torch.rand(len(noised), generator=generator)).to(noised)
+        x_t = backbone.add_noise(noised, torch.randn(noised.shape, generator=generator).to(noised), t)
+        restored = backbone.to_x0(x_t, backbone.predict(x_t, t, None), t)
+    return _image_loss(backbone.decode(torch.cat([clean, restored])), crops.to(backbone.device))
 
 
 def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
@@ -216,6 +239,12 @@ def _position_table_moved(pos_embed: Any, rows: int, columns: int, generator: to
         yield
     finally:
         pos_embed.pos_embed = table
+
+
+def _image_loss(images: Tensor, clean: Tensor) -> Tensor:
+    # The absolute error counts faint texture, which squares neglect.
+    error = images - clean
+    return error.square().mean() + 0.02 * error.abs().mean()
 
 
 def _patches(images: Tensor, device: str) -> Tensor:

@@ -104,7 +104,7 @@ def _ffmpeg(_: Path) -> _Found:
     return (
         "note",
         f"only the one that comes with imageio-ffmpeg ({bundled}), for ns-render",
-        ("apt-get install ffmpeg (and colmap) to make captures of photos with ns-process-data"),
+        "apt-get install ffmpeg (and colmap) to make captures of photos with ns-process-data",
     )
 
 
@@ -120,7 +120,7 @@ def _metrics(_: Path) -> _Found:
     return (
         "note",
         f"{which}not here; tables leave them out, and the presets of SD3 and SD-Turbo choose by them",
-        (f"they are fetched when first used; without a network put {files} into torch's cache, hub/checkpoints"),
+        f"they are fetched when first used; without a network put {files} into torch's cache, hub/checkpoints",
     )
 
 

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("size", [16, 48, 96, 176])
-@pytest.mark.parametrize("metric", ["ms_ssim", "haarpsi", "swd", "l1"])
+@pytest.mark.parametrize("metric", ["ms_ssim", "haarpsi", "swd", "texture", "l1"])
 def test_losses_measure_distance_at_every_crop_size(metric, size):
     loss = perceptual_loss(metric, CPU)
     clean = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
@@ -26,5 +26,5 @@ def test_losses_measure_distance_at_every_crop_size(metric, size):
 @pytest.mark.parametrize(("metric", "network"), [("lpips", "lpips_network"), ("dists", "dists_network")])
 def test_weights_that_cannot_be_had_are_one_line(metric, network, monkeypatch):
     monkeypatch.setattr(f"nifi_ns.metrics.{network}", lambda: None)
-    with pytest.raises(NifiError, match=rf"weights of {metric.upper()}.*ms_ssim, haarpsi, swd or l1"):
+    with pytest.raises(NifiError, match=rf"weights of {metric.upper()}.*ms_ssim, haarpsi, swd, texture or l1"):
         perceptual_loss(metric, CPU)

@@ -51,7 +51,7 @@ def test_the_autoencoder_begins_as_the_patches_principal_components(models, phot
         decoded = vae.decode(vae.encode(patches).latent_dist.mode()).sample
     flat = patches.movedim(1, -1).reshape(-1, 48).double()
     centred = flat - flat.mean(0)
-    basis = torch.linalg.eigh(centred.T @ centred)[1][:, -16:]
+    basis = torch.linalg.eigh(centred.T @ centred)[1][:, -models.LATENT_CHANNELS :]
     expected = (centred @ basis @ basis.T + flat.mean(0)).reshape(5, 32, 32, 48).movedim(-1, 1).float()
     torch.testing.assert_close(decoded, expected, atol=0.01, rtol=0)
 
@@ -61,7 +61,7 @@ def test_the_transformer_begins_without_a_velocity(models) -> None:
     prompt = models.fixed_prompt().positive
     family = StableDiffusion3(transformer, None)  # type: ignore[arg-type]  # no schedule is needed to call it
     with torch.no_grad():
-        velocity = family(torch.randn(1, 16, 8, 8), torch.tensor([199.0]), prompt)
+        velocity = family(torch.randn(1, models.LATENT_CHANNELS, 8, 8), torch.tensor([199.0]), prompt)
     assert velocity.abs().max() < 1e-5
 
 
@@ -71,9 +71,10 @@ def test_it_writes_a_backbone_and_resumes_to_the_same_weights(photos: Path, tmp_
     assert pretrain(photos, whole).returncode == 0
     backbone = Backbone.from_pretrained(whole / "tiny", device="cpu")
     assert backbone.decode(backbone.encode(torch.rand(1, 3, 16, 16))).shape == (1, 3, 16, 16)
-    # Stopped after the first stage: the second begins from what is on disk.
+    # Stopped after the first stage: the others begin from what is on disk.
     assert pretrain(photos, halves).returncode == 0
-    (halves / "progress" / "transformer.safetensors").unlink()
+    for later in ("transformer", "decoder"):
+        (halves / "progress" / f"{later}.safetensors").unlink()
     resumed = pretrain(photos, halves)
     assert resumed.returncode == 0, resumed.stderr
     assert "autoencoder 4/4" not in resumed.stdout
