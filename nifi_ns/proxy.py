@@ -27,7 +27,7 @@ SMALLEST = 16
 """Pixels along the shorter side of a photo that is degraded; a smaller one would be a handful of gaussians."""
 
 _CHANCE = {"blotches": 1.0, "blur": 0.25, "downsample": 0.25, "quantize": 0.25, "jpeg": 0.25}
-_FITTING_STEPS = 30
+_FITTING_STEPS = 30, 200
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,12 @@ def degrade(
 def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """The photo by too few gaussians, one for 15 pixels at a strength of 0.25, for 28 at 0.5, for 100 at 1.
 
-    They are many and small where there is detail, and fitted to the photo for a moment, which makes them long along
-    edges. Noise on what was fitted stands for coarse quantisation, and for views that splats were never fitted to: it
-    leaves needles and stains.
+    They are many and small where there is detail, and fitted to the photo, which makes them long along edges: some
+    pictures well, as fine-tuned splats are, others for a moment. Noise on the latter's gaussians stands for coarse
+    quantisation, and for views that splats were never fitted to: it leaves needles and stains.
     """
     height, width, _ = photo.shape
+    fit = rng.random()
     side, background = max(height, width), photo.mean(dim=(0, 1))
     splats = _scattered(photo, math.ceil(height * width / (8 * 12.5**strength)), rng)
     view = View(
@@ -109,14 +110,14 @@ def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor
     parameters = [{"params": [getattr(splats, name).requires_grad_()], "lr": rate} for name, rate in rates.items()]
     optimizer = torch.optim.Adam(parameters, eps=1e-15)
     with kernels_own_the_threads(splats.device):
-        for _ in range(_FITTING_STEPS):
+        for _ in range(round(_FITTING_STEPS[0] * (_FITTING_STEPS[1] / _FITTING_STEPS[0]) ** fit)):
             optimizer.zero_grad()
             (render(splats, view, background=background).rgb - photo).abs().mean().backward()
             optimizer.step()
-    splats = splats.detach()
-    splats.means += 0.3 * splats.scales[:, :2].exp().mean(dim=1, keepdim=True) * _normal(rng, len(splats), 3)
-    splats.scales += 0.15 * _normal(rng, len(splats), 3)
-    splats.sh += 0.06 * _normal(rng, len(splats), 1, 3)
+    splats, noise = splats.detach(), 1 - fit
+    splats.means += noise * 0.3 * splats.scales[:, :2].exp().mean(dim=1, keepdim=True) * _normal(rng, len(splats), 3)
+    splats.scales += noise * 0.15 * _normal(rng, len(splats), 3)
+    splats.sh += noise * 0.06 * _normal(rng, len(splats), 1, 3)
     return render(splats, view, background=background).rgb.clamp(0, 1)
 
 

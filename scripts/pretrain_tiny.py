@@ -282,7 +282,7 @@ def write_backbone(output: Path, vae: Any, transformer: Any, training: dict[str,
     for name, model in (("vae", vae), ("transformer", transformer)):
         half = type(model).from_config(model.config).half()
         half.load_state_dict(model.state_dict())
-        half.save_pretrained(output / name, max_shard_size="4MB")
+        half.save_pretrained(output / name, max_shard_size="3900KB")
     SCHEDULER.save_pretrained(output / "scheduler")
     fixed_prompt().save(output / PROMPT_FILE)
     write_text(output / "training.json", json.dumps(training, indent=2) + "\n")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 """Counted up whenever the same photos would give other pictures, so that cached pairs are made again."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -88,7 +88,8 @@ def test_held_out_photos_reach_the_quality_training_reported(real_data: Path, ti
         with torch.no_grad():
             reconstructed.append(psnr(tiny.decode(tiny.encode(image)), image))
             restored.append(denoise(tiny, image[..., :256, :256], seed=i)[1])
-    assert sum(reconstructed) / len(restored) >= 38.5
+    assert sum(reconstructed) / len(restored) >= 38
+    assert sum(restored) / len(restored) >= 36
     # Half-precision storage must cost nothing that shows.
     assert sum(reconstructed) / len(restored) == pytest.approx(training["autoencoder_psnr"], abs=0.02)
     assert sum(restored) / len(restored) == pytest.approx(training["self_denoising_psnr"], abs=0.02)
