@@ -6,7 +6,8 @@
 on all of its rates with the same steps: one of compressed renders (*adapted*), one of views that reference photos have
 already corrected (*referenced + network*). Where the pairs name reference photos, a third looks at these beside the
 compressed render (*reference-guided*), and is also shown none. `--generic` is to be one that has seen none of the
-scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`.
+scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`. They also reward
+detail that knows nothing of the scene, so an unsharp mask with grain, the same for every picture, is shown, too.
 
 `--ablate` trains on the first scene with one thing changed at a time, with the same steps and crops; what comes out is
 shown after the last step and at full strength, not chosen by any view.
@@ -43,6 +44,7 @@ from nifi_ns.results import Row, Variant, row, save
 
 _SHOWN = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")
 _GRID_VIEWS = 3
+_SHARPENING, _GRAIN = 0.4, 0.007  # share of what a blur of one pixel takes away; standard deviation, of 0 to 1
 _WHOLE = "as the defaults"
 _ABLATIONS: dict[str, dict[str, Any]] = {
     _WHOLE: {},
@@ -75,7 +77,7 @@ class BenchRestore:
     steps: int = 300
     """Steps of every training."""
     references: int = 2
-    """Photos that the reference-guided restorer looks at."""
+    """Photos that the reference-guided restorer looks at; 0: it is left out."""
     ablate: bool = False
     """Also measure what each part of the training is worth, on the first scene."""
     work: Path = Path("outputs/bench_restore")
@@ -113,10 +115,10 @@ class BenchRestore:
             adapted = self._trained(own, f"{scene}/adapted", config)
             network = self._trained(own, f"{scene}/referenced", config, inputs="referenced")
             guided = None
-            if all(folder.references for folder in own):
+            if self.references and all(folder.references for folder in own):
                 guided = self._trained(own, f"{scene}/guided", replace(config, references=self.references))
             for folder in own:
-                ways = [_Way("compressed")]
+                ways = [_Way("compressed"), _Way("unsharp mask and grain", sharpened=True)]
                 if self.generic is not None:
                     ways.append(_Way("generic", self.generic))
                 ways.append(_Way("adapted", adapted))
@@ -181,6 +183,7 @@ class BenchRestore:
             for way, restorer in zip(ways, restorers, strict=True):
                 clean, image = (torch.from_numpy(x).float() / 255 for x in folder.load("test", name, way.inputs))
                 photos = folder.photos("test", name, restorer.settings.references if restorer and way.photos else 0)
+                image = _sharpened(image) if way.sharpened else image
                 shown.append(image if restorer is None else restorer(image, references=photos))
                 measured[way.name].append(metrics.compute(shown[-1], clean, names=_SHOWN))
             pictures.append([*shown, clean])  # pyright: ignore[reportPossiblyUnboundVariable]
@@ -213,6 +216,7 @@ class _Way:
     """Other than the restorer's own."""
     photos: bool = True
     """Whether it is shown the reference photos that it was trained with."""
+    sharpened: bool = False
 
     @property
     def variant(self) -> Variant:
@@ -232,6 +236,15 @@ class _Way:
         if self.decode is not None:
             restorer.settings = replace(restorer.settings, decode=self.decode)
         return restorer
+
+
+def _sharpened(image: Tensor) -> Tensor:
+    """[H, W, 3] in [0, 1], of such."""
+    from torchvision.transforms.functional import gaussian_blur
+
+    blurred = gaussian_blur(image.movedim(-1, 0), [5, 5], [1.0, 1.0]).movedim(0, -1)
+    grain = torch.randn(*image.shape[:2], 1, generator=torch.Generator().manual_seed(0))
+    return (image + _SHARPENING * (image - blurred) + _GRAIN * grain).clamp(0, 1)
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:

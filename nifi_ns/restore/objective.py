@@ -9,7 +9,7 @@ process `x_t = a_t x + s_t eps` (flow matching: `a = 1 - s`) the two losses are
     g_kl  = w(t) (eps_real(x_t(z_hat)) - eps_critic(x_t(z_hat)))      toward the real score, away from the critic's
     g_gt  = w(t) (eps_real(x_t(z_hat)) - eps_real(x_t(z_gt)))         the same noise in both
     L_phi- = match * 1/2 |z_hat - sg(z_hat - alpha g_kl - (1 - alpha) g_gt)|^2 + latent * |z_hat - z_gt|^2
-             + perceptual * P(D(z_hat), I_clean)
+             + perceptual * P(D(z_hat) [+ I_degraded - D(E(I_degraded))], I_clean)
     L_phi+ = 1/2 |v_critic(x_t(sg z_hat)) - (eps - sg z_hat)|^2
 
 with means, not sums, for norms. All network outputs pass through the backbone's `to_x0` and `to_eps`, so the same code
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
+from nifi_ns.restore.description import Decode
 from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
 
 
@@ -166,10 +167,12 @@ def restorer_loss(
     config: ObjectiveConfig,
     perceptual: Perceptual,
     references: Tensor | None = None,
+    decode: Decode = "full",
 ) -> RestorerLoss:
     """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]; `references` [B, R, 3, H, W] are other cameras' photos.
 
-    Only phi- sees those: what is restored has to look real, and like the photo, by itself.
+    Only phi- sees those: what is restored has to look real, and like the photo, by itself. The perceptual loss is of
+    what will be shown, which `decode` says.
     """
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
@@ -183,7 +186,12 @@ def restorer_loss(
     if config.latent > 0:
         terms["latent"] = (z_hat - z_gt).square().mean()
     if config.perceptual > 0:
-        terms["perceptual"] = perceptual(backbone.decode(z_hat).float(), clean)
+        shown = backbone.decode(z_hat).float()
+        if decode == "change":
+            with torch.no_grad():
+                lost = degraded - backbone.decode(backbone.encode(degraded)).float()
+            shown = shown + lost
+        terms["perceptual"] = perceptual(shown, clean)
     total = sum((getattr(config, name) * term for name, term in terms.items()), z_hat.new_zeros(()))
     return RestorerLoss(total, z_hat.detach(), {name: term.detach() for name, term in terms.items()})
 

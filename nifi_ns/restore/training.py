@@ -195,7 +195,9 @@ class Trainer:
             drawn = draws.part(part, device)
             with autocast:
                 images, others = (degraded[part], clean[part]), None if seen is None else seen[part]
-                loss = restorer_loss(self.backbone, *images, drawn, config.objective, self._perceptual, others)
+                loss = restorer_loss(
+                    self.backbone, *images, drawn, config.objective, self._perceptual, others, config.decode
+                )
             self._learners["phi_minus"].add(loss.total / len(parts))
             restored.append(loss.restored)
             terms.append({"loss": loss.total.detach(), **loss.terms})

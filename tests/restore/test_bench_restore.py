@@ -27,13 +27,14 @@ def test_every_way_of_restoring_is_measured(tmp_path: Path, monkeypatch: pytest.
     bench.main()
     rows = results.load(bench.output)
     guided = ["reference-guided", "guided, without photos"]
-    ways = ["compressed", "generic", "adapted", *guided, "referenced", "referenced + network"]
+    ways = ["compressed", "unsharp mask and grain", "generic", "adapted", *guided, "referenced", "referenced + network"]
     ablated = ["as the defaults", "its latents decoded as a whole", *ablations[1:]]
     assert [r["way"] for r in rows] == 2 * ways + 2 * ablated[:2] + 2 * ablated[2:3] + 2 * ablated[3:]
     by_way = {r["way"]: r for r in rows if r["rate"] == "25KB"}
     kept = {name: Restorer.from_pretrained(bench.work / "toy" / name / "kept") for name in ("adapted", "guided")}
     assert [restorer.settings.references for restorer in kept.values()] == [0, 2]
     assert by_way["referenced"]["psnr"] > by_way["compressed"]["psnr"]
+    assert by_way["unsharp mask and grain"]["psnr"] != by_way["compressed"]["psnr"]
     assert by_way["its latents decoded as a whole"]["psnr"] != by_way["as the defaults"]["psnr"]
     assert by_way["encoder not adapted"]["adapter_bytes"] < by_way["as the defaults"]["adapter_bytes"]
     assert all(by_way[name]["strength"] == 1.0 for name in ablated)

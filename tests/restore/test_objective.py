@@ -1,6 +1,7 @@
 """The objective on a toy whose scores are known in closed form: one-dimensional Gaussian data, no network."""
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from nifi_ns.errors import NifiError
 from nifi_ns.restore.denoiser import Denoiser, restore_latents
+from nifi_ns.restore.description import Decode
 from nifi_ns.restore.objective import (
     Draws,
     ObjectiveConfig,
@@ -214,6 +216,19 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     expected = 0.3 * loss.terms["match"] + 2.0 * loss.terms["latent"] + 0.5 * loss.terms["perceptual"]
     assert loss.total.item() == pytest.approx(expected.item())
     assert all(term > 0 for term in loss.terms.values())
+
+
+def test_the_perceptual_loss_sees_what_will_be_shown():
+    class Lossy(Recorder):
+        def decode(self, latents: Tensor) -> Tensor:
+            return 0.5 * super().decode(latents)
+
+    seen: dict[Decode, Tensor] = {}
+    degraded, clean = torch.rand(2, 2, 3, 4, 4)
+    for decode in get_args(Decode):
+        keep = lambda shown, _, decode=decode: seen.setdefault(decode, shown).sum()  # noqa: E731
+        restorer_loss(Lossy(), degraded, clean, drawn(PAPER), PAPER, keep, decode=decode)
+    torch.testing.assert_close(seen["change"] - seen["full"], 0.5 * degraded)
 
 
 def test_draws_depend_on_the_seed_alone_and_stay_in_range():
