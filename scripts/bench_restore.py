@@ -56,6 +56,8 @@ _ABLATIONS: dict[str, dict[str, Any]] = {
     "start at t0 = 199 without noise": {"t0": 199},
     "encoder not adapted": {"vae_encoder": False},
     "no distance of latents": {"latent": 0.0},
+    "no distance of pixels": {"pixel": 0.0},
+    "the paper's distances: of latents alone": {"pixel": 0.0, "latent": 1.0},
     "nothing perceptual": {"perceptual": 0.0},
     "HaarPSI in place of MS-SSIM": {"perceptual_metric": "haarpsi"},
     "patches' distance (swd) in place of MS-SSIM": {"perceptual_metric": "swd"},

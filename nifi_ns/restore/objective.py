@@ -9,10 +9,11 @@ process `x_t = a_t x + s_t eps` (flow matching: `a = 1 - s`) the two losses are
     g_kl  = w(t) (eps_real(x_t(z_hat)) - eps_critic(x_t(z_hat)))      toward the real score, away from the critic's
     g_gt  = w(t) (eps_real(x_t(z_hat)) - eps_real(x_t(z_gt)))         the same noise in both
     L_phi- = match * 1/2 |z_hat - sg(z_hat - alpha g_kl - (1 - alpha) g_gt)|^2 + latent * |z_hat - z_gt|^2
-             + perceptual * P(D(z_hat) [+ I_degraded - D(E(I_degraded))], I_clean)
+             + pixel * |I_hat - I_clean|^2 + perceptual * P(I_hat, I_clean)
     L_phi+ = 1/2 |v_critic(x_t(sg z_hat)) - (eps - sg z_hat)|^2
 
-with means, not sums, for norms. All network outputs pass through the backbone's `to_x0` and `to_eps`, so the same code
+with means, not sums, for norms, and I_hat what will be shown: D(z_hat), or I_degraded + D(z_hat) - D(E(I_degraded)).
+The paper has no term of pixels. All network outputs pass through the backbone's `to_x0` and `to_eps`, so the same code
 is right for velocity, epsilon and v-prediction.
 """
 
@@ -54,6 +55,9 @@ class ObjectiveConfig:
     """Share of the samples that the critic learns with the null prompt: guidance asks for its score there, too."""
     latent: float = 1.0
     """Weight of |z_hat - z_gt|^2."""
+    pixel: float = 0.0
+    """Weight of the squared error of what will be shown, colours in [0, 1]: for latents in which errors do not count
+    as they do in pictures."""
     perceptual: float = 1.0
     """Weight of the perceptual loss."""
     perceptual_metric: PerceptualMetric = "ms_ssim"
@@ -171,8 +175,8 @@ def restorer_loss(
 ) -> RestorerLoss:
     """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]; `references` [B, R, 3, H, W] are other cameras' photos.
 
-    Only phi- sees those: what is restored has to look real, and like the photo, by itself. The perceptual loss is of
-    what will be shown, which `decode` says.
+    Only phi- sees those: what is restored has to look real, and like the photo, by itself. `decode` says what will be
+    shown, which is what the losses of pictures see.
     """
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
@@ -185,13 +189,16 @@ def restorer_loss(
         terms["match"] = matching_loss(z_hat, gradient)
     if config.latent > 0:
         terms["latent"] = (z_hat - z_gt).square().mean()
-    if config.perceptual > 0:
+    if config.pixel > 0 or config.perceptual > 0:
         shown = backbone.decode(z_hat).float()
         if decode == "change":
             with torch.no_grad():
                 lost = degraded - backbone.decode(backbone.encode(degraded)).float()
             shown = shown + lost
-        terms["perceptual"] = perceptual(shown, clean)
+        if config.pixel > 0:
+            terms["pixel"] = (shown - clean).square().mean()
+        if config.perceptual > 0:
+            terms["perceptual"] = perceptual(shown, clean)
     total = sum((getattr(config, name) * term for name, term in terms.items()), z_hat.new_zeros(()))
     return RestorerLoss(total, z_hat.detach(), {name: term.detach() for name, term in terms.items()})
 

@@ -1,7 +1,7 @@
 """`ns-nifi-train`: what a user types, and the one line they get when it does not fit."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from nifi_ns.commands._presets import load_preset
 from nifi_ns.commands.train import Train
 from nifi_ns.errors import NifiError
 from nifi_ns.restore import Backbone, Restorer
+from nifi_ns.restore.objective import ObjectiveConfig
 from nifi_ns.restore.pairs import PairFolder, PairWriter
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 
@@ -138,6 +139,15 @@ def test_every_preset_that_ships_loads(path):
     preset = load_preset(path, Train(), train.PRESET_FIELDS)
     assert preset.backbone == yaml.safe_load(path.read_text())["backbone"]
     assert preset.training != Train().training
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("sd*.yaml")), ids=lambda path: path.name)
+def test_presets_of_large_backbones_leave_nothing_of_the_miniatures_objective(path):
+    objective = load_preset(path, Train(), train.PRESET_FIELDS).training.objective
+    its_own = {"guidance_scale", "prompt_dropout"}
+    assert {k: v for k, v in asdict(objective).items() if k not in its_own} == {
+        k: v for k, v in asdict(ObjectiveConfig(perceptual_metric="lpips")).items() if k not in its_own
+    }
 
 
 def test_the_presets_keep_what_their_comments_say():

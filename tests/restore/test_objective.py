@@ -210,15 +210,16 @@ def test_a_term_of_weight_zero_costs_nothing(config: ObjectiveConfig, unasked):
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():
-    config = replace(PAPER, match=0.3, latent=2.0, perceptual=0.5)
+    config = replace(PAPER, match=0.3, latent=2.0, pixel=3.0, perceptual=0.5)
     images = torch.rand(2, 2, 3, 4, 4)
     loss = restorer_loss(Recorder(), images[0], images[1], drawn(config), config, torch.nn.functional.l1_loss)
-    expected = 0.3 * loss.terms["match"] + 2.0 * loss.terms["latent"] + 0.5 * loss.terms["perceptual"]
-    assert loss.total.item() == pytest.approx(expected.item())
+    weights = {"match": 0.3, "latent": 2.0, "pixel": 3.0, "perceptual": 0.5}
+    expected = sum(weight * loss.terms[name].item() for name, weight in weights.items())
+    assert loss.total.item() == pytest.approx(expected)
     assert all(term > 0 for term in loss.terms.values())
 
 
-def test_the_perceptual_loss_sees_what_will_be_shown():
+def test_losses_of_pictures_see_what_will_be_shown():
     class Lossy(Recorder):
         def decode(self, latents: Tensor) -> Tensor:
             return 0.5 * super().decode(latents)
@@ -227,7 +228,9 @@ def test_the_perceptual_loss_sees_what_will_be_shown():
     degraded, clean = torch.rand(2, 2, 3, 4, 4)
     for decode in get_args(Decode):
         keep = lambda shown, _, decode=decode: seen.setdefault(decode, shown).sum()  # noqa: E731
-        restorer_loss(Lossy(), degraded, clean, drawn(PAPER), PAPER, keep, decode=decode)
+        config = replace(PAPER, pixel=1.0)
+        loss = restorer_loss(Lossy(), degraded, clean, drawn(config), config, keep, decode=decode)
+        torch.testing.assert_close(loss.terms["pixel"], (seen[decode] - clean).square().mean())
     torch.testing.assert_close(seen["change"] - seen["full"], 0.5 * degraded)
 
 
