@@ -50,7 +50,7 @@ def test_a_faster_restorer_is_measured(run_config: Path, tmp_path: Path) -> None
     Restorer(backbone, RestorerSettings(decode="full")).save_pretrained(tmp_path / "restorer")
     sides: dict[str, Any] = dict(encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3)
     blocks: dict[str, Any] = dict(num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3)
-    AutoencoderTiny(latent_channels=16, **sides, **blocks).save_pretrained(tmp_path / "taesd")
+    AutoencoderTiny(latent_channels=backbone.latent_channels, **sides, **blocks).save_pretrained(tmp_path / "taesd")
     psnr = {}
     for decoder in (None, str(tmp_path / "taesd")):
         Eval((run_config,), tmp_path / "eval.json", tmp_path / "restorer", decoder=decoder).main()

@@ -35,8 +35,8 @@ def test_latents_are_scaled_and_not_shifted(sd3: Backbone) -> None:
 
 def test_patches_are_channels_where_the_autoencoder_takes_patches(sd3: Backbone) -> None:
     tiny = Backbone.from_pretrained("nifi-tiny", device="cpu")
-    assert (tiny.downsampling, tiny.pixel_multiple, tiny.latent_channels) == (4, 8, 16)
-    assert tiny.encode(torch.rand(1, 3, 16, 24)).shape == (1, 16, 4, 6)
+    assert (tiny.downsampling, tiny.pixel_multiple, tiny.latent_channels) == (4, 8, 24)
+    assert tiny.encode(torch.rand(1, 3, 16, 24)).shape == (1, 24, 4, 6)
     assert (sd3.downsampling, sd3.max_side) == (2, 64)
 
 

@@ -102,6 +102,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backb
         "1",
     )
     options += ("--backbone", backbone_folders["sd3"], "--objective.t0", "199", "--objective.noise-scale", "1.0")
+    options += ("--objective.latent", "1.0", "--objective.pixel", "0.0")
     command = [*launch, "--main_process_port", "0", "-m", "nifi_ns.commands.train", *map(str, options)]
     subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
     Trainer(load(), folders, tmp_path / "two", CONFIG, resume=True).train()
