@@ -172,9 +172,8 @@ def _step(
     noise = torch.randn(2, count, backbone.latent_channels, side, side)
     draws = Draws(noise[0], torch.full((count,), 300.0), noise[1], torch.zeros(count, dtype=torch.bool))
     with torch.autocast(device.type, torch.bfloat16):
-        loss = restorer_loss(
-            backbone, degraded, clean, draws, objective, lambda a, b: perceptual(a, b, normalize=True).mean()
-        )
+        lpips = lambda a, b: perceptual(a, b, normalize=True).mean()  # noqa: E731
+        loss = restorer_loss(backbone, degraded, clean, draws, objective, lpips, decode=training.decode)
     loss.total.backward()
     _descend(optimizers["phi_minus"])
     restored = loss.restored

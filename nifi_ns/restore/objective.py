@@ -190,11 +190,11 @@ def restorer_loss(
     if config.latent > 0:
         terms["latent"] = (z_hat - z_gt).square().mean()
     if config.pixel > 0 or config.perceptual > 0:
-        shown = backbone.decode(z_hat).float()
+        kept = torch.zeros_like(degraded)
         if decode == "change":
             with torch.no_grad():
-                lost = degraded - backbone.decode(backbone.encode(degraded)).float()
-            shown = shown + lost
+                kept = degraded - backbone.decode(backbone.encode(degraded)).float()
+        shown = kept + backbone.decode(z_hat).float()
         if config.pixel > 0:
             terms["pixel"] = (shown - clean).square().mean()
         if config.perceptual > 0:
