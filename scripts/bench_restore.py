@@ -35,7 +35,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.restore import Backbone, Restorer
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.description import Decode
+from nifi_ns.restore.description import RESTORER_FILE, Decode, Description, packaged_weights
 from nifi_ns.restore.logs import comparison_grid
 from nifi_ns.restore.objective import ObjectiveConfig
 from nifi_ns.restore.pairs import Inputs, PairFolder, find_pair_folders, write_image
@@ -160,10 +160,10 @@ class BenchRestore:
         """
         output = self.work / name
         about: dict[str, Any] = {"settings": asdict(config), "inputs": inputs, "backbone": self.backbone}
-        about["pairs"] = [folder.fingerprint for folder in folders]
+        about |= {"pairs": [folder.fingerprint for folder in folders], "weights": packaged_weights(self.backbone)}
         about = json.loads(json.dumps(about))  # as it is read back
         kept = output / "kept"
-        if not (kept / "restorer.json").is_file() or Restorer.from_pretrained(kept).training["bench"] != about:
+        if not (kept / RESTORER_FILE).is_file() or Description.read(kept).training["bench"] != about:
             started = time.perf_counter()
             backbone = Backbone.from_pretrained(self.backbone)
             Trainer(backbone, folders, output, config, inputs=inputs, overwrite=True).train()

@@ -1,5 +1,6 @@
 """One adapter in training: under its optimizer, and as the running mean of what it was."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -42,6 +43,14 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return finite
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Factor of an adapter's learning rate at `step`, from 0."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "constant":
+        return warmup
+    return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: TrainingConfig) -> torch.optim.Optimizer:

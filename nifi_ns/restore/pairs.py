@@ -159,6 +159,23 @@ def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") 
     return folders
 
 
+def fingerprints(folders: Sequence[PairFolder]) -> dict[str, str]:
+    """What each scene at each rate was made from, by its label.
+
+    Raises:
+        NifiError: if two have one label.
+    """
+    roots: dict[str, Path] = {}
+    for folder in folders:
+        if folder.label in roots:
+            raise NifiError(
+                f"{roots[folder.label]} and {folder.root} are both called {folder.label}: "
+                "give one another scene or rate in its pairs.json"
+            )
+        roots[folder.label] = folder.root
+    return {folder.label: folder.fingerprint for folder in folders}
+
+
 def is_current(root: Path | str, fingerprint: str) -> bool:
     """Whether `root` holds finished pairs made from what `fingerprint` says."""
     try:

@@ -1,6 +1,7 @@
 """Perceptual losses between restored and clean crops: LPIPS and DISTS by their networks, the others without weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -66,15 +67,17 @@ def _haarpsi(restored: Tensor, clean: Tensor) -> Tensor:
 
 def _swd(restored: Tensor, clean: Tensor) -> Tensor:
     """Detail of the right kind, wherever it is; along other directions than the metric of that name."""
-    pairs = zip(restored[:, None], clean[:, None], strict=True)
-    return torch.stack([distributions.sliced_wasserstein(a, b, seed=1) for a, b in pairs]).mean()
+    return _mean(partial(distributions.sliced_wasserstein, seed=1), restored, clean)
 
 
 def _texture(restored: Tensor, clean: Tensor) -> Tensor:
     """swd, and the spectrum for what swd hardly sees, since there is little of it: the finest detail."""
-    pairs = zip(restored[:, None], clean[:, None], strict=True)
-    spectrum = torch.stack([distributions.spectrum_distance(a, b) for a, b in pairs]).mean()
-    return _swd(restored, clean) + spectrum / _DECIBELS
+    return _swd(restored, clean) + _mean(distributions.spectrum_distance, restored, clean) / _DECIBELS
+
+
+def _mean(distance: Callable[[Tensor, Tensor], Tensor], restored: Tensor, clean: Tensor) -> Tensor:
+    """Of a distance of [1, 3, H, W] over a batch."""
+    return torch.stack([distance(a, b) for a, b in zip(restored[:, None], clean[:, None], strict=True)]).mean()
 
 
 def _scalar(value: Tensor | list[Tensor]) -> Tensor:

@@ -30,11 +30,11 @@ from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.crops import PairCrops, held_out_scenes, split_validation
-from nifi_ns.restore.description import Description, RestorerSettings
-from nifi_ns.restore.learner import Learner, RunningMean
+from nifi_ns.restore.description import Description, RestorerSettings, packaged_weights
+from nifi_ns.restore.learner import Learner, RunningMean, learning_rate
 from nifi_ns.restore.logs import TrainingLog
-from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
-from nifi_ns.restore.pairs import Inputs, PairFolder
+from nifi_ns.restore.objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore.pairs import Inputs, PairFolder, fingerprints
 from nifi_ns.restore.perceptual import perceptual_loss
 from nifi_ns.restore.restorer import Restorer
 from nifi_ns.restore.selection import Selection, Trained
@@ -76,10 +76,12 @@ class Trainer:
         self._checkpoint = checkpoint_to_write(self.output, resume, overwrite)
         config, objective = self.config, self.config.objective
         self._share = config.share(processes.count())
+        self._mine = slice(self._share * processes.index(), self._share * (processes.index() + 1))
         if config.crop % backbone.pixel_multiple:
             raise NifiError(f"crop {config.crop}: {backbone.name} needs a multiple of {backbone.pixel_multiple}")
         self._settings = _json(config) | {"backbone": backbone.name, "prompt": backbone.prompt.text}
-        self._settings |= {"inputs": inputs, "pairs": _fingerprints(folders)}
+        self._settings |= {"weights": packaged_weights(backbone.name)}
+        self._settings |= {"inputs": inputs, "pairs": fingerprints(folders)}
         if start is not None:
             begun = Description.read(start)
             begun.check_backbone(backbone.name, start)
@@ -135,8 +137,9 @@ class Trainer:
     def train(self) -> Trained:
         """Train to the end, evaluate, and return what was chosen. Interrupted, it resumes from the last checkpoint."""
         size = self.config.batch_size
-        mine = range(self._share * processes.index(), self._share * (processes.index() + 1))
-        steps = [[step * size + i for i in mine] for step in range(self._step, self.config.steps)]
+        steps = [
+            list(range(step * size, (step + 1) * size))[self._mine] for step in range(self._step, self.config.steps)
+        ]
         batches = DataLoader(self._crops, batch_sampler=steps)
         if processes.index() == 0:
             return processes.from_first(self._lead(batches))
@@ -184,9 +187,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(_seed(config.seed, self._step))
         side = config.crop // self.backbone.downsampling
         shape = (config.batch_size, self.backbone.latent_channels, side, side)
-        mine = slice(self._share * processes.index(), self._share * (processes.index() + 1))
-        draws, critic_draws = (Draws.of(shape, config.objective, generator).part(mine, device) for _ in ADAPTERS)
-        rate, seen = _learning_rate(self._step, config), None
+        draws, critic_draws = (Draws.of(shape, config.objective, generator).part(self._mine, device) for _ in ADAPTERS)
+        rate, seen = learning_rate(self._step, config), None
         if config.references and (count := int(torch.randint(config.references + 1, (), generator=generator))):
             seen = batch["references"][:, :count].to(device)
         autocast = torch.autocast(device.type, _PRECISIONS[config.precision], enabled=config.precision != "fp32")
@@ -252,8 +254,9 @@ class Trainer:
         state = read_state(self._checkpoint)
         free = ("steps", "log_every", "eval_every", "eval_views", "checkpoint_every", "max_bad_steps")
         free += ("gradient_accumulation", "gradient_checkpointing")
-        given = ({**_json(TrainingConfig()), **state["settings"]}, self._settings)  # older ones lack what is new
-        before, now = ({k: v for k, v in s.items() if k not in free} for s in given)
+        older = {**_json(TrainingConfig()), **state["settings"]}  # which may lack what is new
+        older["objective"] = {**_json(ObjectiveConfig()), **older["objective"]}
+        before, now = ({k: v for k, v in s.items() if k not in free} for s in (older, self._settings))
         if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
             raise NifiError(f"{self.output} was trained with other settings: resume with its {', '.join(differing)}")
         return state
@@ -271,32 +274,11 @@ class Trainer:
         self._selection.load_state(state["selection"], adapters.get("best", {}))
 
 
-def _learning_rate(step: int, config: TrainingConfig) -> float:
-    """Factor of both learning rates at `step`, from 0."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.schedule == "constant":
-        return warmup
-    return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
-
-
 def _seed(seed: int, step: int) -> int:
     """A seed for the noise of one step, unlike those of its neighbours and of the crops."""
     return int(np.random.SeedSequence([seed, step, 0xF1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _fingerprints(folders: Sequence[PairFolder]) -> dict[str, str]:
-    """What each scene at each rate was made from, by its label, of which there must be one each."""
-    roots: dict[str, Path] = {}
-    for folder in folders:
-        if folder.label in roots:
-            raise NifiError(
-                f"{roots[folder.label]} and {folder.root} are both called {folder.label}: "
-                "give one another scene or rate in its pairs.json"
-            )
-        roots[folder.label] = folder.root
-    return {folder.label: folder.fingerprint for folder in folders}
-
-
-def _json(config: TrainingConfig) -> dict[str, Any]:
+def _json(config: TrainingConfig | ObjectiveConfig) -> dict[str, Any]:
     """The configuration as JSON would give it back, to compare with one that was read."""
     return json.loads(json.dumps(asdict(config)))

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nifi_ns import results
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore import Backbone, Restorer
+from nifi_ns.restore import Backbone, Restorer, training
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.evaluation import STRENGTHS
 from nifi_ns.restore.objective import ObjectiveConfig
@@ -274,6 +274,20 @@ def test_a_training_is_not_overwritten_and_not_resumed_with_other_settings(load,
     path = tmp_path / "checkpoints" / "last.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CorruptFileError, match="not a readable checkpoint"):
+        Trainer(load(), folders, tmp_path, config, resume=True)
+
+
+def test_a_training_from_before_a_setting_was_there_goes_on_but_not_on_other_weights(
+    load, folders, tmp_path, monkeypatch
+):
+    config = replace(CONFIG, steps=1)
+    Trainer(load(), folders, tmp_path, config).train()
+    state = training.read_state(tmp_path / "checkpoints" / "last.safetensors")
+    monkeypatch.setattr(training, "read_state", lambda _: state)
+    del state["settings"]["objective"]["pixel"], state["settings"]["weights"], state["settings"]["references"]
+    Trainer(load(), folders, tmp_path, config, resume=True)
+    state["settings"]["weights"] = "of another nifi-tiny"
+    with pytest.raises(NifiError, match="with its weights"):
         Trainer(load(), folders, tmp_path, config, resume=True)
 
 
