@@ -169,7 +169,7 @@ class Distillation:
         return generation
 
     def _repaired(self, view: View, compressing: bool) -> Repair:
-        from nifi_ns.restore.stereo import box_mean, hwc
+        from nifi_ns.references._stereo import box_mean, hwc
 
         model, shown = self._model, self._model.shown(uncompressed=True)
         view = view.to(model.device)

@@ -11,8 +11,8 @@ from PIL import Image
 from nifi_ns.commands.enhance import Enhance
 from nifi_ns.errors import NifiError
 from nifi_ns.media import Video, read_picture
+from nifi_ns.references._nearest import NearestPhotos
 from nifi_ns.restore import Restorer
-from nifi_ns.restore.nearest import NearestPhotos
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from nifi_ns.restore.exposure import fit_gains, kept_gains
+from nifi_ns.references._exposure import fit_gains, kept_gains
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:

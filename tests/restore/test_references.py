@@ -15,9 +15,9 @@ from torch import Tensor
 
 from nifi_ns import metrics, rasterize
 from nifi_ns.capture import CaptureSettings, make_capture
-from nifi_ns.restore.references import ReferenceBank, ReferenceSettings
-from nifi_ns.restore.stereo import Sighting, StereoSettings, Sweep, agree, chw, sweep, together
-from nifi_ns.restore.warping import epipolar, lift, pixels
+from nifi_ns.references._bank import ReferenceBank, ReferenceSettings
+from nifi_ns.references._stereo import Sighting, StereoSettings, Sweep, agree, chw, sweep, together
+from nifi_ns.references._warping import epipolar, lift, pixels
 from nifi_ns.splats import SH_C0, Splats
 from nifi_ns.views import View
 

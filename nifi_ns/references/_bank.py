@@ -15,9 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.restore.exposure import fit_gains, kept_gains
-from nifi_ns.restore.stereo import Sighting, StereoSettings, agree, box_mean, chw, hwc, same_surface, sweep, together
-from nifi_ns.restore.warping import (
+from nifi_ns.references._exposure import fit_gains, kept_gains
+from nifi_ns.references._stereo import (
+    Sighting,
+    StereoSettings,
+    agree,
+    box_mean,
+    chw,
+    hwc,
+    same_surface,
+    sweep,
+    together,
+)
+from nifi_ns.references._warping import (
     angle_squared,
     centres,
     epipolar,

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from nifi_ns.restore.warping import epipolar, inside, pixels, sample
+from nifi_ns.references._warping import epipolar, inside, pixels, sample
 from nifi_ns.views import View
 
 FRAME = 0.05

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.restore.warping import epipolar, inside, pixels, sample, stack
+from nifi_ns.references._warping import epipolar, inside, pixels, sample, stack
 from nifi_ns.views import View
 
 _BORDER = 8.0
