@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nifi_ns.compress.command import CommandSettings
     from nifi_ns.compress.external import ExternalCodec, Split
     from nifi_ns.compress.hacpp import HacppSettings
-    from nifi_ns.restore.pairs import PairFolder
+    from nifi_ns.pairs._folders import PairFolder
     from nifi_ns.results import Row
 
     Pictures = dict[Split, dict[str, tuple[Path, Path]]]
@@ -71,7 +71,7 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
 
     from nifi_ns import metrics, results
     from nifi_ns.compress.external import find_pictures, read_log
-    from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
+    from nifi_ns.pairs._folders import PairFolder, PairWriter, is_current
 
     pictures, size = find_pictures(codec), codec.count_bytes(read_log(output))
     _check_sizes(codec, pictures)
@@ -100,7 +100,7 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
 
 def _check_sizes(codec: "ExternalCodec", pictures: "Pictures") -> None:
     """Look at every picture's header before any is converted."""
-    from nifi_ns.restore.pairs import image_size
+    from nifi_ns.pairs._folders import image_size
 
     for split, named in pictures.items():
         for name, (render, photo) in named.items():
@@ -113,7 +113,7 @@ def _read(path: Path) -> "Tensor":
     """[H, W, 3] in [0, 1]."""
     import torch
 
-    from nifi_ns.restore.pairs import read_image
+    from nifi_ns.pairs._folders import read_image
 
     return torch.from_numpy(read_image(path)).float() / 255
 

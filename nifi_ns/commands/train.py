@@ -11,8 +11,8 @@ import tyro
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._presets import load_preset
 from nifi_ns.errors import NifiError
+from nifi_ns.pairs._folders import Inputs, PairFolder
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.pairs import Inputs, PairFolder
 from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 
 PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
@@ -62,9 +62,9 @@ class Train:
         from rich.console import Console
 
         from nifi_ns import results
+        from nifi_ns.pairs._folders import find_pair_folders
         from nifi_ns.restore import Backbone, processes
         from nifi_ns.restore.checkpoints import checkpoint_to_write
-        from nifi_ns.restore.pairs import find_pair_folders
         from nifi_ns.restore.training import Trainer
 
         if not self.pairs and not self.load_config:

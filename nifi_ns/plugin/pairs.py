@@ -10,8 +10,8 @@ from rich.progress import track
 
 from nifi_ns.compress.importance import importance, spread
 from nifi_ns.errors import NifiError
+from nifi_ns.pairs._folders import PairFolder, PairWriter, is_current
 from nifi_ns.plugin.runs import Run, load_run
-from nifi_ns.restore.pairs import PairFolder, PairWriter, is_current
 
 VERSION = 4
 """Counted up whenever the same splats would give other pairs, so that cached pairs are made again."""

@@ -10,9 +10,9 @@ from PIL import Image
 
 from nifi_ns.commands import pairs, train
 from nifi_ns.metrics import METRICS
+from nifi_ns.pairs._crops import PairCrops
+from nifi_ns.pairs._folders import PairFolder, find_pair_folders
 from nifi_ns.restore import Restorer
-from nifi_ns.restore.crops import PairCrops
-from nifi_ns.restore.pairs import PairFolder, find_pair_folders
 
 FAST = ("--degradations", "blur", "jpeg")
 

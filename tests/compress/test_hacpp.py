@@ -20,7 +20,7 @@ from nifi_ns.compress.external import ExternalCodec, Step, parse_step, read_log,
 from nifi_ns.compress.hacpp import HacppSettings, count_bytes, hacpp
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.pairs import PairFolder, find_pair_folders
+from nifi_ns.pairs._folders import PairFolder, find_pair_folders
 
 
 @pytest.fixture

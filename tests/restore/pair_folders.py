@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.restore.pairs import SPLITS, PairFolder, PairWriter
+from nifi_ns.pairs._folders import SPLITS, PairFolder, PairWriter
 
 
 def photo(height: int, width: int, seed: int) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pair_folders import write_scene
 
+from nifi_ns.pairs._folders import PairFolder
 from nifi_ns.restore.evaluation import (
     STRENGTHS,
     Choice,
@@ -16,7 +17,6 @@ from nifi_ns.restore.evaluation import (
     score_views,
     spread_views,
 )
-from nifi_ns.restore.pairs import PairFolder
 
 NOTHING = (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3))
 

@@ -13,11 +13,11 @@ from pair_folders import write_scene
 from PIL import Image
 
 from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.pairs._crops import PairCrops, split_validation
+from nifi_ns.pairs._folders import PairFolder, find_pair_folders
+from nifi_ns.pairs._shards import open_shards, write_shards
 from nifi_ns.restore import Backbone
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.crops import PairCrops, split_validation
-from nifi_ns.restore.pairs import PairFolder, find_pair_folders
-from nifi_ns.restore.shards import open_shards, write_shards
 from nifi_ns.restore.training import Trainer
 
 

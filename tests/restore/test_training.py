@@ -14,11 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nifi_ns import results
 from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.pairs._folders import PairFolder
 from nifi_ns.restore import Backbone, Restorer, training
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.evaluation import STRENGTHS
 from nifi_ns.restore.objective import ObjectiveConfig
-from nifi_ns.restore.pairs import PairFolder
 from nifi_ns.restore.training import Trainer
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0)

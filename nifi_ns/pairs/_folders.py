@@ -139,7 +139,7 @@ def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") 
     Raises:
         NifiError: if a path holds none, or a folder does not pass `PairFolder.check`.
     """
-    from nifi_ns.restore.shards import open_shards
+    from nifi_ns.pairs._shards import open_shards
 
     found: dict[Path, PairFolder] = {}
     shards: dict[Path, Path] = {}

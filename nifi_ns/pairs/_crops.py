@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.pairs import Inputs, PairFolder
+from nifi_ns.pairs._folders import Inputs, PairFolder
 
 
 class Crop(TypedDict):
