@@ -31,11 +31,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nifi_ns.commands._cli import run
+from nifi_ns.diffusion._backbone import Backbone
+from nifi_ns.diffusion._families import StableDiffusion3
+from nifi_ns.diffusion._prompt import PROMPT_FILE
+from nifi_ns.diffusion._schedules import FlowMatching
 from nifi_ns.files import atomic_path, write_text
-from nifi_ns.restore.backbone import Backbone
-from nifi_ns.restore.families import StableDiffusion3
-from nifi_ns.restore.prompt import PROMPT_FILE
-from nifi_ns.restore.schedules import FlowMatching
 
 T0 = 199.0
 SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=3.0)  # SD3's

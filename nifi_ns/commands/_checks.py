@@ -87,7 +87,7 @@ def _gsplat(_: Path) -> _Found:
 
 
 def _compiler(_: Path) -> _Found:
-    from nifi_ns.restore.compilation import cxx_compiler
+    from nifi_ns.diffusion._compilation import cxx_compiler
 
     if found := cxx_compiler():
         return "OK", found

@@ -10,10 +10,10 @@ import tyro
 
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._presets import load_preset
+from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs._folders import Inputs, PairFolder
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 
 PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
 """What a preset may decide; data and folders are the command line's."""

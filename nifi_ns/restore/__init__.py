@@ -1,6 +1,6 @@
 """Fix: one-step diffusion restoration of degraded views. Knows images and files, nothing of gaussians."""
 
-from nifi_ns.restore.backbone import Backbone
+from nifi_ns.diffusion._backbone import Backbone
 from nifi_ns.restore.description import RestorerSettings
 from nifi_ns.restore.restorer import Restorer
 

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nifi_ns.diffusion._sources import WEIGHTS
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
-from nifi_ns.restore.sources import WEIGHTS
 
 VERSION = 1
 RESTORER_FILE = "restorer.json"

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nifi_ns.diffusion._backbone import Backbone
+from nifi_ns.diffusion._families import StableDiffusion
+from nifi_ns.diffusion._prompt import PROMPT_FILE, Embeddings, Prompt
+from nifi_ns.diffusion._sources import Source, placement, reading, resolve
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore.backbone import Backbone
-from nifi_ns.restore.families import StableDiffusion
-from nifi_ns.restore.prompt import PROMPT_FILE, Embeddings, Prompt
-from nifi_ns.restore.sources import Source, placement, reading, resolve
 
 T0 = 199
 PROMPT = "remove degradation"

@@ -24,8 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nifi_ns.diffusion._denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
 from nifi_ns.restore.description import Decode
 from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nifi_ns.diffusion._backbone import Backbone
+from nifi_ns.diffusion._prompt import Embeddings, Prompt
 from nifi_ns.errors import CorruptFileError
-from nifi_ns.restore.backbone import Backbone
-from nifi_ns.restore.prompt import Embeddings, Prompt
 
 BACKBONE = "stabilityai/stable-diffusion-3-medium-diffusers"
 EMBEDDINGS_FILE = "default_embeddings.npz"

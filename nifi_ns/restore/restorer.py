@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
+from nifi_ns.diffusion._compilation import CompileMode
+from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
-from nifi_ns.restore.compilation import CompileMode
 from nifi_ns.restore.description import (
     RESTORER_FILE,
     VERSION,
@@ -24,7 +25,6 @@ from nifi_ns.restore.description import (
 )
 from nifi_ns.restore.difix import T0, Difix, is_difix
 from nifi_ns.restore.images import to_batch
-from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 from nifi_ns.restore.published import is_published, load_published
 from nifi_ns.restore.tiles import feathered, windows
 

@@ -24,11 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from nifi_ns.diffusion._backbone import AdapterName, Backbone
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
 from nifi_ns.pairs._folders import Inputs, PairFolder, fingerprints
 from nifi_ns.restore import processes
-from nifi_ns.restore.backbone import AdapterName, Backbone
 from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.description import Description, RestorerSettings, packaged_weights

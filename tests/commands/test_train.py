@@ -12,11 +12,11 @@ import yaml
 from nifi_ns.commands import train
 from nifi_ns.commands._presets import load_preset
 from nifi_ns.commands.train import Train
+from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs._folders import PairFolder, PairWriter
 from nifi_ns.restore import Backbone, Restorer
 from nifi_ns.restore.objective import ObjectiveConfig
-from nifi_ns.restore.prompt import PROMPT_FILE, Prompt
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -10,9 +10,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from miniatures import perturb
 from torch import Tensor
 
+from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Backbone
-from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE
 
 
 @pytest.fixture(params=["sd3", "sd-turbo"])

@@ -9,10 +9,10 @@ from miniatures import difix_autoencoder
 from PIL import Image
 from safetensors.torch import load_file
 
+from nifi_ns.diffusion._cross_view import across_views
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Restorer
 from nifi_ns.restore.difix import Difix, is_difix
-from nifi_ns.restore.views import across_views
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nifi_ns.diffusion._denoiser import Denoiser, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.denoiser import Denoiser, restore_latents
 from nifi_ns.restore.description import Decode
 from nifi_ns.restore.objective import (
     Draws,

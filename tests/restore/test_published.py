@@ -91,7 +91,7 @@ def test_without_their_embeddings_their_text_is_embedded(authors, backbone_folde
     asked, folder = [], tmp_path / "with_encoder"
     shutil.copytree(backbone_folders["sd3"], folder)
     save_text_encoders(folder, "sd3")
-    monkeypatch.setattr("nifi_ns.restore.families.StableDiffusion3.encode_prompt", lambda *a: asked.append(a[2]))
+    monkeypatch.setattr("nifi_ns.diffusion._families.StableDiffusion3.encode_prompt", lambda *a: asked.append(a[2]))
     with pytest.raises(AttributeError):
         Restorer.from_pretrained(path, device="cpu", backbone=folder)(IMAGE)
     assert asked == [PROMPT]

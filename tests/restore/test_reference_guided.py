@@ -11,13 +11,13 @@ from pair_folders import write_scene
 from PIL import Image
 from torch import Tensor
 
+from nifi_ns.diffusion._denoiser import encode_views, restore_latents
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs._crops import PairCrops
 from nifi_ns.pairs._folders import PairFolder, find_pair_folders
 from nifi_ns.pairs._shards import write_shards
 from nifi_ns.restore import Backbone, Restorer
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.denoiser import encode_views, restore_latents
 from nifi_ns.restore.objective import Draws, ObjectiveConfig, restorer_loss
 from nifi_ns.restore.training import Trainer
 

@@ -13,12 +13,12 @@ from miniatures import perturb
 from pair_folders import write_scene
 from PIL import Image
 
+from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE
+from nifi_ns.diffusion._prompt import PROMPT_FILE
+from nifi_ns.diffusion._sources import WEIGHTS
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Backbone, Restorer, RestorerSettings
-from nifi_ns.restore.backbone import NETWORK_ADAPTER_FILE
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.prompt import PROMPT_FILE
-from nifi_ns.restore.sources import WEIGHTS
 from nifi_ns.restore.training import Trainer
 
 

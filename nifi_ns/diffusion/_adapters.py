@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nifi_ns.diffusion._cross_view import across_views, views_across
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
-from nifi_ns.restore.views import across_views, views_across
 
 _METADATA_KEY = "lora_adapter_metadata"  # where diffusers >= 0.34 looks for the LoraConfig, hence for alpha
 

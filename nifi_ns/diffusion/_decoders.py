@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nifi_ns.diffusion._sources import reading, resolve
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.sources import reading, resolve
 
 
 class TinyDecoder(nn.Module):

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nifi_ns.diffusion._adapters import Adapters
+from nifi_ns.diffusion._compilation import CompileMode, compile_networks
+from nifi_ns.diffusion._cross_view import across_views
+from nifi_ns.diffusion._decoders import TinyDecoder
+from nifi_ns.diffusion._denoiser import encode_views, restore_latents
+from nifi_ns.diffusion._families import FAMILIES, Family
+from nifi_ns.diffusion._prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
+from nifi_ns.diffusion._schedules import Schedule
+from nifi_ns.diffusion._sources import placement, reading, resolve
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.adapters import Adapters
-from nifi_ns.restore.compilation import CompileMode, compile_networks
-from nifi_ns.restore.decoders import TinyDecoder
-from nifi_ns.restore.denoiser import encode_views, restore_latents
-from nifi_ns.restore.families import FAMILIES, Family
-from nifi_ns.restore.prompt import DEFAULT_PROMPT, PROMPT_FILE, Prompt
-from nifi_ns.restore.schedules import Schedule
-from nifi_ns.restore.sources import placement, reading, resolve
-from nifi_ns.restore.views import across_views
 
 AdapterName = Literal["phi_minus", "phi_plus"]
 NIFI_TINY = "nifi-tiny"

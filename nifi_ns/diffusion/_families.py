@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from nifi_ns.diffusion._prompt import Embeddings, Prompt
+from nifi_ns.diffusion._schedules import Diffusion, FlowMatching, Schedule
+from nifi_ns.diffusion._sources import Source
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.prompt import Embeddings, Prompt
-from nifi_ns.restore.schedules import Diffusion, FlowMatching, Schedule
-from nifi_ns.restore.sources import Source
 
 
 class Family(ABC):
