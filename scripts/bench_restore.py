@@ -33,11 +33,11 @@ from nifi_ns import metrics
 from nifi_ns.commands._cli import run
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
+from nifi_ns.learning._logs import comparison_grid
 from nifi_ns.pairs._folders import Inputs, PairFolder, find_pair_folders, write_image
 from nifi_ns.restore import Backbone, Restorer
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.description import RESTORER_FILE, Decode, Description, packaged_weights
-from nifi_ns.restore.logs import comparison_grid
 from nifi_ns.restore.objective import ObjectiveConfig
 from nifi_ns.restore.training import Trainer
 from nifi_ns.results import Row, Variant, row, save

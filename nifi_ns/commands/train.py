@@ -62,9 +62,9 @@ class Train:
         from rich.console import Console
 
         from nifi_ns import results
+        from nifi_ns.learning._checkpoints import checkpoint_to_write
         from nifi_ns.pairs._folders import find_pair_folders
         from nifi_ns.restore import Backbone, processes
-        from nifi_ns.restore.checkpoints import checkpoint_to_write
         from nifi_ns.restore.training import Trainer
 
         if not self.pairs and not self.load_config:

@@ -11,6 +11,7 @@ from torch import Tensor
 from nifi_ns import metrics, results
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
+from nifi_ns.learning._logs import TrainingLog, comparison_grid
 from nifi_ns.pairs._folders import PairFolder
 from nifi_ns.restore.evaluation import (
     STRENGTHS,
@@ -22,7 +23,6 @@ from nifi_ns.restore.evaluation import (
     score_views,
     spread_views,
 )
-from nifi_ns.restore.logs import TrainingLog, comparison_grid
 from nifi_ns.restore.restorer import Restorer
 
 _GRID_VIEWS = 4

@@ -26,14 +26,20 @@ from torch.utils.data import DataLoader
 
 from nifi_ns.diffusion._backbone import AdapterName, Backbone
 from nifi_ns.errors import NifiError
+from nifi_ns.learning import processes
+from nifi_ns.learning._checkpoints import (
+    checkpoint_to_write,
+    load_optimizers,
+    read_adapters,
+    read_state,
+    save_checkpoint,
+)
+from nifi_ns.learning._learner import Learner, RunningMean, learning_rate
+from nifi_ns.learning._logs import TrainingLog
 from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
 from nifi_ns.pairs._folders import Inputs, PairFolder, fingerprints
-from nifi_ns.restore import processes
-from nifi_ns.restore.checkpoints import checkpoint_to_write, load_optimizers, read_adapters, read_state, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
 from nifi_ns.restore.description import Description, RestorerSettings, packaged_weights
-from nifi_ns.restore.learner import Learner, RunningMean, learning_rate
-from nifi_ns.restore.logs import TrainingLog
 from nifi_ns.restore.objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
 from nifi_ns.restore.perceptual import perceptual_loss
 from nifi_ns.restore.restorer import Restorer

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
+from nifi_ns.learning._checkpoints import load_optimizers, save_checkpoint
+from nifi_ns.learning._learner import Learner, RunningMean, make_optimizer
 from nifi_ns.restore import config as config_module
-from nifi_ns.restore.checkpoints import load_optimizers, save_checkpoint
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.learner import Learner, RunningMean, make_optimizer
 
 CPU = torch.device("cpu")
 

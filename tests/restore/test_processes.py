@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nifi_ns.errors import NifiError
+from nifi_ns.learning._learner import Learner
 from nifi_ns.restore import Backbone, processes
 from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.learner import Learner
 from nifi_ns.restore.objective import ObjectiveConfig
 from nifi_ns.restore.training import Trainer
 

@@ -8,7 +8,7 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from nifi_ns.restore import processes
+from nifi_ns.learning import processes
 from nifi_ns.restore.config import TrainingConfig
 
 
