@@ -34,8 +34,8 @@ from nifi_ns.diffusion._schedules import Diffusion, FlowMatching
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
 from nifi_ns.learning._learner import make_optimizer
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.objective import Draws, critic_loss, restorer_loss
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._objective import Draws, critic_loss, restorer_loss
 
 PRESET = Path(__file__).parents[1] / "configs" / "sd3.yaml"
 

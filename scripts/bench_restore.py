@@ -36,10 +36,10 @@ from nifi_ns.files import format_size
 from nifi_ns.learning._logs import comparison_grid
 from nifi_ns.pairs._folders import Inputs, PairFolder, find_pair_folders, write_image
 from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.description import RESTORER_FILE, Decode, Description, packaged_weights
-from nifi_ns.restore.objective import ObjectiveConfig
-from nifi_ns.restore.training import Trainer
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._description import RESTORER_FILE, Decode, Description, packaged_weights
+from nifi_ns.restore._objective import ObjectiveConfig
+from nifi_ns.restore._training import Trainer
 from nifi_ns.results import Row, Variant, row, save
 
 _SHOWN = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")

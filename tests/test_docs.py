@@ -103,7 +103,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise `Parsed` if the program takes these words, else what it raises."""
     from nerfstudio.utils import install_checks
 
-    from nifi_ns.restore import config
+    from nifi_ns.restore import _config as config
 
     monkeypatch.chdir(ROOT)  # presets are named from here
     # some options ask for programs and packages as soon as they are parsed

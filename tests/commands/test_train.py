@@ -16,7 +16,7 @@ from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs._folders import PairFolder, PairWriter
 from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore.objective import ObjectiveConfig
+from nifi_ns.restore._objective import ObjectiveConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -103,7 +103,7 @@ def test_pairs_of_runs_are_made_and_go_with_those_given(pairs, tmp_path, monkeyp
         given.append(folders)
         raise NifiError("far enough")
 
-    monkeypatch.setattr("nifi_ns.restore.training.Trainer", stop)
+    monkeypatch.setattr("nifi_ns.restore._training.Trainer", stop)
     with pytest.raises(SystemExit, match="far enough"):
         typed("--pairs", pairs.root, "--load-config", config, monkeypatch=monkeypatch)
     assert asked == [((config,), {"referenced": False})]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from nifi_ns.diffusion._cross_view import across_views
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Restorer
-from nifi_ns.restore.difix import Difix, is_difix
+from nifi_ns.restore._difix import Difix, is_difix
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from pair_folders import write_scene
 
 from nifi_ns.pairs._folders import PairFolder
-from nifi_ns.restore.evaluation import (
+from nifi_ns.restore._evaluation import (
     STRENGTHS,
     Choice,
     ViewScores,

@@ -12,7 +12,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.learning._checkpoints import load_optimizers, save_checkpoint
 from nifi_ns.learning._learner import Learner, RunningMean, make_optimizer
 from nifi_ns.restore import config as config_module
-from nifi_ns.restore.config import TrainingConfig
+from nifi_ns.restore._config import TrainingConfig
 
 CPU = torch.device("cpu")
 

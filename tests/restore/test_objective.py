@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nifi_ns.diffusion._denoiser import Denoiser, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.description import Decode
-from nifi_ns.restore.objective import (
+from nifi_ns.restore._description import Decode
+from nifi_ns.restore._objective import (
     Draws,
     ObjectiveConfig,
     critic_loss,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.perceptual import perceptual_loss
+from nifi_ns.restore._perceptual import perceptual_loss
 
 CPU = torch.device("cpu")
 

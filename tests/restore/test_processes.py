@@ -17,9 +17,9 @@ from torch import nn
 from nifi_ns.errors import NifiError
 from nifi_ns.learning._learner import Learner
 from nifi_ns.restore import Backbone, processes
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.objective import ObjectiveConfig
-from nifi_ns.restore.training import Trainer
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._objective import ObjectiveConfig
+from nifi_ns.restore._training import Trainer
 
 CONFIG = TrainingConfig(
     steps=6,

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Restorer
-from nifi_ns.restore.published import EMBEDDINGS_FILE, PROMPT, read_published
+from nifi_ns.restore._published import EMBEDDINGS_FILE, PROMPT, read_published
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "proj", "linear", "proj_out"]
 CLOSE = {"rtol": 0, "atol": 5e-3}  # their network is told timestep 199, ours that of the nearest sigma, 197.9

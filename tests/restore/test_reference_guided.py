@@ -17,9 +17,9 @@ from nifi_ns.pairs._crops import PairCrops
 from nifi_ns.pairs._folders import PairFolder, find_pair_folders
 from nifi_ns.pairs._shards import write_shards
 from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.objective import Draws, ObjectiveConfig, restorer_loss
-from nifi_ns.restore.training import Trainer
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._objective import Draws, ObjectiveConfig, restorer_loss
+from nifi_ns.restore._training import Trainer
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0, timesteps=(300, 300), prompt_dropout=0.0)
 CONFIG = TrainingConfig(
@@ -213,7 +213,7 @@ def test_a_training_of_before_goes_on(
 
     config = replace(CONFIG, references=0, steps=2)
     with monkeypatch.context() as patch:
-        patch.setattr("nifi_ns.restore.training._json", _without_references)
+        patch.setattr("nifi_ns.restore._training._json", _without_references)
         Trainer(load(), [pairs], output, config).train()
     with pytest.raises(NifiError, match="with its references"):
         Trainer(load(), [pairs], output, replace(config, references=1), resume=True)

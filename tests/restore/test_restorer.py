@@ -18,8 +18,8 @@ from nifi_ns.diffusion._prompt import PROMPT_FILE
 from nifi_ns.diffusion._sources import WEIGHTS
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Backbone, Restorer, RestorerSettings
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.training import Trainer
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._training import Trainer
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nifi_ns.restore.tiles import feathered, windows
+from nifi_ns.restore._tiles import feathered, windows
 
 
 @given(st.integers(1, 400), st.integers(3, 40), st.integers(0, 8), st.sampled_from([1, 2, 8]))

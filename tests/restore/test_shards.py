@@ -17,8 +17,8 @@ from nifi_ns.pairs._crops import PairCrops, split_validation
 from nifi_ns.pairs._folders import PairFolder, find_pair_folders
 from nifi_ns.pairs._shards import open_shards, write_shards
 from nifi_ns.restore import Backbone
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.training import Trainer
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._training import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from nifi_ns import results
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.pairs._folders import PairFolder
 from nifi_ns.restore import Backbone, Restorer, training
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.evaluation import STRENGTHS
-from nifi_ns.restore.objective import ObjectiveConfig
-from nifi_ns.restore.training import Trainer
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._evaluation import STRENGTHS
+from nifi_ns.restore._objective import ObjectiveConfig
+from nifi_ns.restore._training import Trainer
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0)
 CONFIG = TrainingConfig(
@@ -241,7 +241,7 @@ def poison_decoder(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """The perceptual loss of these steps is NaN."""
     calls = iter(range(100))
     monkeypatch.setattr(
-        "nifi_ns.restore.training.perceptual_loss",
+        "nifi_ns.restore._training.perceptual_loss",
         lambda metric, device: lambda a, b: (a - b).abs().mean() * (torch.nan if next(calls) in steps else 1),
     )
 

@@ -13,7 +13,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
 from nifi_ns.learning._logs import TrainingLog, comparison_grid
 from nifi_ns.pairs._folders import PairFolder
-from nifi_ns.restore.evaluation import (
+from nifi_ns.restore._evaluation import (
     STRENGTHS,
     Choice,
     ViewScores,
@@ -23,7 +23,7 @@ from nifi_ns.restore.evaluation import (
     score_views,
     spread_views,
 )
-from nifi_ns.restore.restorer import Restorer
+from nifi_ns.restore._restorer import Restorer
 
 _GRID_VIEWS = 4
 

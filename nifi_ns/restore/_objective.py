@@ -26,8 +26,8 @@ from torch import Tensor
 
 from nifi_ns.diffusion._denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.description import Decode
-from nifi_ns.restore.perceptual import Perceptual, PerceptualMetric
+from nifi_ns.restore._description import Decode
+from nifi_ns.restore._perceptual import Perceptual, PerceptualMetric
 
 
 @dataclass(frozen=True)

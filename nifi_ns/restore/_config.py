@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.description import Decode
-from nifi_ns.restore.objective import ObjectiveConfig
+from nifi_ns.restore._description import Decode
+from nifi_ns.restore._objective import ObjectiveConfig
 
 TINY_OBJECTIVE = ObjectiveConfig(t0=50, noise_scale=0.0, guidance_scale=1.0, prompt_dropout=0.0, latent=0.1, pixel=60.0)
 """For nifi-tiny: from a start near the identity and without noise, which costs the miniature more than it brings; and

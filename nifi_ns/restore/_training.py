@@ -38,12 +38,12 @@ from nifi_ns.learning._learner import Learner, RunningMean, learning_rate
 from nifi_ns.learning._logs import TrainingLog
 from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
 from nifi_ns.pairs._folders import Inputs, PairFolder, fingerprints
-from nifi_ns.restore.config import TrainingConfig
-from nifi_ns.restore.description import Description, RestorerSettings, packaged_weights
-from nifi_ns.restore.objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
-from nifi_ns.restore.perceptual import perceptual_loss
-from nifi_ns.restore.restorer import Restorer
-from nifi_ns.restore.selection import Selection, Trained
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._description import Description, RestorerSettings, packaged_weights
+from nifi_ns.restore._objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore._perceptual import perceptual_loss
+from nifi_ns.restore._restorer import Restorer
+from nifi_ns.restore._selection import Selection, Trained
 
 ADAPTERS: tuple[AdapterName, ...] = ("phi_minus", "phi_plus")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,7 +14,7 @@ from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, 
 from nifi_ns.diffusion._compilation import CompileMode
 from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
-from nifi_ns.restore.description import (
+from nifi_ns.restore._description import (
     RESTORER_FILE,
     VERSION,
     Description,
@@ -23,10 +23,10 @@ from nifi_ns.restore.description import (
     checksum,
     packaged_weights,
 )
-from nifi_ns.restore.difix import T0, Difix, is_difix
-from nifi_ns.restore.images import to_batch
-from nifi_ns.restore.published import is_published, load_published
-from nifi_ns.restore.tiles import feathered, windows
+from nifi_ns.restore._difix import T0, Difix, is_difix
+from nifi_ns.restore._images import to_batch
+from nifi_ns.restore._published import is_published, load_published
+from nifi_ns.restore._tiles import feathered, windows
 
 Image = TypeVar("Image")
 
