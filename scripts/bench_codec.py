@@ -201,7 +201,7 @@ def _gsplat_png(splats: Splats) -> tuple[int, Splats]:
     """Bytes of gsplat's own compression of splats without view-dependent colour, and what it decodes to."""
     from gsplat.compression import PngCompression
 
-    from nifi_ns.compress.octree import morton_codes
+    from nifi_ns.compress.codec._octree import morton_codes
 
     side = math.isqrt(len(splats))
     kept = splats[splats.opacities.argsort(descending=True)[: side**2]]

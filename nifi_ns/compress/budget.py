@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import torch
 
-from nifi_ns.compress.codec import encode
-from nifi_ns.compress.grid import PRESETS, Bits
+from nifi_ns.compress.codec._codec import encode
+from nifi_ns.compress.codec._grid import PRESETS, Bits
 from nifi_ns.compress.settings import CompressionSettings, target_bytes
 from nifi_ns.splats import Splats
 

@@ -8,13 +8,13 @@ import torch
 
 from nifi_ns import metrics
 from nifi_ns.compress.budget import between
-from nifi_ns.compress.codec import decode, encode
+from nifi_ns.compress.codec._codec import decode, encode
+from nifi_ns.compress.codec._grid import PRESETS, Bits, grades
+from nifi_ns.compress.codec._levels import Ladder
+from nifi_ns.compress.codec._quantize import fake_quantize
 from nifi_ns.compress.compressor import Compressed
 from nifi_ns.compress.finetune import compress
-from nifi_ns.compress.grid import PRESETS, Bits, grades
 from nifi_ns.compress.importance import importance, judging_views, spread
-from nifi_ns.compress.levels import Ladder
-from nifi_ns.compress.quantize import fake_quantize
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render

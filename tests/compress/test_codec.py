@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from splat_scenes import random_splats, rows
 
 from nifi_ns.compress import PRESETS, Bits, Grid, codec, decode, encode, fake_quantize, info
-from nifi_ns.compress.grid import MAX_SKIP, grades
+from nifi_ns.compress.codec._grid import MAX_SKIP, grades
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nifi_ns.compress.octree import PositionCoder, coordinates_of, morton_codes
+from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of, morton_codes
 
 
 @pytest.mark.parametrize("depth", [1, 7, 20])

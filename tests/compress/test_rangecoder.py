@@ -3,7 +3,7 @@ import zlib
 import numpy as np
 import pytest
 
-from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RATES, SQUASH, STRETCH, RangeCoder, code_symbol
+from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RATES, SQUASH, STRETCH, RangeCoder, code_symbol
 
 
 def coded(symbols: np.ndarray, contexts: np.ndarray, bits: int, data: bytes | None = None) -> tuple[bytes, np.ndarray]:

@@ -8,7 +8,7 @@ import torch
 from splat_scenes import random_splats, rows
 
 from nifi_ns.compress import PRESETS, decode, encode, info
-from nifi_ns.compress.container import MAGIC, read_file, write_file
+from nifi_ns.compress.codec._container import MAGIC, read_file, write_file
 from nifi_ns.errors import CorruptFileError
 
 DATA = encode(random_splats(40, 1), PRESETS["coarse"])

@@ -22,8 +22,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.grid import HEADROOM, MAX_SKIP, Bits, Grid, contract, expand, squared_norm
-from nifi_ns.compress.rotations import canonical
+from nifi_ns.compress.codec._grid import HEADROOM, MAX_SKIP, Bits, Grid, contract, expand, squared_norm
+from nifi_ns.compress.codec._rotations import canonical
 from nifi_ns.splats import SH_C0, Splats
 
 MAX_SYMBOLS = 1 << 16

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nifi_ns.compiled import compiled
-from nifi_ns.compress.container import Reader, Writer
-from nifi_ns.compress.grid import MAX_SKIP
-from nifi_ns.compress.quantize import MAX_SYMBOLS
-from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
+from nifi_ns.compress.codec._container import Reader, Writer
+from nifi_ns.compress.codec._grid import MAX_SKIP
+from nifi_ns.compress.codec._quantize import MAX_SYMBOLS
+from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
 
 Plan = list[tuple[str, tuple[str, ...]]]
 """Channels in coding order, each with the names of the earlier ones (or "spacing") that it is conditioned on."""

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.attributes import ChannelCoder, ChannelModels, Plan
-from nifi_ns.compress.container import VERSION, Reader, Writer, read_file, write_file
-from nifi_ns.compress.grid import MAX_LEVELS, MAX_SKIP, SIZED, Bits, Grid
-from nifi_ns.compress.levels import GROWTH_UNIT, MAX_GROWTH, growth
-from nifi_ns.compress.octree import PositionCoder, coordinates_of, morton_codes
-from nifi_ns.compress.quantize import MAX_DEPTH, Quantized, dequantize, quantize
+from nifi_ns.compress.codec._attributes import ChannelCoder, ChannelModels, Plan
+from nifi_ns.compress.codec._container import VERSION, Reader, Writer, read_file, write_file
+from nifi_ns.compress.codec._grid import MAX_LEVELS, MAX_SKIP, SIZED, Bits, Grid
+from nifi_ns.compress.codec._levels import GROWTH_UNIT, MAX_GROWTH, growth
+from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of, morton_codes
+from nifi_ns.compress.codec._quantize import MAX_DEPTH, Quantized, dequantize, quantize
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.splats import Splats
 

@@ -7,7 +7,7 @@ in turn and the number of gaussians in its lower half is coded, level by level (
 import numpy as np
 
 from nifi_ns.compiled import compiled
-from nifi_ns.compress.rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
+from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
 
 _COUNTS = 48  # kinds of cell by the number of gaussians in it: exact below 16, then by its bit length
 
