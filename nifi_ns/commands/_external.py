@@ -12,9 +12,9 @@ from nifi_ns.errors import NifiError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nifi_ns.compress.command import CommandSettings
-    from nifi_ns.compress.external import ExternalCodec, Split
-    from nifi_ns.compress.hacpp import HacppSettings
+    from nifi_ns.compress.external._command import CommandSettings
+    from nifi_ns.compress.external._external import ExternalCodec, Split
+    from nifi_ns.compress.external._hacpp import HacppSettings
     from nifi_ns.pairs._folders import PairFolder
     from nifi_ns.results import Row
 
@@ -36,9 +36,9 @@ def compress_externally(settings: "HacppSettings | CommandSettings", data: Path 
     from rich.console import Console
 
     from nifi_ns import results
-    from nifi_ns.compress.command import command
-    from nifi_ns.compress.external import run
-    from nifi_ns.compress.hacpp import HacppSettings, hacpp
+    from nifi_ns.compress.external._command import command
+    from nifi_ns.compress.external._external import run
+    from nifi_ns.compress.external._hacpp import HacppSettings, hacpp
 
     if isinstance(settings, HacppSettings):
         name, rate, wanted = "hacpp", f"{settings.lmbda:g}", "images/ and sparse/0/, as COLMAP leaves them"
@@ -70,7 +70,7 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
     from rich.progress import track
 
     from nifi_ns import metrics, results
-    from nifi_ns.compress.external import find_pictures, read_log
+    from nifi_ns.compress.external._external import find_pictures, read_log
     from nifi_ns.pairs._folders import PairFolder, PairWriter, is_current
 
     pictures, size = find_pictures(codec), codec.count_bytes(read_log(output))

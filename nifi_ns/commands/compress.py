@@ -10,8 +10,8 @@ import tyro
 
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._scenes import describe
-from nifi_ns.compress.command import CommandSettings
-from nifi_ns.compress.hacpp import HacppSettings
+from nifi_ns.compress.external._command import CommandSettings
+from nifi_ns.compress.external._hacpp import HacppSettings
 from nifi_ns.compress.settings import CompressionSettings
 from nifi_ns.errors import NifiError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nifi_ns.compress.external import ExternalCodec, model_folder
+from nifi_ns.compress.external._external import ExternalCodec, model_folder
 from nifi_ns.errors import NifiError
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nifi_ns.compress.external import ExternalCodec, model_folder
+from nifi_ns.compress.external._external import ExternalCodec, model_folder
 from nifi_ns.errors import NifiError
 
 _DATASETS = {"mip360": (0.001, 0.5), "tandt": (0.01, 0.1), "deepblending": (0.005, 0.08)}
