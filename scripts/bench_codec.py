@@ -31,9 +31,9 @@ from rich.table import Table
 from nifi_ns import formats, metrics
 from nifi_ns.commands._cli import run
 from nifi_ns.compress import PRESETS, CompressionSettings, compress, decode, encode
-from nifi_ns.compress.importance import importance, spread
-from nifi_ns.compress.rate import compress_to_loss
-from nifi_ns.compress.settings import target_bytes
+from nifi_ns.compress._importance import importance, spread
+from nifi_ns.compress._rate import compress_to_loss
+from nifi_ns.compress._settings import target_bytes
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.plugin.runs import Run, load_run

@@ -7,12 +7,12 @@ the codec's compiler is not needed for that.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nifi_ns.compress._compressor import Compressed, Compressor
+    from nifi_ns.compress._finetune import compress
+    from nifi_ns.compress._settings import CompressionSettings
     from nifi_ns.compress.codec._codec import SceneInfo, decode, encode, info
     from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid
     from nifi_ns.compress.codec._quantize import fake_quantize
-    from nifi_ns.compress.compressor import Compressed, Compressor
-    from nifi_ns.compress.finetune import compress
-    from nifi_ns.compress.settings import CompressionSettings
 
 __all__ = [
     "PRESETS",

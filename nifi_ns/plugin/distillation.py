@@ -21,7 +21,7 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from nifi_ns.compress.importance import spread
+from nifi_ns.compress._importance import spread
 from nifi_ns.errors import NifiError
 from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.generations import Generation, Repair

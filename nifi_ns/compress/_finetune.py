@@ -7,12 +7,12 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from nifi_ns.compress.budget import chosen_sh_degree
-from nifi_ns.compress.cameras import cameras_around, with_renders
-from nifi_ns.compress.compressor import Compressed, Compressor
-from nifi_ns.compress.importance import Importance, importance, judging_views, spread
-from nifi_ns.compress.merging import thin_out
-from nifi_ns.compress.settings import CompressionSettings
+from nifi_ns.compress._budget import chosen_sh_degree
+from nifi_ns.compress._cameras import cameras_around, with_renders
+from nifi_ns.compress._compressor import Compressed, Compressor
+from nifi_ns.compress._importance import Importance, importance, judging_views, spread
+from nifi_ns.compress._merging import thin_out
+from nifi_ns.compress._settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import kernels_own_the_threads, render
 from nifi_ns.rasterize.ssim import SSIM

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nifi_ns.compress.importance import Importance, Judge
+from nifi_ns.compress._importance import Importance, Judge
 from nifi_ns.splats import SH_C0, Splats
 
 _STAGES = 6  # on the way to a count; in each the neighbours are other ones
