@@ -10,10 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nifi_ns.diffusion._backbone import Backbone
-from nifi_ns.diffusion._families import StableDiffusion, StableDiffusion3
-from nifi_ns.diffusion._prompt import Embeddings, Prompt
-from nifi_ns.diffusion._schedules import Diffusion, FlowMatching
+from nifi_ns.diffusion import Backbone, Diffusion, Embeddings, FlowMatching, Prompt, StableDiffusion, StableDiffusion3
 
 _VAE: dict[str, Any] = {
     **{"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},

@@ -9,7 +9,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from nifi_ns.diffusion._prompt import Embeddings, Prompt
+from nifi_ns.diffusion import Embeddings, Prompt
 
 PATCH = 4
 LATENT_CHANNELS = 24

@@ -30,10 +30,17 @@ from rich.table import Table
 
 from nifi_ns import formats, metrics
 from nifi_ns.commands._cli import run
-from nifi_ns.compress import PRESETS, CompressionSettings, compress, decode, encode
-from nifi_ns.compress._importance import importance, spread
-from nifi_ns.compress._rate import compress_to_loss
-from nifi_ns.compress._settings import target_bytes
+from nifi_ns.compress import (
+    PRESETS,
+    CompressionSettings,
+    compress,
+    compress_to_loss,
+    decode,
+    encode,
+    importance,
+    spread,
+    target_bytes,
+)
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.plugin.runs import Run, load_run
@@ -201,7 +208,7 @@ def _gsplat_png(splats: Splats) -> tuple[int, Splats]:
     """Bytes of gsplat's own compression of splats without view-dependent colour, and what it decodes to."""
     from gsplat.compression import PngCompression
 
-    from nifi_ns.compress.codec._octree import morton_codes
+    from nifi_ns.compress.codec import morton_codes
 
     side = math.isqrt(len(splats))
     kept = splats[splats.opacities.argsort(descending=True)[: side**2]]

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from nifi_ns import metrics
 from nifi_ns.commands._cli import run
-from nifi_ns.compress._settings import target_bytes
+from nifi_ns.compress import target_bytes
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.metrics import LOWER_IS_BETTER

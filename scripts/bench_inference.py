@@ -25,11 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nifi_ns import results
 from nifi_ns.commands._cli import run
-from nifi_ns.diffusion._backbone import NIFI_TINY
-from nifi_ns.diffusion._compilation import CompileMode
+from nifi_ns.diffusion import NIFI_TINY, Backbone, CompileMode
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
-from nifi_ns.restore import Backbone, Restorer, RestorerSettings
+from nifi_ns.restore import Restorer, RestorerSettings
 
 _REPEATS = 5
 _MATRIX = {"cpu": 2048, "cuda": 8192}

@@ -29,13 +29,11 @@ from torch.utils._pytree import tree_leaves
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._presets import load_preset
 from nifi_ns.commands.train import PRESET_FIELDS, Train
-from nifi_ns.diffusion._backbone import Backbone
-from nifi_ns.diffusion._schedules import Diffusion, FlowMatching
+from nifi_ns.diffusion import Backbone, Diffusion, FlowMatching
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
-from nifi_ns.learning._learner import make_optimizer
-from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._objective import Draws, critic_loss, restorer_loss
+from nifi_ns.learning import make_optimizer
+from nifi_ns.restore import Draws, TrainingConfig, critic_loss, restorer_loss
 
 PRESET = Path(__file__).parents[1] / "configs" / "sd3.yaml"
 

@@ -31,15 +31,21 @@ from torch import Tensor
 
 from nifi_ns import metrics
 from nifi_ns.commands._cli import run
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
-from nifi_ns.learning._logs import comparison_grid
-from nifi_ns.pairs._folders import Inputs, PairFolder, find_pair_folders, write_image
-from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._description import RESTORER_FILE, Decode, Description, packaged_weights
-from nifi_ns.restore._objective import ObjectiveConfig
-from nifi_ns.restore._training import Trainer
+from nifi_ns.learning import comparison_grid
+from nifi_ns.pairs import Inputs, PairFolder, find_pair_folders, write_image
+from nifi_ns.restore import (
+    RESTORER_FILE,
+    Decode,
+    Description,
+    ObjectiveConfig,
+    Restorer,
+    Trainer,
+    TrainingConfig,
+    packaged_weights,
+)
 from nifi_ns.results import Row, Variant, row, save
 
 _SHOWN = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")

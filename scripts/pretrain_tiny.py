@@ -31,10 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nifi_ns.commands._cli import run
-from nifi_ns.diffusion._backbone import Backbone
-from nifi_ns.diffusion._families import StableDiffusion3
-from nifi_ns.diffusion._prompt import PROMPT_FILE
-from nifi_ns.diffusion._schedules import FlowMatching
+from nifi_ns.diffusion import PROMPT_FILE, Backbone, FlowMatching, StableDiffusion3
 from nifi_ns.files import atomic_path, write_text
 
 T0 = 199.0

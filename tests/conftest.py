@@ -2,12 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not download weights, nor pass only where they can be had
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny; threads cost more than they bring
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import Trainer
+
+    from nifi_ns.diffusion import Backbone
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +37,78 @@ def tiny_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("capture")
     return make_capture(folder, CaptureSettings(views=10, width=64, height=48, samples=1, points=400))
+
+
+@pytest.fixture(scope="session")
+def backbone_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A diffusers folder for each family; do not write to them."""
+    from miniatures import SCHEDULERS, save_sd, save_sd3
+
+    torch.manual_seed(0)
+    folders = {family: tmp_path_factory.mktemp(family) for family in SCHEDULERS}
+    save_sd3(folders["sd3"])
+    save_sd(folders["sd-turbo"], "sd-turbo")
+    save_sd(folders["sd2-v"], "sd2-v")
+    return folders
+
+
+@pytest.fixture(scope="session")
+def difix_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like nvidia/difix_ref, in miniature; do not write to it."""
+    from miniatures import save_difix
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("difix")
+    save_difix(folder)
+    return folder
+
+
+@pytest.fixture(params=("sd3", "sd-turbo", "sd2-v"))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def backbone(backbone_folders: dict[str, Path], family: str) -> "Backbone":
+    """A freshly loaded miniature of each family."""
+    from nifi_ns.diffusion import Backbone
+
+    return Backbone.from_pretrained(backbone_folders[family], device="cpu")
+
+
+@pytest.fixture
+def sd3(backbone_folders: dict[str, Path]) -> "Backbone":
+    """A freshly loaded miniature of SD3."""
+    from nifi_ns.diffusion import Backbone
+
+    return Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> "Trainer":
+    """The trainer of a finished run; do not write to its folder."""
+    from tiny_runs import train, training_config
+
+    return train(training_config(tiny_capture, tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="session")
+def run_config(trained: "Trainer") -> Path:
+    """The config.yml of a finished run."""
+    return trained.base_dir / "config.yml"
+
+
+@pytest.fixture(scope="session")
+def run_with_choices(trained: "Trainer", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config.yml of a run with two scene files, `4KB` and a smaller `half`, and a restorer."""
+    from tiny_runs import copy_run, save_restorer
+
+    from nifi_ns.compress import PRESETS, encode
+    from nifi_ns.plugin.runs import load_run
+
+    path = copy_run(trained, tmp_path_factory.mktemp("choices"))
+    run = load_run(path)
+    splats = run.model.splats
+    run.save_scene(encode(splats[torch.arange(len(splats) // 2)], PRESETS["mid"]), "half")
+    save_restorer(path.parent / "nifi" / "restorer")
+    return path

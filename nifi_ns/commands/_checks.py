@@ -87,7 +87,7 @@ def _gsplat(_: Path) -> _Found:
 
 
 def _compiler(_: Path) -> _Found:
-    from nifi_ns.diffusion._compilation import cxx_compiler
+    from nifi_ns.diffusion import cxx_compiler
 
     if found := cxx_compiler():
         return "OK", found
@@ -125,7 +125,7 @@ def _metrics(_: Path) -> _Found:
 
 
 def _nifi_tiny(_: Path) -> _Found:
-    from nifi_ns.restore import Backbone
+    from nifi_ns.diffusion import Backbone
 
     backbone = Backbone.from_pretrained("nifi-tiny", "cpu")
     count = sum(p.numel() for part in (backbone.family.network, backbone.vae) for p in part.parameters())

@@ -12,10 +12,8 @@ from nifi_ns.errors import NifiError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nifi_ns.compress.external._command import CommandSettings
-    from nifi_ns.compress.external._external import ExternalCodec, Split
-    from nifi_ns.compress.external._hacpp import HacppSettings
-    from nifi_ns.pairs._folders import PairFolder
+    from nifi_ns.compress.external import CommandSettings, ExternalCodec, HacppSettings, Split
+    from nifi_ns.pairs import PairFolder
     from nifi_ns.results import Row
 
     Pictures = dict[Split, dict[str, tuple[Path, Path]]]
@@ -36,9 +34,7 @@ def compress_externally(settings: "HacppSettings | CommandSettings", data: Path 
     from rich.console import Console
 
     from nifi_ns import results
-    from nifi_ns.compress.external._command import command
-    from nifi_ns.compress.external._external import run
-    from nifi_ns.compress.external._hacpp import HacppSettings, hacpp
+    from nifi_ns.compress.external import HacppSettings, command, hacpp, run
 
     if isinstance(settings, HacppSettings):
         name, rate, wanted = "hacpp", f"{settings.lmbda:g}", "images/ and sparse/0/, as COLMAP leaves them"
@@ -70,8 +66,8 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
     from rich.progress import track
 
     from nifi_ns import metrics, results
-    from nifi_ns.compress.external._external import find_pictures, read_log
-    from nifi_ns.pairs._folders import PairFolder, PairWriter, is_current
+    from nifi_ns.compress.external import find_pictures, read_log
+    from nifi_ns.pairs import PairFolder, PairWriter, is_current
 
     pictures, size = find_pictures(codec), codec.count_bytes(read_log(output))
     _check_sizes(codec, pictures)
@@ -100,7 +96,7 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
 
 def _check_sizes(codec: "ExternalCodec", pictures: "Pictures") -> None:
     """Look at every picture's header before any is converted."""
-    from nifi_ns.pairs._folders import image_size
+    from nifi_ns.pairs import image_size
 
     for split, named in pictures.items():
         for name, (render, photo) in named.items():
@@ -113,7 +109,7 @@ def _read(path: Path) -> "Tensor":
     """[H, W, 3] in [0, 1]."""
     import torch
 
-    from nifi_ns.pairs._folders import read_image
+    from nifi_ns.pairs import read_image
 
     return torch.from_numpy(read_image(path)).float() / 255
 

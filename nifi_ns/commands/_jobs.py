@@ -20,7 +20,7 @@ from rich.console import Console
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
-from nifi_ns.pairs._folders import is_current
+from nifi_ns.pairs import is_current
 
 
 @dataclass(frozen=True)

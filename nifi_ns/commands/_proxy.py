@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.pairs._folders import PairFolder, PairWriter, Split, image_size, is_current
+from nifi_ns.pairs import PairFolder, PairWriter, Split, image_size, is_current
 from nifi_ns.proxy import SMALLEST, ProxySettings, degrade, rate_of
 from nifi_ns.views import view_names
 

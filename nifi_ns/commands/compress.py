@@ -10,9 +10,8 @@ import tyro
 
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._scenes import describe
-from nifi_ns.compress._settings import CompressionSettings
-from nifi_ns.compress.external._command import CommandSettings
-from nifi_ns.compress.external._hacpp import HacppSettings
+from nifi_ns.compress import CompressionSettings
+from nifi_ns.compress.external import CommandSettings, HacppSettings
 from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Compress:
             print(f"written to {written.with_name('scene.nifi')}; look at it with --load-config {written}")
 
     def _compress_ply(self, source: Path, target: Path) -> None:
-        from nifi_ns.compress._cameras import cameras_around, with_renders
+        from nifi_ns.compress import cameras_around, with_renders
         from nifi_ns.files import write_bytes
         from nifi_ns.formats import load
 
@@ -127,8 +126,7 @@ class Compress:
     def _compress(
         self, splats: "Splats", views: "Sequence[View]", settings: CompressionSettings, drawn: dict[str, Any]
     ) -> tuple["Compressed", float]:
-        from nifi_ns.compress import compress
-        from nifi_ns.compress._rate import compress_to_loss
+        from nifi_ns.compress import compress, compress_to_loss
 
         started = time.perf_counter()
         if self.target_psnr_drop is None:

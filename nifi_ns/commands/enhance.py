@@ -17,7 +17,7 @@ from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
     from nifi_ns.media import Video
-    from nifi_ns.references._nearest import NearestPhotos
+    from nifi_ns.references import NearestPhotos
     from nifi_ns.restore import Restorer
 
 _JOB_FILE = ".nifi-enhance.json"
@@ -93,7 +93,7 @@ class Enhance:
 
     @cached_property
     def _photos(self) -> "NearestPhotos | None":
-        from nifi_ns.references._nearest import NearestPhotos
+        from nifi_ns.references import NearestPhotos
 
         return None if self.references is None else NearestPhotos(self.references)
 
@@ -104,7 +104,7 @@ class Enhance:
     @cached_property
     def _poses(self) -> dict[int | str, np.ndarray]:
         """Cameras of the input, by an image's name and by a frame's number."""
-        from nifi_ns.references._nearest import TRANSFORMS_FILE, read_poses
+        from nifi_ns.references import TRANSFORMS_FILE, read_poses
 
         beside = (self.input if self.input.is_dir() else self.input.parent) / TRANSFORMS_FILE
         if self.cameras is not None and not self.cameras.is_file():

@@ -68,7 +68,7 @@ class Eval:
 
     def _keep(self, opened: "Run", view: "View", pictures: "dict[Variant, Tensor]") -> None:
         """Write a view's pictures, if that was asked for."""
-        from nifi_ns.pairs._folders import write_image
+        from nifi_ns.pairs import write_image
 
         if self.images_dir is None:
             return

@@ -9,7 +9,7 @@ import tyro
 
 from nifi_ns.commands._cli import run
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import PairFolder
+from nifi_ns.pairs import PairFolder
 from nifi_ns.proxy import ProxySettings
 
 
@@ -77,8 +77,7 @@ class Pairs:
         from rich.console import Console
 
         from nifi_ns.files import parse_size
-        from nifi_ns.pairs._folders import find_pair_folders
-        from nifi_ns.pairs._shards import write_shards
+        from nifi_ns.pairs import find_pair_folders, write_shards
 
         size = parse_size(self.shard_size)
         if there := next(self.output_dir.glob("*.tar"), None):

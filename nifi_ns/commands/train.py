@@ -10,10 +10,10 @@ import tyro
 
 from nifi_ns.commands._cli import run
 from nifi_ns.commands._presets import load_preset
-from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
+from nifi_ns.diffusion import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import Inputs, PairFolder
-from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.pairs import Inputs, PairFolder
+from nifi_ns.restore import TrainingConfig
 
 PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
 """What a preset may decide; data and folders are the command line's."""
@@ -62,10 +62,10 @@ class Train:
         from rich.console import Console
 
         from nifi_ns import results
-        from nifi_ns.learning._checkpoints import checkpoint_to_write
-        from nifi_ns.pairs._folders import find_pair_folders
-        from nifi_ns.restore import Backbone, processes
-        from nifi_ns.restore._training import Trainer
+        from nifi_ns.diffusion import Backbone
+        from nifi_ns.learning import checkpoint_to_write, processes
+        from nifi_ns.pairs import find_pair_folders
+        from nifi_ns.restore import Trainer
 
         if not self.pairs and not self.load_config:
             raise NifiError("nothing to train on: give --pairs DIR... or --load-config CONFIG...")

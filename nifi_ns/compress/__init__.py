@@ -7,12 +7,14 @@ the codec's compiler is not needed for that.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nifi_ns.compress._budget import chosen_sh_degree
+    from nifi_ns.compress._cameras import cameras_around, with_renders
     from nifi_ns.compress._compressor import Compressed, Compressor
-    from nifi_ns.compress._finetune import compress
-    from nifi_ns.compress._settings import CompressionSettings
-    from nifi_ns.compress.codec._codec import SceneInfo, decode, encode, info
-    from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid
-    from nifi_ns.compress.codec._quantize import fake_quantize
+    from nifi_ns.compress._finetune import compress, extent, learning_rates
+    from nifi_ns.compress._importance import Importance, importance, judging_views, spread
+    from nifi_ns.compress._rate import compress_to_loss
+    from nifi_ns.compress._settings import CompressionSettings, target_bytes
+    from nifi_ns.compress.codec import PRESETS, Bits, Grid, SceneInfo, decode, encode, fake_quantize, info
 
 __all__ = [
     "PRESETS",
@@ -21,21 +23,61 @@ __all__ = [
     "CompressionSettings",
     "Compressor",
     "Grid",
+    "Importance",
     "SceneInfo",
+    "cameras_around",
+    "chosen_sh_degree",
     "compress",
+    "compress_to_loss",
     "decode",
     "encode",
+    "extent",
     "fake_quantize",
+    "importance",
     "info",
+    "judging_views",
+    "learning_rates",
+    "spread",
+    "target_bytes",
+    "with_renders",
 ]
 
 _MODULES = {
-    "codec": ("SceneInfo", "decode", "encode", "info"),
-    "compressor": ("Compressed", "Compressor"),
-    "finetune": ("compress",),
-    "grid": ("PRESETS", "Bits", "Grid"),
-    "quantize": ("fake_quantize",),
-    "settings": ("CompressionSettings",),
+    "_budget": ("chosen_sh_degree",),
+    "_cameras": (
+        "cameras_around",
+        "with_renders",
+    ),
+    "_compressor": (
+        "Compressed",
+        "Compressor",
+    ),
+    "_finetune": (
+        "compress",
+        "extent",
+        "learning_rates",
+    ),
+    "_importance": (
+        "Importance",
+        "importance",
+        "judging_views",
+        "spread",
+    ),
+    "_rate": ("compress_to_loss",),
+    "_settings": (
+        "CompressionSettings",
+        "target_bytes",
+    ),
+    "codec": (
+        "PRESETS",
+        "Bits",
+        "Grid",
+        "SceneInfo",
+        "decode",
+        "encode",
+        "fake_quantize",
+        "info",
+    ),
 }
 
 

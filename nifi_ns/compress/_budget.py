@@ -6,8 +6,7 @@ from dataclasses import fields
 import torch
 
 from nifi_ns.compress._settings import CompressionSettings, target_bytes
-from nifi_ns.compress.codec._codec import encode
-from nifi_ns.compress.codec._grid import PRESETS, Bits
+from nifi_ns.compress.codec import PRESETS, Bits, encode
 from nifi_ns.splats import Splats
 
 _SAMPLE = 20_000  # gaussians that tell the size of all

@@ -19,10 +19,7 @@ from torch import Tensor
 from nifi_ns.compress._budget import affordable, bits_for
 from nifi_ns.compress._importance import Importance, Judge
 from nifi_ns.compress._settings import CompressionSettings, target_bytes
-from nifi_ns.compress.codec._codec import decode, encode
-from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid, grades
-from nifi_ns.compress.codec._levels import Ladder, growth
-from nifi_ns.compress.codec._quantize import fake_quantize
+from nifi_ns.compress.codec import PRESETS, Bits, Grid, Ladder, decode, encode, fake_quantize, grades, growth
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 

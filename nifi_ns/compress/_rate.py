@@ -12,10 +12,7 @@ from nifi_ns.compress._compressor import Compressed
 from nifi_ns.compress._finetune import compress
 from nifi_ns.compress._importance import importance, judging_views, spread
 from nifi_ns.compress._settings import CompressionSettings
-from nifi_ns.compress.codec._codec import decode, encode
-from nifi_ns.compress.codec._grid import PRESETS, Bits, grades
-from nifi_ns.compress.codec._levels import Ladder
-from nifi_ns.compress.codec._quantize import fake_quantize
+from nifi_ns.compress.codec import PRESETS, Bits, Ladder, decode, encode, fake_quantize, grades
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nifi_ns.learning import processes
-from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore import TrainingConfig
 
 
 class Learner:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nifi_ns.files import atomic_path, write_text
-from nifi_ns.pairs._folders import write_image
+from nifi_ns.pairs import write_image
 
 
 class TrainingLog:

@@ -8,13 +8,12 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from nifi_ns.compress._settings import CompressionSettings
+from nifi_ns.compress import CompressionSettings
 from nifi_ns.files import format_size
 from nifi_ns.splats import Splats
 
 if TYPE_CHECKING:
-    from nifi_ns.compress import Compressor
-    from nifi_ns.compress._importance import Importance
+    from nifi_ns.compress import Compressor, Importance
     from nifi_ns.plugin.model import NifiSplatModel
     from nifi_ns.views import View
 
@@ -78,10 +77,7 @@ class CompressionStage:
 
         model = self._model
         if self._compressor is None:
-            from nifi_ns.compress import Compressor
-            from nifi_ns.compress._budget import chosen_sh_degree
-            from nifi_ns.compress._finetune import extent
-            from nifi_ns.compress._importance import judging_views
+            from nifi_ns.compress import Compressor, chosen_sh_degree, extent, judging_views
 
             if model.uncompressed is None:
                 model.keep_uncompressed()
@@ -120,14 +116,14 @@ class CompressionStage:
 
     def _judge(self, splats: Splats) -> "Importance":
         """The importance of `splats`, in the training views and between them."""
-        from nifi_ns.compress._importance import importance
+        from nifi_ns.compress import importance
 
         background = self._model.background_color
         return importance(splats, self._judging_views, background=background, seed=self.config.seed)
 
     def _set_learning_rates(self, step: int) -> None:
         """Those of the fine-tuning, for this iteration; nerfstudio's schedulers set theirs only after it."""
-        from nifi_ns.compress._finetune import learning_rates
+        from nifi_ns.compress import learning_rates
 
         rates = learning_rates(step, self.config, self._extent)
         rates |= {"features_dc": rates["sh0"], "features_rest": rates["shN"]}

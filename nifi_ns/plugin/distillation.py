@@ -21,7 +21,7 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from nifi_ns.compress._importance import spread
+from nifi_ns.compress import spread
 from nifi_ns.errors import NifiError
 from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.generations import Generation, Repair
@@ -169,7 +169,7 @@ class Distillation:
         return generation
 
     def _repaired(self, view: View, compressing: bool) -> Repair:
-        from nifi_ns.references._stereo import box_mean, hwc
+        from nifi_ns.references import box_mean, hwc
 
         model, shown = self._model, self._model.shown(uncompressed=True)
         view = view.to(model.device)

@@ -9,8 +9,8 @@ from torch import Tensor
 from nifi_ns import metrics, results
 from nifi_ns.novel_views import stepped
 from nifi_ns.plugin.runs import Run
-from nifi_ns.references._consistency import FRAME
-from nifi_ns.references._consistency import consistency as agreement
+from nifi_ns.references import FRAME
+from nifi_ns.references import consistency as agreement
 from nifi_ns.results import Row, Variant
 from nifi_ns.views import View
 

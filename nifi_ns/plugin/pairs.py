@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from nifi_ns.compress._importance import importance, spread
+from nifi_ns.compress import importance, spread
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import PairFolder, PairWriter, is_current
+from nifi_ns.pairs import PairFolder, PairWriter, is_current
 from nifi_ns.plugin.runs import Run, load_run
 
 VERSION = 4

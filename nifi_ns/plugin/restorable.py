@@ -14,7 +14,7 @@ from torch import Tensor
 from nifi_ns.views import View
 
 if TYPE_CHECKING:
-    from nifi_ns.references._bank import Renderer
+    from nifi_ns.references import Renderer
     from nifi_ns.splats import Splats
 
 

@@ -21,7 +21,7 @@ from nifi_ns.plugin.views import view_of
 from nifi_ns.views import View
 
 if TYPE_CHECKING:
-    from nifi_ns.references._bank import ReferenceBank
+    from nifi_ns.references import ReferenceBank
     from nifi_ns.restore import Restorer
 
 
@@ -119,7 +119,7 @@ class RestoredViews(Restorable, ABC):
 
     def references(self, shown: Shown) -> "ReferenceBank":
         """The capture's photos, beside what the model shows."""
-        from nifi_ns.references._bank import ReferenceBank, ReferenceSettings
+        from nifi_ns.references import ReferenceBank, ReferenceSettings
 
         if self.train_views is None:
             raise NifiError("restoring by reference photos needs the capture's, and this pipeline has none")

@@ -1,7 +1,22 @@
 """Fix: one-step diffusion restoration of degraded views. Knows images and files, nothing of gaussians."""
 
-from nifi_ns.diffusion._backbone import Backbone
-from nifi_ns.restore._description import RestorerSettings
+from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.restore._description import RESTORER_FILE, Decode, Description, RestorerSettings, packaged_weights
+from nifi_ns.restore._objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
 from nifi_ns.restore._restorer import Restorer
+from nifi_ns.restore._training import Trainer
 
-__all__ = ["Backbone", "Restorer", "RestorerSettings"]
+__all__ = [
+    "RESTORER_FILE",
+    "Decode",
+    "Description",
+    "Draws",
+    "ObjectiveConfig",
+    "Restorer",
+    "RestorerSettings",
+    "Trainer",
+    "TrainingConfig",
+    "critic_loss",
+    "packaged_weights",
+    "restorer_loss",
+]

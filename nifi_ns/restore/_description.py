@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nifi_ns.diffusion._sources import WEIGHTS
+from nifi_ns.diffusion import WEIGHTS
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
 

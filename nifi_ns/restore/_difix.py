@@ -13,10 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nifi_ns.diffusion._backbone import Backbone
-from nifi_ns.diffusion._families import StableDiffusion
-from nifi_ns.diffusion._prompt import PROMPT_FILE, Embeddings, Prompt
-from nifi_ns.diffusion._sources import Source, placement, reading, resolve
+from nifi_ns.diffusion import (
+    PROMPT_FILE,
+    Backbone,
+    Embeddings,
+    Prompt,
+    Source,
+    StableDiffusion,
+    placement,
+    reading,
+    resolve,
+)
 from nifi_ns.errors import CorruptFileError, NifiError
 
 T0 = 199

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nifi_ns import metrics
-from nifi_ns.pairs._folders import Inputs, PairFolder
+from nifi_ns.pairs import Inputs, PairFolder
 
 REFERENCE_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
 """The metrics that need no weights: the default to choose by, the same on every machine."""

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nifi_ns.diffusion._denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
+from nifi_ns.diffusion import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
 from nifi_ns.errors import NifiError
 from nifi_ns.restore._description import Decode
 from nifi_ns.restore._perceptual import Perceptual, PerceptualMetric

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nifi_ns.diffusion._backbone import Backbone
-from nifi_ns.diffusion._prompt import Embeddings, Prompt
+from nifi_ns.diffusion import Backbone, Embeddings, Prompt
 from nifi_ns.errors import CorruptFileError
 
 BACKBONE = "stabilityai/stable-diffusion-3-medium-diffusers"

@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
-from nifi_ns.diffusion._compilation import CompileMode
-from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
+from nifi_ns.diffusion import NETWORK_ADAPTER_FILE, PROMPT_FILE, VAE_ADAPTER_FILE, Backbone, CompileMode, Prompt
 from nifi_ns.errors import NifiError
 from nifi_ns.restore._description import (
     RESTORER_FILE,

@@ -11,8 +11,8 @@ from torch import Tensor
 from nifi_ns import metrics, results
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
-from nifi_ns.learning._logs import TrainingLog, comparison_grid
-from nifi_ns.pairs._folders import PairFolder
+from nifi_ns.learning import TrainingLog, comparison_grid
+from nifi_ns.pairs import PairFolder
 from nifi_ns.restore._evaluation import (
     STRENGTHS,
     Choice,

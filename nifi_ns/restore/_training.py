@@ -24,20 +24,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nifi_ns.diffusion._backbone import AdapterName, Backbone
+from nifi_ns.diffusion import AdapterName, Backbone
 from nifi_ns.errors import NifiError
-from nifi_ns.learning import processes
-from nifi_ns.learning._checkpoints import (
+from nifi_ns.learning import (
+    Learner,
+    RunningMean,
+    TrainingLog,
     checkpoint_to_write,
+    learning_rate,
     load_optimizers,
+    processes,
     read_adapters,
     read_state,
     save_checkpoint,
 )
-from nifi_ns.learning._learner import Learner, RunningMean, learning_rate
-from nifi_ns.learning._logs import TrainingLog
-from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
-from nifi_ns.pairs._folders import Inputs, PairFolder, fingerprints
+from nifi_ns.pairs import Inputs, PairCrops, PairFolder, fingerprints, held_out_scenes, split_validation
 from nifi_ns.restore._config import TrainingConfig
 from nifi_ns.restore._description import Description, RestorerSettings, packaged_weights
 from nifi_ns.restore._objective import Draws, ObjectiveConfig, critic_loss, restorer_loss

@@ -8,7 +8,7 @@ import torch
 
 from nifi_ns.commands.compress import Compress
 from nifi_ns.compress import CompressionSettings, decode, encode, info
-from nifi_ns.compress.codec._grid import PRESETS
+from nifi_ns.compress.codec import PRESETS
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 

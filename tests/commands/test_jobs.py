@@ -11,7 +11,7 @@ import torch
 from nifi_ns.commands import _jobs, pairs
 from nifi_ns.commands._jobs import Options, read_jobs, run_jobs
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import PairWriter, find_pair_folders
+from nifi_ns.pairs import PairWriter, find_pair_folders
 
 made: list[str] = []
 

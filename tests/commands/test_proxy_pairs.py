@@ -10,8 +10,7 @@ from PIL import Image
 
 from nifi_ns.commands import pairs, train
 from nifi_ns.metrics import METRICS
-from nifi_ns.pairs._crops import PairCrops
-from nifi_ns.pairs._folders import PairFolder, find_pair_folders
+from nifi_ns.pairs import PairCrops, PairFolder, find_pair_folders
 from nifi_ns.restore import Restorer
 
 FAST = ("--degradations", "blur", "jpeg")

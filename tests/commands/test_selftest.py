@@ -20,7 +20,7 @@ LIMITS = Limits(time=20, silence=2)
 
 @pytest.fixture(autouse=True)
 def _found_by_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1] / 'support'}:{Path(__file__).parents[2]}")
 
 
 def steps(folder: Path, *names: str) -> list[Step]:

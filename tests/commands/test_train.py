@@ -12,11 +12,10 @@ import yaml
 from nifi_ns.commands import train
 from nifi_ns.commands._presets import load_preset
 from nifi_ns.commands.train import Train
-from nifi_ns.diffusion._prompt import PROMPT_FILE, Prompt
+from nifi_ns.diffusion import PROMPT_FILE, Backbone, Prompt
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import PairFolder, PairWriter
-from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore._objective import ObjectiveConfig
+from nifi_ns.pairs import PairFolder, PairWriter
+from nifi_ns.restore import ObjectiveConfig, Restorer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -4,10 +4,20 @@ import pytest
 import torch
 from splat_scenes import random_splats
 
-from nifi_ns.compress import PRESETS, Bits, CompressionSettings, Compressor, decode, encode, fake_quantize, info
-from nifi_ns.compress._budget import affordable, bits_for, chosen_sh_degree
-from nifi_ns.compress._importance import Importance
-from nifi_ns.compress.codec._levels import Ladder
+from nifi_ns.compress import (
+    PRESETS,
+    Bits,
+    CompressionSettings,
+    Compressor,
+    Importance,
+    chosen_sh_degree,
+    decode,
+    encode,
+    fake_quantize,
+    info,
+)
+from nifi_ns.compress._budget import affordable, bits_for
+from nifi_ns.compress.codec import Ladder
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 

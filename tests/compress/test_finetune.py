@@ -4,8 +4,8 @@ import pytest
 import torch
 from splat_scenes import random_splats, views_of_middle
 
-from nifi_ns.compress import CompressionSettings, compress, decode
-from nifi_ns.compress._cameras import cameras_around, looking_at, with_renders
+from nifi_ns.compress import CompressionSettings, cameras_around, compress, decode, with_renders
+from nifi_ns.compress._cameras import looking_at
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats

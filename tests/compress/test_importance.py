@@ -2,7 +2,7 @@ import pytest
 import torch
 from splat_scenes import random_splats, views_of_middle
 
-from nifi_ns.compress._importance import importance, judging_views, spread
+from nifi_ns.compress import importance, judging_views, spread
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
 

@@ -1,7 +1,7 @@
 import torch
 from splat_scenes import covariances, random_splats, views_of_middle
 
-from nifi_ns.compress._importance import Importance, importance
+from nifi_ns.compress import Importance, importance
 from nifi_ns.compress._merging import merge, thin_out
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats

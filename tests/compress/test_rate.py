@@ -4,9 +4,8 @@ import pytest
 import torch
 from splat_scenes import random_splats
 
-from nifi_ns.compress import CompressionSettings, info
-from nifi_ns.compress._cameras import cameras_around, with_renders
-from nifi_ns.compress._rate import _quality, compress_to_loss
+from nifi_ns.compress import CompressionSettings, cameras_around, compress_to_loss, info, with_renders
+from nifi_ns.compress._rate import _quality
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 from nifi_ns.views import View

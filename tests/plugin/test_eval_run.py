@@ -8,8 +8,9 @@ from diffusers import AutoencoderTiny
 
 from nifi_ns import results
 from nifi_ns.commands.eval import Eval
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
-from nifi_ns.restore import Backbone, Restorer, RestorerSettings
+from nifi_ns.restore import Restorer, RestorerSettings
 
 
 def test_every_variant_is_measured_and_whether_it_flickers(

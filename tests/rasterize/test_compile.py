@@ -14,7 +14,10 @@ def test_processes_that_compile_at_once(tmp_path: Path) -> None:
         "import torch; from raster_scenes import *; from nifi_ns.rasterize import rasterization;"
         "print({k: v.double().sum().item() for k, v in draw(rasterization, random_scene(90)).items()})"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
+    }
     run = [sys.executable, "-c", code]
     together = [subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     printed = {process.communicate()[0] for process in together}

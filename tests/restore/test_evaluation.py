@@ -7,7 +7,7 @@ import pytest
 import torch
 from pair_folders import write_scene
 
-from nifi_ns.pairs._folders import PairFolder
+from nifi_ns.pairs import PairFolder
 from nifi_ns.restore._evaluation import (
     STRENGTHS,
     Choice,

@@ -7,17 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nifi_ns.diffusion._denoiser import Denoiser, restore_latents
+from nifi_ns.diffusion import Denoiser, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.restore._description import Decode
-from nifi_ns.restore._objective import (
-    Draws,
-    ObjectiveConfig,
-    critic_loss,
-    matching_gradient,
-    matching_loss,
-    restorer_loss,
-)
+from nifi_ns.restore import Decode, Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore._objective import matching_gradient, matching_loss
 
 UNIFORM = ObjectiveConfig(guidance_scale=1.0, weighting="uniform")
 PAPER = ObjectiveConfig(guidance_scale=1.0)

@@ -11,15 +11,10 @@ from pair_folders import write_scene
 from PIL import Image
 from torch import Tensor
 
-from nifi_ns.diffusion._denoiser import encode_views, restore_latents
+from nifi_ns.diffusion import Backbone, encode_views, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._crops import PairCrops
-from nifi_ns.pairs._folders import PairFolder, find_pair_folders
-from nifi_ns.pairs._shards import write_shards
-from nifi_ns.restore import Backbone, Restorer
-from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._objective import Draws, ObjectiveConfig, restorer_loss
-from nifi_ns.restore._training import Trainer
+from nifi_ns.pairs import PairCrops, PairFolder, find_pair_folders, write_shards
+from nifi_ns.restore import Draws, ObjectiveConfig, Restorer, Trainer, TrainingConfig, restorer_loss
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0, timesteps=(300, 300), prompt_dropout=0.0)
 CONFIG = TrainingConfig(

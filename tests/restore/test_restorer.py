@@ -13,13 +13,9 @@ from miniatures import perturb
 from pair_folders import write_scene
 from PIL import Image
 
-from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE
-from nifi_ns.diffusion._prompt import PROMPT_FILE
-from nifi_ns.diffusion._sources import WEIGHTS
+from nifi_ns.diffusion import NETWORK_ADAPTER_FILE, PROMPT_FILE, WEIGHTS, Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore import Backbone, Restorer, RestorerSettings
-from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._training import Trainer
+from nifi_ns.restore import Restorer, RestorerSettings, Trainer, TrainingConfig
 
 
 @pytest.fixture

@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nifi_ns import results
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.pairs._folders import PairFolder
-from nifi_ns.restore import Backbone, Restorer, training
-from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.pairs import PairFolder
+from nifi_ns.restore import ObjectiveConfig, Restorer, Trainer, TrainingConfig
+from nifi_ns.restore import _training as training
 from nifi_ns.restore._evaluation import STRENGTHS
-from nifi_ns.restore._objective import ObjectiveConfig
-from nifi_ns.restore._training import Trainer
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0)
 CONFIG = TrainingConfig(

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from nifi_ns.diffusion._families import StableDiffusion3
-from nifi_ns.restore import Backbone
+from nifi_ns.diffusion import Backbone, StableDiffusion3
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -1,0 +1,22 @@
+"""Scene files, `.nifi`: splats to bytes and back. Needs numpy, numba and torch, neither nerfstudio nor a GPU."""
+
+from nifi_ns.compress.codec._codec import SceneInfo, decode, encode, info
+from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid, grades
+from nifi_ns.compress.codec._levels import Ladder, growth
+from nifi_ns.compress.codec._octree import morton_codes
+from nifi_ns.compress.codec._quantize import fake_quantize
+
+__all__ = [
+    "PRESETS",
+    "Bits",
+    "Grid",
+    "Ladder",
+    "SceneInfo",
+    "decode",
+    "encode",
+    "fake_quantize",
+    "grades",
+    "growth",
+    "info",
+    "morton_codes",
+]

@@ -7,9 +7,10 @@ import pytest
 
 from nifi_ns import results
 from nifi_ns.commands.compress import Compress
-from nifi_ns.compress.external._command import CommandSettings, count_bytes
+from nifi_ns.compress.external import CommandSettings
+from nifi_ns.compress.external._command import count_bytes
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import find_pair_folders
+from nifi_ns.pairs import find_pair_folders
 
 _CODEC = """
 import sys

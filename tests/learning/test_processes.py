@@ -14,12 +14,10 @@ from pair_folders import write_scene
 from safetensors.torch import load_file
 from torch import nn
 
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
-from nifi_ns.learning._learner import Learner
-from nifi_ns.restore import Backbone, processes
-from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._objective import ObjectiveConfig
-from nifi_ns.restore._training import Trainer
+from nifi_ns.learning import Learner, processes
+from nifi_ns.restore import ObjectiveConfig, Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(
     steps=6,

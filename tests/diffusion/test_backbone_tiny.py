@@ -9,8 +9,7 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor
 
-from nifi_ns.diffusion._sources import WEIGHTS
-from nifi_ns.restore import Backbone
+from nifi_ns.diffusion import WEIGHTS, Backbone
 
 FOLDER = WEIGHTS / "nifi-tiny"
 T0 = 199

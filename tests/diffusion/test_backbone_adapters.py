@@ -10,9 +10,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from miniatures import perturb
 from torch import Tensor
 
-from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE
+from nifi_ns.diffusion import NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore import Backbone
 
 
 @pytest.fixture(params=["sd3", "sd-turbo"])

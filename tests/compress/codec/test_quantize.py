@@ -5,7 +5,8 @@ import torch
 from splat_scenes import covariances, random_splats
 
 from nifi_ns.compress import PRESETS, Bits, Grid, fake_quantize
-from nifi_ns.compress.codec._grid import HEADROOM, MAX_SKIP, grades
+from nifi_ns.compress.codec import grades
+from nifi_ns.compress.codec._grid import HEADROOM, MAX_SKIP
 from nifi_ns.compress.codec._rotations import canonical
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats

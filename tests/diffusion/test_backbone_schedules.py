@@ -8,9 +8,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from miniatures import BETAS
 from torch import Tensor, nn
 
-from nifi_ns.diffusion._schedules import Diffusion, FlowMatching
+from nifi_ns.diffusion import Backbone, Diffusion, FlowMatching
 from nifi_ns.errors import NifiError
-from nifi_ns.restore import Backbone
 
 
 def ddpm(backbone: Backbone) -> Any:

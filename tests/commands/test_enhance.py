@@ -11,7 +11,7 @@ from PIL import Image
 from nifi_ns.commands.enhance import Enhance
 from nifi_ns.errors import NifiError
 from nifi_ns.media import Video, read_picture
-from nifi_ns.references._nearest import NearestPhotos
+from nifi_ns.references import NearestPhotos
 from nifi_ns.restore import Restorer
 
 
@@ -146,7 +146,7 @@ def test_photos_are_chosen_by_camera_or_by_likeness(
 def test_says_what_is_wrong(
     tmp_path: Path, folder: Path, capture: Path, difix_folder: Path, backbone_folders: dict[str, Path]
 ) -> None:
-    from nifi_ns.restore import Backbone
+    from nifi_ns.diffusion import Backbone
 
     own = tmp_path / "own"
     backbone = Backbone.from_pretrained(backbone_folders["sd-turbo"], device="cpu")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nifi_ns.novel_views import stepped
 from nifi_ns.rasterize import render
-from nifi_ns.references._consistency import consistency
+from nifi_ns.references import consistency
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 

@@ -8,8 +8,9 @@ import torch
 from diffusers import AutoencoderTiny
 from miniatures import perturb, save_tiny_decoder
 
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
-from nifi_ns.restore import Backbone, Restorer, RestorerSettings
+from nifi_ns.restore import Restorer, RestorerSettings
 
 
 @pytest.fixture

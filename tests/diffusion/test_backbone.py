@@ -11,9 +11,9 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from miniatures import save_text_encoders
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from nifi_ns.diffusion._prompt import Prompt
+from nifi_ns.diffusion import Backbone, Prompt
+from nifi_ns.diffusion import _sources as sources
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore import Backbone, sources
 
 
 def test_latents_have_the_family_s_shape_and_are_deterministic(backbone: Backbone, family: str) -> None:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
-from nifi_ns.learning._checkpoints import load_optimizers, save_checkpoint
-from nifi_ns.learning._learner import Learner, RunningMean, make_optimizer
-from nifi_ns.restore import config as config_module
-from nifi_ns.restore._config import TrainingConfig
+from nifi_ns.learning import Learner, RunningMean, load_optimizers, make_optimizer, save_checkpoint
+from nifi_ns.restore import TrainingConfig
+from nifi_ns.restore import _config as config_module
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nifi_ns import metrics, rasterize
 from nifi_ns.capture import CaptureSettings, make_capture
-from nifi_ns.references._bank import ReferenceBank, ReferenceSettings
+from nifi_ns.references import ReferenceBank, ReferenceSettings
 from nifi_ns.references._stereo import Sighting, StereoSettings, Sweep, agree, chw, sweep, together
 from nifi_ns.references._warping import epipolar, lift, pixels
 from nifi_ns.splats import SH_C0, Splats

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of, morton_codes
+from nifi_ns.compress.codec import morton_codes
+from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of
 
 
 @pytest.mark.parametrize("depth", [1, 7, 20])

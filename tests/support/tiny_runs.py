@@ -52,7 +52,8 @@ def model_of(trainer: Trainer) -> NifiSplatModel:
 
 def save_restorer(folder: Path) -> Path:
     """An untrained restorer on the miniature backbone, whose noise changes what it sees."""
-    from nifi_ns.restore import Backbone, Restorer
+    from nifi_ns.diffusion import Backbone
+    from nifi_ns.restore import Restorer
 
     backbone = Backbone.from_pretrained("nifi-tiny", "cpu")
     backbone.add_adapters(rank=2, alpha=2)

@@ -8,8 +8,16 @@ import torch
 from PIL import Image
 
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
-from nifi_ns.pairs._folders import SPLITS, PairFolder, PairWriter, find_pair_folders, is_current
+from nifi_ns.pairs import (
+    PairCrops,
+    PairFolder,
+    PairWriter,
+    find_pair_folders,
+    held_out_scenes,
+    is_current,
+    split_validation,
+)
+from nifi_ns.pairs._folders import SPLITS
 
 
 def write(root, scene="fox", rate="25KB", train=6, test=2, size=(40, 56), referenced=False, seed=0) -> PairFolder:

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from nifi_ns.diffusion._prompt import Embeddings, Prompt
-from nifi_ns.restore import Backbone
+from nifi_ns.diffusion import Backbone, Embeddings, Prompt
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # of SD1.5, SD2.x and SD-Turbo
 SCHEDULERS = {

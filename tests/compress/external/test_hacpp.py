@@ -15,12 +15,13 @@ import pytest
 from nifi_ns import results
 from nifi_ns.commands._external import import_run
 from nifi_ns.commands.compress import Compress
-from nifi_ns.compress._settings import CompressionSettings
+from nifi_ns.compress import CompressionSettings
+from nifi_ns.compress.external import ExternalCodec, HacppSettings, hacpp, read_log, run
 from nifi_ns.compress.external import _external as external
-from nifi_ns.compress.external._external import ExternalCodec, Step, parse_step, read_log, run
-from nifi_ns.compress.external._hacpp import HacppSettings, count_bytes, hacpp
+from nifi_ns.compress.external._external import Step, parse_step
+from nifi_ns.compress.external._hacpp import count_bytes
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import PairFolder, find_pair_folders
+from nifi_ns.pairs import PairFolder, find_pair_folders
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.pairs._folders import SPLITS, PairFolder, PairWriter
+from nifi_ns.pairs import PairFolder, PairWriter
+from nifi_ns.pairs._folders import SPLITS
 
 
 def photo(height: int, width: int, seed: int) -> Tensor:

@@ -12,13 +12,11 @@ import torch
 from pair_folders import write_scene
 from PIL import Image
 
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.pairs._crops import PairCrops, split_validation
-from nifi_ns.pairs._folders import PairFolder, find_pair_folders
-from nifi_ns.pairs._shards import open_shards, write_shards
-from nifi_ns.restore import Backbone
-from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._training import Trainer
+from nifi_ns.pairs import PairCrops, PairFolder, find_pair_folders, split_validation, write_shards
+from nifi_ns.pairs._shards import open_shards
+from nifi_ns.restore import Trainer, TrainingConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nifi_ns.compress.external._hacpp import HacppSettings
+from nifi_ns.compress.external import HacppSettings
 
 SIZES = {"anchor": 3000, "feat": 41000, "scaling": 9000, "offsets": 12000, "hash": 4000, "masks": 2500}
 MLPS = 162_000
