@@ -84,7 +84,7 @@ class BenchRestore:
     """As for ns-nifi-train."""
     steps: int = 300
     """Steps of every training."""
-    references: int = 2
+    attended_photos: int = 2
     """Photos that the reference-guided restorer looks at; 0: it is left out."""
     ablate: bool = False
     """Also measure what each part of the training is worth, on the first scene."""
@@ -123,8 +123,8 @@ class BenchRestore:
             adapted = self._trained(own, f"{scene}/adapted", config)
             network = self._trained(own, f"{scene}/referenced", config, inputs="referenced")
             guided = None
-            if self.references and all(folder.references for folder in own):
-                guided = self._trained(own, f"{scene}/guided", replace(config, references=self.references))
+            if self.attended_photos and all(folder.attended_photos for folder in own):
+                guided = self._trained(own, f"{scene}/guided", replace(config, attended_photos=self.attended_photos))
             for folder in own:
                 ways = [_Way("compressed"), _Way("unsharp mask and grain", sharpened=True)]
                 if self.generic is not None:
@@ -190,9 +190,11 @@ class BenchRestore:
             shown = []
             for way, restorer in zip(ways, restorers, strict=True):
                 clean, image = (torch.from_numpy(x).float() / 255 for x in folder.load("test", name, way.inputs))
-                photos = folder.photos("test", name, restorer.settings.references if restorer and way.photos else 0)
+                photos = folder.photos(
+                    "test", name, restorer.settings.attended_photos if restorer and way.photos else 0
+                )
                 image = _sharpened(image) if way.sharpened else image
-                shown.append(image if restorer is None else restorer(image, references=photos))
+                shown.append(image if restorer is None else restorer(image, attended_photos=photos))
                 measured[way.name].append(metrics.compute(shown[-1], clean, names=_SHOWN))
             pictures.append([*shown, clean])  # pyright: ignore[reportPossiblyUnboundVariable]
         if grid:

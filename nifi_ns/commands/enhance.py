@@ -38,13 +38,13 @@ class Enhance:
     Difix, such as nvidia/difix."""
     output: Path | None = None
     """Where to: a video, a folder, or an image. By default beside the input, with `_restored` after its name."""
-    references: Path | None = None
+    photos: Path | None = None
     """A folder of photos that the restorer may look at, for one that does (nvidia/difix_ref). Of a capture with
     transforms.json the nearest to each picture's camera are taken if --cameras tells it, else the most alike."""
     cameras: Path | None = None
     """A transforms.json with the cameras of the input's images, or of the video's frames in their order; by default
     that in the input's folder, if there is one."""
-    num_references: int | None = None
+    num_photos: int | None = None
     """How many photos to look at; by default as many as the restorer was trained with."""
     strength: float | None = None
     """Share of the change that is shown, 0 to 1; by default what the restorer was found best with."""
@@ -65,16 +65,16 @@ class Enhance:
 
         if not self.input.exists():
             raise NifiError(f"no such file or folder: {self.input}")
-        if (self.num_references is not None and self.num_references < 1) or self.batch_size < 1:
-            raise NifiError("--num-references and --batch-size must be 1 or more")
+        if (self.num_photos is not None and self.num_photos < 1) or self.batch_size < 1:
+            raise NifiError("--num-photos and --batch-size must be 1 or more")
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise NifiError(f"--strength is {self.strength}, expected 0 to 1")
         suffix = self.input.suffix.lower()
         if not self.input.is_dir() and suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
             raise NifiError(f"{self.input} is no folder, image ({' '.join(IMAGE_SUFFIXES)}) or video")
         restorer = self._restorer  # which may raise
-        if self.references is not None and not restorer.settings.references:
-            raise NifiError(f"the restorer in {self.restorer} was not trained to look at photos: leave --references")
+        if self.photos is not None and not restorer.settings.attended_photos:
+            raise NifiError(f"the restorer in {self.restorer} was not trained to look at photos: leave --photos")
         assert self._photos is None or self._poses is not None  # both are read, and may raise, before long work
         if self.preview:
             self._preview()
@@ -95,11 +95,11 @@ class Enhance:
     def _photos(self) -> "NearestPhotos | None":
         from nifi_ns.references import NearestPhotos
 
-        return None if self.references is None else NearestPhotos(self.references)
+        return None if self.photos is None else NearestPhotos(self.photos)
 
     @property
     def _count(self) -> int:
-        return self.num_references or self._restorer.settings.references
+        return self.num_photos or self._restorer.settings.attended_photos
 
     @cached_property
     def _poses(self) -> dict[int | str, np.ndarray]:
@@ -220,8 +220,8 @@ class Enhance:
         from nifi_ns.files import write_text
 
         job = {"input": str(self.input.resolve()), "restorer": str(self.restorer), "strength": self.strength}
-        if self.references is not None:
-            job |= {"references": str(self.references.resolve()), "num_references": self._count}
+        if self.photos is not None:
+            job |= {"photos": str(self.photos.resolve()), "num_photos": self._count}
         text, path = json.dumps(job, indent=1) + "\n", folder / _JOB_FILE
         if done and (not path.is_file() or path.read_text() != text):
             raise NifiError(f"{folder} holds {done[0]} of something else: give --overwrite or another --output")

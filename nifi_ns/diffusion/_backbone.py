@@ -171,17 +171,17 @@ class Backbone:
             pixels = self.vae.decode(scaled, return_dict=False)[0]
         return F.pixel_shuffle(pixels, self._patch).float() / 2 + 0.5
 
-    def restore(self, images: Tensor, noise: Tensor, t0: float, references: Tensor | None = None) -> Tensor:
+    def restore(self, images: Tensor, noise: Tensor, t0: float, attended_photos: Tensor | None = None) -> Tensor:
         """One step of phi_minus from `t0`, decoded: restored images [B, 3, H, W], about [0, 1], of such.
 
         Args:
             images: what to restore.
             noise: [1, C, h, w] or [B, C, h, w], added at t0; zeros for none.
             t0: the timestep.
-            references: [B, R, 3, H, W] photos of other cameras, that self-attention sees beside the images.
+            attended_photos: [B, R, 3, H, W] photos of other cameras, that self-attention sees beside the images.
         """
         z = self.encode(images, "phi_minus")
-        others = None if references is None else encode_views(self, references)
+        others = None if attended_photos is None else encode_views(self, attended_photos)
         return self.decode(restore_latents(self, z, noise, t0, others))
 
     def predict(

@@ -65,7 +65,7 @@ def encode_views(backbone: LatentBackbone, images: Tensor) -> Tensor:
 
 
 def restore_latents(
-    backbone: Denoiser, latents: Tensor, noise: Tensor, t0: float, references: Tensor | None = None
+    backbone: Denoiser, latents: Tensor, noise: Tensor, t0: float, attended_photos: Tensor | None = None
 ) -> Tensor:
     """One step of phi- from t0: latents of degraded views to z_hat, both [B, C, h, w].
 
@@ -74,10 +74,10 @@ def restore_latents(
         latents: what to restore.
         noise: added at t0, of the same shape or [1, C, h, w]; zeros for none.
         t0: the timestep, of 1000.
-        references: [B, R, C, h, w] latents of photos of other cameras. They are noised alike, for the network to see
-            all of them at one noise level, and attention joins them with their view.
+        attended_photos: [B, R, C, h, w] latents of photos of other cameras. They are noised alike, for the network to
+            see all of them at one noise level, and attention joins them with their view.
     """
-    views = latents[:, None] if references is None else torch.cat([latents[:, None], references], dim=1)
+    views = latents[:, None] if attended_photos is None else torch.cat([latents[:, None], attended_photos], dim=1)
     noise = noise[:, None].expand_as(views).flatten(0, 1)
     timestep = torch.full((len(noise),), float(t0), device=latents.device)
     x_t = backbone.add_noise(views.flatten(0, 1), noise, timestep)

@@ -4,18 +4,21 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from nifi_ns.learning import processes
-from nifi_ns.restore import TrainingConfig
+
+if TYPE_CHECKING:
+    from nifi_ns.restore import TrainingConfig
 
 
 class Learner:
     """One adapter under AdamW; refuses updates that are not finite, in all processes alike."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, config: TrainingConfig, device: torch.device):
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, config: "TrainingConfig", device: torch.device):
         self._parameters = list(parameters)
         self._lr = lr
         self._clip = config.grad_clip
@@ -45,7 +48,7 @@ class Learner:
         return finite
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, config: "TrainingConfig") -> float:
     """Factor of an adapter's learning rate at `step`, from 0."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "constant":
@@ -53,7 +56,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: "TrainingConfig") -> torch.optim.Optimizer:
     """The optimizer that `config` names, over one group of parameters."""
     if config.optimizer == "adamw8bit":
         return import_module("bitsandbytes").optim.AdamW8bit(parameters, lr=lr, weight_decay=config.weight_decay)

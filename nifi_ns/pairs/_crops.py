@@ -23,7 +23,7 @@ class Crop(TypedDict):
     """[3, size, size] in [0, 1], the photo."""
     degraded: Tensor
     """[3, size, size] in [0, 1], what the restorer gets: a degraded or a referenced render."""
-    references: Tensor
+    attended_photos: Tensor
     """[R, 3, size, size] in [0, 1], of photos of other cameras, the most useful first."""
 
 
@@ -48,22 +48,22 @@ class PairCrops(Dataset[Crop]):
         inputs: Inputs = "degraded",
         names: Mapping[str, Sequence[str]] | None = None,
         rate_weights: Mapping[str, float] | None = None,
-        references: int = 0,
+        attended_photos: int = 0,
         cache_bytes: int = 2**29,
     ):
         """Crops of `size` pixels from the `train` views of `folders`, or of `names` (by scene) among them.
 
         Raises:
             NifiError: if an image is smaller than a crop, a weight names no rate, nothing is left to draw from, or
-                no view has any of the `references` to give with each.
+                no view has any of the `attended_photos` to give with each.
         """
         weights = dict(rate_weights or {})
         if unknown := sorted(set(weights) - {folder.rate for folder in folders}):
             rates = ", ".join(sorted({folder.rate for folder in folders}))
             raise NifiError(f"no pairs have the rate {unknown[0]!r} of rate_weights; there are {rates}")
-        if references and not any(folder.references.get("train") for folder in folders):
-            raise NifiError("references: these pairs name no photos to refer to; write them again with ns-nifi-pairs")
-        self.size, self.seed, self.length, self.references = size, seed, length, references
+        if attended_photos and not any(folder.attended_photos.get("train") for folder in folders):
+            raise NifiError("attended_photos: these pairs name no photos to attend to; write them again")
+        self.size, self.seed, self.length, self.attended_photos = size, seed, length, attended_photos
         self.inputs: Inputs = inputs
         self._views: list[tuple[PairFolder, list[str]]] = []
         self._weights: list[float] = []
@@ -97,16 +97,16 @@ class PairCrops(Dataset[Crop]):
         number, view = self._draw(rng.random())
         folder, name = self._views[number][0], self._views[number][1][view]
         clean, degraded = (self._picture(number, kind, name) for kind in ("clean", self.inputs))
-        others = folder.references.get("train", {}).get(name, ())[: self.references]
+        others = folder.attended_photos.get("train", {}).get(name, ())[: self.attended_photos]
         photos = [self._picture(number, "clean", other) for other in others] or [degraded]
         height, width = clean.shape[:2]
         y, x = rng.integers(height - self.size + 1), rng.integers(width - self.size + 1)
-        seen = (_fitted(photo, height, width) for photo in islice(cycle(photos), self.references))
+        seen = (_fitted(photo, height, width) for photo in islice(cycle(photos), self.attended_photos))
         crop = np.stack([picture[y : y + self.size, x : x + self.size] for picture in (clean, degraded, *seen)])
         if rng.random() < 0.5:
             crop = crop[:, :, ::-1]
         crops = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2).float() / 255
-        return {"clean": crops[0], "degraded": crops[1], "references": crops[2:]}
+        return {"clean": crops[0], "degraded": crops[1], "attended_photos": crops[2:]}
 
     def _draw(self, share: float) -> tuple[int, int]:
         """Number of a folder, and of a view in it, at a `share` in [0, 1) of all their weights."""

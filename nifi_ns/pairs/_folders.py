@@ -49,7 +49,7 @@ class PairFolder:
     """Hash of all that made the renders; equal hashes mean that making them again would change nothing."""
     splits: dict[str, tuple[str, ...]]
     """Names of the views, without suffix, by split."""
-    references: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    attended_photos: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
     """By split and view, where there are any: names of the training views whose photos show most of it."""
 
     @classmethod
@@ -69,10 +69,10 @@ class PairFolder:
             version = content["version"]
             splits = {split: tuple(map(str, content["splits"].get(split, ()))) for split in SPLITS}
             size, count = (None if content[key] is None else int(content[key]) for key in ("bytes", "gaussians"))
-            named = content.get("references", {}).items()
-            references = {split: {n: tuple(map(str, r)) for n, r in views.items()} for split, views in named}
+            named = content.get("attended_photos", {}).items()
+            attended_photos = {split: {n: tuple(map(str, r)) for n, r in views.items()} for split, views in named}
             made_of = content["scene"], content["rate"], size, count, content["fingerprint"]
-            folder = cls(root, *made_of, splits, references)
+            folder = cls(root, *made_of, splits, attended_photos)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{path} is not a list of pairs ({type(error).__name__}: {error})") from error
         if version != VERSION:
@@ -105,7 +105,7 @@ class PairFolder:
         if not self.splits["train"]:
             raise NifiError(f"{self.root} has no training pairs; write some with ns-nifi-pairs")
         photos = set(self.splits["train"])
-        for split, views in self.references.items():
+        for split, views in self.attended_photos.items():
             for view, names in views.items():
                 if wrong := [name for name in names if name not in photos or (split == "train" and name == view)]:
                     raise NifiError(f"{self.root}: {wrong[0]} is no other training view that {view} could refer to")
@@ -129,7 +129,7 @@ class PairFolder:
 
     def photos(self, split: str, name: str, count: int) -> list[np.ndarray]:
         """Up to `count` reference photos of a view, [H, W, 3] uint8 each, the most useful first."""
-        names = self.references.get(split, {}).get(name, ())
+        names = self.attended_photos.get(split, {}).get(name, ())
         return [self.picture("train", "clean", other) for other in names[:count]]
 
 
@@ -195,7 +195,7 @@ class PairWriter:
     ):
         self._folder = PairFolder(Path(root), scene, rate, bytes, gaussians, fingerprint, splits={})
         self._names: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        self._references: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._attended_photos: dict[str, dict[str, tuple[str, ...]]] = {}
         (self._folder.root / "pairs.json").unlink(missing_ok=True)
         for split in SPLITS:
             for kind in KINDS:
@@ -211,11 +211,11 @@ class PairWriter:
         degraded: Tensor,
         referenced: Tensor | None = None,
         *,
-        references: Sequence[str] = (),
+        attended_photos: Sequence[str] = (),
     ) -> None:
         """Write one view; every image is [H, W, 3] in [0, 1] (clamped) and becomes an 8-bit PNG.
 
-        `references` names the training views, added before or after, whose photos show most of it.
+        `attended_photos` names the training views, added before or after, whose photos show most of it.
 
         Raises:
             ValueError: if `name` is no plain file name or was added before, or the sizes differ.
@@ -231,13 +231,13 @@ class PairWriter:
         for kind, image in images.items():
             write_image(self._folder.path(split, kind, name), image)
         self._names[split].append(name)
-        if references:
-            self._references.setdefault(split, {})[name] = tuple(references)
+        if attended_photos:
+            self._attended_photos.setdefault(split, {})[name] = tuple(attended_photos)
 
     def finish(self) -> PairFolder:
         """Write `pairs.json`: from now on the folder is whole."""
         splits = {split: tuple(self._names[split]) for split in SPLITS}
-        folder = replace(self._folder, splits=splits, references=self._references)
+        folder = replace(self._folder, splits=splits, attended_photos=self._attended_photos)
         for split in SPLITS:
             for kind in KINDS:
                 directory = folder.root / split / kind
@@ -245,7 +245,7 @@ class PairWriter:
                     directory.rmdir()
         content: dict[str, Any] = {"version": VERSION, "scene": folder.scene, "rate": folder.rate}
         content |= {"bytes": folder.bytes, "gaussians": folder.gaussians, "fingerprint": folder.fingerprint}
-        content |= {"splits": folder.splits, "references": folder.references}
+        content |= {"splits": folder.splits, "attended_photos": folder.attended_photos}
         write_text(folder.root / "pairs.json", json.dumps(content, indent=1) + "\n")
         return folder
 

@@ -2,8 +2,8 @@
 
 A sample is `<key>.clean.png`, `<key>.degraded.png`, optionally `<key>.referenced.png` (or .jpg, .webp), and
 `<key>.json` with `scene`, `rate` and, if need be, `split` (train or test; by default train), `name` (by default the
-key), `references` (a list of names of training views; those that are in none of the shards are left out), `bytes` and
-`gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever reads WebDataset reads them,
+key), `attended_photos` (a list of names of training views; those that are in none of the shards are dropped), `bytes`
+and `gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever reads WebDataset reads them,
 too; here they are indexed by their headers and read at random places rather than streamed, because crop `i` of a
 training, which may be resumed, follows from the seed and `i` alone.
 """
@@ -66,7 +66,7 @@ class _Scene:
 
     about: dict[str, Any]
     views: list[tuple[Split, str]] = field(default_factory=list)
-    references: list[tuple[str, ...]] = field(default_factory=list)
+    attended_photos: list[tuple[str, ...]] = field(default_factory=list)
     places: "array[int]" = field(default_factory=lambda: array("q"))
 
     def finish(self, scene: str, rate: str, shards: Sequence[Path]) -> ShardedPairs:
@@ -83,14 +83,14 @@ class _Scene:
             raise NifiError(f"{own[0]}: {scene}/{rate} has bytes {size!r}, gaussians {count!r}: expected whole numbers")
         splits = {split: tuple(name for s, name in views if s == split) for split in SPLITS}
         there = set(splits["train"])
-        references: dict[str, dict[str, tuple[str, ...]]] = {}
+        attended_photos: dict[str, dict[str, tuple[str, ...]]] = {}
         for i in order:
-            if named := tuple(name for name in self.references[i] if name in there):
+            if named := tuple(name for name in self.attended_photos[i] if name in there):
                 split, name = self.views[i]
-                references.setdefault(split, {})[name] = named
-        made_of = repr(views) + (repr(references) if references else "")
+                attended_photos.setdefault(split, {})[name] = named
+        made_of = repr(views) + (repr(attended_photos) if attended_photos else "")
         fingerprint = hashlib.sha256(made_of.encode() + places[..., 2].tobytes()).hexdigest()
-        return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, references, own, places)
+        return ShardedPairs(own[0].parent, scene, rate, size, count, fingerprint, splits, attended_photos, own, places)
 
 
 def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
@@ -108,12 +108,12 @@ def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
             split = about.get("split", "train")
             if split not in SPLITS or not {"scene", "rate"} <= about.keys():
                 raise NifiError(f"{path}: {key}.json needs scene and rate, and split may be {' or '.join(SPLITS)}")
-            if not isinstance(names := about.get("references", []), list):
-                raise NifiError(f"{path}: {key}.json has references {names!r}: expected a list of names")
+            if not isinstance(names := about.get("attended_photos", []), list):
+                raise NifiError(f"{path}: {key}.json has attended_photos {names!r}: expected a list of names")
             scene = found.setdefault((str(about["scene"]), str(about["rate"])), _Scene(about))
             scene.views.append((split, str(about.get("name", key))))
             # interned, since a name comes again and again
-            scene.references.append(tuple(sys.intern(str(name)) for name in names))
+            scene.attended_photos.append(tuple(sys.intern(str(name)) for name in names))
             for kind in KINDS:
                 scene.places.extend((number, *places.get(kind, (0, 0))))
     return [scene.finish(*name, paths) for name, scene in found.items()]
@@ -168,8 +168,8 @@ def _contents(folders: Iterable[PairFolder]) -> Iterator[list[tuple[str, bytes]]
         key = f"{number:09d}"
         about: dict[str, Any] = {"scene": folder.scene, "rate": folder.rate, "split": split, "name": name}
         about |= {"bytes": folder.bytes, "gaussians": folder.gaussians}
-        if names := folder.references.get(split, {}).get(name):
-            about["references"] = names
+        if names := folder.attended_photos.get(split, {}).get(name):
+            about["attended_photos"] = names
         files = {kind: folder.path(split, kind, name) for kind in KINDS}
         pictures = [(f"{key}.{kind}.png", file.read_bytes()) for kind, file in files.items() if file.is_file()]
         yield [*pictures, (f"{key}.json", json.dumps(about).encode())]

@@ -106,7 +106,7 @@ def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referen
             chosen = bank.choose(view, depth, exclude=(view.name,), occlusion=True)
             names = [run.train_views.names[index] for index in chosen]
             pictures = view.image, rgb, repaired
-            writer.add("train" if split == "train" else "test", view.name, *pictures, references=names)
+            writer.add("train" if split == "train" else "test", view.name, *pictures, attended_photos=names)
     return writer.finish()
 
 

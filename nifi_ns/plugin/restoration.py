@@ -187,8 +187,8 @@ class RestoredViews(Restorable, ABC):
         if how.restorer is None:
             return before, before
         restorer = self.restorer_in(how.restorer)
-        looked_at = photos(restorer.settings.references) if restorer.settings.references else ()
-        return before, restorer(before, strength=1.0, references=looked_at).to(rgb)
+        looked_at = photos(restorer.settings.attended_photos) if restorer.settings.attended_photos else ()
+        return before, restorer(before, strength=1.0, attended_photos=looked_at).to(rgb)
 
     def restore(
         self, rgb: Tensor, referenced: Callable[[], Tensor], photos: Callable[[int], Sequence[Tensor]]

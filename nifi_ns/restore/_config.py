@@ -27,7 +27,7 @@ class TrainingConfig:
     """Whether to compute again, rather than keep, what a backward pass needs: less memory, slower, the same result."""
     crop: int = 96
     """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
-    references: int = 0
+    attended_photos: int = 0
     """Photos of other cameras that the restorer learns to look at beside each crop, the pairs' most useful ones: each
     step has 0 to so many. One costs the network as much as another crop."""
     lr: float = 5e-3
@@ -85,8 +85,8 @@ class TrainingConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise NifiError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.references < 0:
-            raise NifiError(f"references: expected 0 or more, got {self.references}")
+        if self.attended_photos < 0:
+            raise NifiError(f"attended_photos: expected 0 or more, got {self.attended_photos}")
         if not 0 <= self.ema < 1:
             raise NifiError(f"ema: expected a decay of 0 or more and below 1, got {self.ema}")
         if self.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:

@@ -29,7 +29,7 @@ class RestorerSettings:
     """Share of the change that is shown: 0 is the input exactly, 1 the restoration."""
     decode: Decode = "change"
     """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
-    references: int = 0
+    attended_photos: int = 0
     """How many photos of other cameras it was trained to look at; more or fewer may be given."""
     input: Input = "degraded"
     """What it was trained on: plain renders, or views already restored by reference photos."""
@@ -40,8 +40,8 @@ class RestorerSettings:
         for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
             if getattr(self, name) not in allowed:
                 raise NifiError(f"{name} is {getattr(self, name)!r}: expected {' or '.join(allowed)}")
-        if self.references < 0:
-            raise NifiError(f"references is {self.references}: expected 0 or more")
+        if self.attended_photos < 0:
+            raise NifiError(f"attended_photos is {self.attended_photos}: expected 0 or more")
         if not (0 <= self.t0 <= 1000 and self.noise_scale >= 0 and 0 <= self.strength <= 1):
             values = f"t0 {self.t0}, noise_scale {self.noise_scale}, strength {self.strength}"
             raise NifiError(f"{values}: expected t0 in [0, 1000], noise_scale of 0 or more and strength in [0, 1]")

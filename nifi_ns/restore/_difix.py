@@ -119,12 +119,12 @@ class Difix(Backbone):
         """Refused: no small autoencoder sees what the encoder saw."""
         raise NifiError(f"Difix decodes by its own autoencoder: leave the decoder {name} away")
 
-    def restore(self, images: Tensor, noise: Tensor, t0: float = T0, references: Tensor | None = None) -> Tensor:
-        """Fixed views [B, 3, H, W], about [0, 1], of such; `references` [B, R, 3, H, W] are photos of other cameras.
+    def restore(self, images: Tensor, noise: Tensor, t0: float = T0, attended_photos: Tensor | None = None) -> Tensor:
+        """Fixed views [B, 3, H, W], about [0, 1], of such; `attended_photos` [B, R, 3, H, W] are of other cameras.
 
         It was trained with `noise` of zeros and on latents that are not scaled down as those with noise are.
         """
-        views = images[:, None] if references is None else torch.cat([images[:, None], references], dim=1)
+        views = images[:, None] if attended_photos is None else torch.cat([images[:, None], attended_photos], dim=1)
         batch, count = views.shape[:2]
         with self._lock:
             latents, seen = self._skipping.encode((views.flatten(0, 1) * 2 - 1).to(self.device, self.dtype))

@@ -34,7 +34,7 @@ def score_views(
     views: Iterable[tuple[PairFolder, str, str]],
     restore: Callable[[Tensor, Sequence[np.ndarray]], Tensor],
     *,
-    references: int = 0,
+    attended_photos: int = 0,
     strengths: Sequence[float] = (1.0,),
     inputs: Inputs = "degraded",
     names: Iterable[str] = REFERENCE_METRICS,
@@ -42,15 +42,15 @@ def score_views(
 ) -> list[ViewScores]:
     """Metrics of views given as (folder, split, name); `restore` maps [H, W, 3] in [0, 1] at full strength.
 
-    It also gets up to so many `references`, photos [H, W, 3] uint8, as the view's pairs name them. Strengths in between
-    blend the view and its restoration, as `Restorer.strength` does. `pictures` says whether to keep them with the
+    It also gets up to `attended_photos` photos [H, W, 3] uint8, as the view's pairs name them. Strengths in between blend
+    the view and its restoration, as `Restorer.strength` does. `pictures` says whether to keep them with the
     scores.
     """
     names = tuple(names)
     scores = []
     for folder, split, name in views:
         clean, before = (torch.from_numpy(image).float() / 255 for image in folder.load(split, name, inputs))
-        restored = restore(before, folder.photos(split, name, references)).to(before).clamp(0, 1)
+        restored = restore(before, folder.photos(split, name, attended_photos)).to(before).clamp(0, 1)
         first = metrics.compute(before, clean, names=names)
         blends = {s: before.lerp(restored, s) for s in strengths}
         after = {s: metrics.compute(image, clean, names=names) if s else first for s, image in blends.items()}

@@ -170,17 +170,17 @@ def restorer_loss(
     draws: Draws,
     config: ObjectiveConfig,
     perceptual: Perceptual,
-    references: Tensor | None = None,
+    attended_photos: Tensor | None = None,
     decode: Decode = "full",
 ) -> RestorerLoss:
-    """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]; `references` [B, R, 3, H, W] are other cameras' photos.
+    """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]; `attended_photos` [B, R, 3, H, W] are of other cameras.
 
     Only phi- sees those: what is restored has to look real, and like the photo, by itself. `decode` says what will be
     shown, which is what the losses of pictures see.
     """
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
-        others = None if references is None else encode_views(backbone, references)
+        others = None if attended_photos is None else encode_views(backbone, attended_photos)
     z = backbone.encode(degraded, adapter="phi_minus").float()
     z_hat = restore_latents(backbone, z, config.noise_scale * draws.start_noise, config.t0, others).float()
     terms: dict[str, Tensor] = {}

@@ -94,7 +94,7 @@ class Restorer:
             settings = RestorerSettings(decode="full")
             load = partial(load_published, directory, device, dtype, backbone)
         elif not (directory / RESTORER_FILE).is_file() and is_difix(directory):
-            settings = RestorerSettings(T0, noise_scale=0.0, decode="full", references=1)
+            settings = RestorerSettings(T0, noise_scale=0.0, decode="full", attended_photos=1)
             load = partial(Difix.from_pretrained, directory, device, dtype)
         else:
             about = Description.read(directory)
@@ -129,40 +129,46 @@ class Restorer:
         """What it was trained on: plain renders ("degraded") or views restored by reference photos ("referenced")."""
         return self.settings.input
 
-    def __call__(self, image: Image, strength: float | None = None, references: Sequence[Any] = ()) -> Image:
+    def __call__(self, image: Image, strength: float | None = None, attended_photos: Sequence[Any] = ()) -> Image:
         """The restored image, of the type, shape and value range of `image`.
 
         Args:
             image: PIL; or numpy or torch, [H, W, 3] or [3, H, W] or a batch of such, uint8 or floats in [0, 1].
             strength: share of the change: 0 is the input exactly, 1 the restoration; default: the settings'.
-            references: photos of other cameras, each as `image` may be, of any size, for all of a batch; for a restorer
-                that was trained to look at some (`settings.references`).
+            attended_photos: photos of other cameras, each as `image` may be, of any size, for all of a batch; for a
+                restorer that was trained to look at some (`settings.attended_photos`).
 
         Raises:
-            NifiError: if it is no image, the restorer takes no references, or the backbone cannot be loaded.
+            NifiError: if it is no image, the restorer takes no photos, or the backbone cannot be loaded.
         """
         batch, back = to_batch(image)
-        if references and not self.settings.references:
+        if attended_photos and not self.settings.attended_photos:
             raise NifiError("this restorer was not trained to look at reference photos: leave them away")
         strength = self.settings.strength if strength is None else strength
         if strength == 0:
             return image
-        photos = [F.interpolate(to_batch(photo)[0], batch.shape[-2:], mode="area") for photo in references]
+        photos = [F.interpolate(to_batch(photo)[0], batch.shape[-2:], mode="area") for photo in attended_photos]
         with self._lock, torch.inference_mode():
             device = self.backbone.device
             seen = torch.stack([p.expand_as(batch) for p in photos], dim=1).to(device) if photos else None
             restored = self._restore(batch.to(device), seen).to(batch.device)
         return back(batch + strength * (restored - batch))
 
-    def _restore(self, batch: Tensor, references: Tensor | None) -> Tensor:
-        """Restored [B, 3, H, W] in [0, 1] of such a batch, on the backbone's device; references are [B, R, 3, H, W]."""
+    def _restore(self, batch: Tensor, attended_photos: Tensor | None) -> Tensor:
+        """Restored [B, 3, H, W] in [0, 1] of such a batch, on the backbone's device; photos are [B, R, 3, H, W]."""
         (count, _, height, width), multiple = batch.shape, self.backbone.pixel_multiple
         padded = _pad(batch, -height % multiple, -width % multiple)
-        if references is not None:
-            references = _pad(references.flatten(0, 1), -height % multiple, -width % multiple).unflatten(0, (count, -1))
+        if attended_photos is not None:
+            attended_photos = _pad(attended_photos.flatten(0, 1), -height % multiple, -width % multiple).unflatten(
+                0, (count, -1)
+            )
 
         def tile(part: Tensor, y: int, x: int) -> Tensor:
-            seen = None if references is None else references[..., y : y + part.shape[-2], x : x + part.shape[-1]]
+            seen = (
+                None
+                if attended_photos is None
+                else attended_photos[..., y : y + part.shape[-2], x : x + part.shape[-1]]
+            )
             return self._restore_tile(part, noise, y, x, seen)
 
         limit = min(self.tile_size, self.backbone.max_side or self.tile_size) // multiple * multiple
@@ -171,11 +177,11 @@ class Restorer:
         noise = self._noise_like(padded)
         return feathered(padded, tile, *spans)[..., :height, :width].clamp(0, 1)
 
-    def _restore_tile(self, tile: Tensor, noise: Tensor, top: int, left: int, references: Tensor | None) -> Tensor:
+    def _restore_tile(self, tile: Tensor, noise: Tensor, top: int, left: int, attended_photos: Tensor | None) -> Tensor:
         backbone, settings = self.backbone, self.settings
         y, x, height, width = (length // backbone.downsampling for length in (top, left, *tile.shape[-2:]))
         noise = settings.noise_scale * noise[..., y : y + height, x : x + width]
-        restored = backbone.restore(tile, noise, settings.t0, references)
+        restored = backbone.restore(tile, noise, settings.t0, attended_photos)
         # The frozen encoder's latents, not phi_minus's: what that does to these is part of the change.
         return restored if settings.decode == "full" else tile + restored - backbone.decode(backbone.encode(tile))
 

@@ -152,8 +152,8 @@ class Selection:
         restorer = self._restorer
         return score_views(
             views,
-            lambda image, photos: restorer(image, strength=1.0, references=photos),
-            references=restorer.settings.references,
+            lambda image, photos: restorer(image, strength=1.0, attended_photos=photos),
+            attended_photos=restorer.settings.attended_photos,
             strengths=strengths,
             inputs=restorer.input,
             names=names or self._names,

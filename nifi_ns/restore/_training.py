@@ -106,7 +106,7 @@ class Trainer:
             inputs=inputs,
             names=train,
             rate_weights=config.rate_weights,
-            references=config.references,
+            attended_photos=config.attended_photos,
         )
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -124,7 +124,7 @@ class Trainer:
         self._step, self._skipped = int(state["step"]), int(state["skipped"])
         self._skipped_in_a_row = 0
         self._recent: dict[str, list[float]] = state["recent"]  # losses since the last row of the tables
-        shown = {"decode": config.decode, "references": config.references, "input": inputs}
+        shown = {"decode": config.decode, "attended_photos": config.attended_photos, "input": inputs}
         settings = RestorerSettings(objective.t0, objective.noise_scale, **shown)
         self._selection = Selection(
             Restorer(backbone, settings, {"settings": self._settings}),
@@ -196,8 +196,10 @@ class Trainer:
         shape = (config.batch_size, self.backbone.latent_channels, side, side)
         draws, critic_draws = (Draws.of(shape, config.objective, generator).part(self._mine, device) for _ in ADAPTERS)
         rate, seen = learning_rate(self._step, config), None
-        if config.references and (count := int(torch.randint(config.references + 1, (), generator=generator))):
-            seen = batch["references"][:, :count].to(device)
+        if config.attended_photos and (
+            count := int(torch.randint(config.attended_photos + 1, (), generator=generator))
+        ):
+            seen = batch["attended_photos"][:, :count].to(device)
         autocast = torch.autocast(device.type, _PRECISIONS[config.precision], enabled=config.precision != "fp32")
         restored, terms = [], []
         for part in parts:

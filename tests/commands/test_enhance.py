@@ -122,7 +122,7 @@ def test_photos_are_chosen_by_camera_or_by_likeness(
     assert [path.stem for path in photos.by_pose(pose, 2)] == ["photo2", "photo3"]
     assert photos.by_likeness(np.asarray(picture(12, (80, 64))), 1)[0].stem == "photo2"
 
-    def references(**options: object) -> list[list[str]]:
+    def photos_beside(**options: object) -> list[list[str]]:
         """What each picture's photos are."""
         seen = []
         monkeypatch.setattr(
@@ -132,7 +132,7 @@ def test_photos_are_chosen_by_camera_or_by_likeness(
         Enhance(folder, difix_folder, overwrite=True, device="cpu", **options).main()  # pyright: ignore
         return seen
 
-    assert references(references=capture / "images", num_references=2) == [
+    assert photos_beside(photos=capture / "images", num_photos=2) == [
         [path.stem for path in photos.by_likeness(read_picture(folder / f"view{i}.png"), 2)] for i in range(4)
     ]
     frames = [{"file_path": f"elsewhere/view{i}.jpg", "transform_matrix": np.eye(4).tolist()} for i in range(4)]
@@ -140,7 +140,7 @@ def test_photos_are_chosen_by_camera_or_by_likeness(
         frames[i]["transform_matrix"][0][3] = 3 - i  # pyright: ignore
     cameras = folder / "cameras.json"
     cameras.write_text(json.dumps({"frames": frames}))
-    assert references(references=capture, cameras=cameras) == [["photo2"], ["photo2"], ["photo1"], ["photo0"]]
+    assert photos_beside(photos=capture, cameras=cameras) == [["photo2"], ["photo2"], ["photo1"], ["photo0"]]
 
 
 def test_says_what_is_wrong(
@@ -160,12 +160,12 @@ def test_says_what_is_wrong(
         ({"input": tmp_path / "empty"}, "no images in .*empty"),
         ({"output": folder}, "--output must be another folder than the input"),
         ({"strength": 1.5}, r"--strength is 1\.5, expected 0 to 1"),
-        ({"batch_size": 0}, "--num-references and --batch-size must be 1 or more"),
+        ({"batch_size": 0}, "--num-photos and --batch-size must be 1 or more"),
         ({"restorer": tmp_path / "empty"}, "no restorer in .*empty"),
-        ({"restorer": own, "references": capture}, "was not trained to look at photos: leave --references"),
-        ({"references": tmp_path / "empty"}, "no photos in .*empty"),
-        ({"references": capture / "images"}, r"transforms\.json holds no cameras"),
-        ({"references": capture, "cameras": tmp_path / "no.json"}, r"no such file: .*no\.json"),
+        ({"restorer": own, "photos": capture}, "was not trained to look at photos: leave --photos"),
+        ({"photos": tmp_path / "empty"}, "no photos in .*empty"),
+        ({"photos": capture / "images"}, r"transforms\.json holds no cameras"),
+        ({"photos": capture, "cameras": tmp_path / "no.json"}, r"no such file: .*no\.json"),
     ):
         with pytest.raises(NifiError, match=message):
             Enhance(**{"input": folder, "restorer": difix_folder, "device": "cpu"} | options).main()  # pyright: ignore

@@ -30,7 +30,7 @@ CONFIG = TrainingConfig(
     log_every=1,
     eval_every=4,
     eval_views=1,
-    references=2,
+    attended_photos=2,
     objective=ObjectiveConfig(guidance_scale=1.0, prompt_dropout=0.0),
 )
 
@@ -80,7 +80,7 @@ def test_processes_step_and_skip_together_and_hear_of_one_that_is_gone(tmp_path:
 
 
 def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backbone_folders, tmp_path: Path):
-    folders = [write_scene(tmp_path / "pairs", rate=rate, references=3) for rate in ("10KB", "25KB")]
+    folders = [write_scene(tmp_path / "pairs", rate=rate, attended_photos=3) for rate in ("10KB", "25KB")]
 
     def load() -> Backbone:
         return Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
@@ -91,7 +91,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backb
     options += (
         "--schedule",
         "constant",
-        "--references",
+        "--attended_photos",
         "2",
         "--log-every",
         "1",

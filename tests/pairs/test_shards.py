@@ -101,8 +101,8 @@ def test_mistakes_are_one_line(shards: list[Path], tmp_path: Path) -> None:
     assert "r/train/1.degraded is missing" in message({k: v for k, v in good.items() if "degraded" not in k})
     assert "needs scene and rate" in message({**good, "1.json": b'{"scene": "s"}'})
     assert "split may be train or test" in message({**good, "1.json": b'{"scene": "s", "rate": "r", "split": "val"}'})
-    other = b'{"scene": "s", "rate": "r", "references": "1"}'
-    assert "has references '1': expected a list" in message({**good, "1.json": other})
+    other = b'{"scene": "s", "rate": "r", "attended_photos": "1"}'
+    assert "has attended_photos '1': expected a list" in message({**good, "1.json": other})
     assert "has bytes 'x'" in message({**good, "1.json": b'{"scene": "s", "rate": "r", "bytes": "x"}'})
     assert "not a readable shard" in message({**good, "1.json": b"{"}, CorruptFileError)
     assert "not a readable image" in message({**good, "1.clean.png": b"no image"}, CorruptFileError)

@@ -222,7 +222,7 @@ def test_a_restorer_that_looks_at_photos_gets_the_nearest(
 ) -> None:
     model.config.restorer = restorer_folder
     restorer = Restorer.from_pretrained(restorer_folder, "cpu")
-    restorer.settings = replace(restorer.settings, references=2)
+    restorer.settings = replace(restorer.settings, attended_photos=2)
     model.use_restorer(restorer)
     try:
         outputs = model.get_outputs_for_camera(camera)
@@ -230,7 +230,7 @@ def test_a_restorer_that_looks_at_photos_gets_the_nearest(
         photos = model.photos(view, outputs["depth"], 2)
         others = [other.image for other in model.train_views or () if other.image is not None]
         assert len(photos) == 2 and all(any(torch.equal(photo, other) for other in others) for photo in photos)
-        alone, expected = restorer(outputs["rgb"]), restorer(outputs["rgb"], references=photos)
+        alone, expected = restorer(outputs["rgb"]), restorer(outputs["rgb"], attended_photos=photos)
         assert torch.allclose(outputs["rgb_restored"], expected, atol=1e-5) and not torch.allclose(alone, expected)
     finally:
         model.config.restorer = None

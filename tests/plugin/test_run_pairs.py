@@ -47,8 +47,8 @@ def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkey
     assert {folder.label for folder in find_pair_folders([tmp_path], "referenced")} == {f.label for f in written}
     errors = []
     for folder in written:
-        assert folder.references["train"].keys() == set(folder.splits["train"])
-        for name, others in folder.references["train"].items():
+        assert folder.attended_photos["train"].keys() == set(folder.splits["train"])
+        for name, others in folder.attended_photos["train"].items():
             assert name not in others and len(set(others)) == len(others) and set(others) <= set(folder.splits["train"])
         assert all(len(folder.photos("test", name, 2)) == 2 for name in folder.splits["test"])
         assert len(folder.splits["train"]) == 8 and len(folder.splits["test"]) == 2

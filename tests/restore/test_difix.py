@@ -48,15 +48,17 @@ def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, difix_fol
 @torch.no_grad()
 def test_references_are_looked_at(difix: Difix) -> None:
     image, photo = torch.rand(2, 3, 32, 48), torch.rand(2, 1, 3, 32, 48)
-    alone, with_photo = difix.restore(image, NONE), difix.restore(image, NONE, references=photo)
+    alone, with_photo = difix.restore(image, NONE), difix.restore(image, NONE, attended_photos=photo)
     assert with_photo.shape == image.shape and (with_photo - alone).abs().mean() > 1e-5
     # a view that sees itself twice sees nothing new
-    assert torch.allclose(difix.restore(image, NONE, references=image[:, None]), alone, atol=1e-5)
+    assert torch.allclose(difix.restore(image, NONE, attended_photos=image[:, None]), alone, atol=1e-5)
     # nor does one sample of a batch see the other's photo
-    assert torch.allclose(difix.restore(image[:1], NONE, references=photo[:1]), with_photo[:1], atol=1e-5)
+    assert torch.allclose(difix.restore(image[:1], NONE, attended_photos=photo[:1]), with_photo[:1], atol=1e-5)
     order = torch.rand(2, 2, 3, 32, 48)
     assert torch.allclose(
-        difix.restore(image, NONE, references=order), difix.restore(image, NONE, references=order.flip(1)), atol=1e-5
+        difix.restore(image, NONE, attended_photos=order),
+        difix.restore(image, NONE, attended_photos=order.flip(1)),
+        atol=1e-5,
     )
 
 
@@ -93,5 +95,5 @@ def test_is_a_restorer_that_takes_references(difix_folder: Path) -> None:
     restorer = Restorer.from_pretrained(difix_folder, device="cpu")
     assert (restorer.settings.t0, restorer.settings.noise_scale, restorer.settings.decode) == (199, 0, "full")
     image, photo = (Image.effect_noise((44, 30), sigma).convert("RGB") for sigma in (20, 60))
-    restored = [restorer(image, references=photos) for photos in ((), (photo,))]
+    restored = [restorer(image, attended_photos=photos) for photos in ((), (photo,))]
     assert restored[0].size == restored[1].size == image.size and restored[0].tobytes() != restored[1].tobytes()

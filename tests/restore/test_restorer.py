@@ -149,12 +149,12 @@ def test_tiles_get_the_noise_of_their_place(restorer: Restorer, monkeypatch: pyt
 def test_references_reach_every_tile_at_its_place(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
     image, photos = torch.rand(40, 60, 3), [torch.rand(80, 120, 3), torch.rand(3, 40, 60)]
     with pytest.raises(NifiError, match="not trained to look at reference photos"):
-        restorer(image, references=photos)
-    restorer.settings = replace(restorer.settings, references=1)
-    assert not torch.equal(restorer(image, references=photos), restorer(image))
+        restorer(image, attended_photos=photos)
+    restorer.settings = replace(restorer.settings, attended_photos=1)
+    assert not torch.equal(restorer(image, attended_photos=photos), restorer(image))
     restorer.tile_size, restorer.overlap = 32, 8
-    monkeypatch.setattr(restorer, "_restore_tile", lambda tile, noise, y, x, references: references[:, 1])
-    torch.testing.assert_close(restorer(image, references=photos), photos[1].movedim(0, -1))
+    monkeypatch.setattr(restorer, "_restore_tile", lambda tile, noise, y, x, attended_photos: attended_photos[:, 1])
+    torch.testing.assert_close(restorer(image, attended_photos=photos), photos[1].movedim(0, -1))
 
 
 def test_results_can_be_used_in_further_gradients(restorer: Restorer) -> None:

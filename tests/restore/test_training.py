@@ -283,7 +283,7 @@ def test_a_training_from_before_a_setting_was_there_goes_on_but_not_on_other_wei
     Trainer(load(), folders, tmp_path, config).train()
     state = training.read_state(tmp_path / "checkpoints" / "last.safetensors")
     monkeypatch.setattr(training, "read_state", lambda _: state)
-    del state["settings"]["objective"]["pixel"], state["settings"]["weights"], state["settings"]["references"]
+    del state["settings"]["objective"]["pixel"], state["settings"]["weights"], state["settings"]["attended_photos"]
     Trainer(load(), folders, tmp_path, config, resume=True)
     state["settings"]["weights"] = "of another nifi-tiny"
     with pytest.raises(NifiError, match="with its weights"):

@@ -17,7 +17,7 @@ def test_every_way_of_restoring_is_measured(tmp_path: Path, monkeypatch: pytest.
     ablations = ("as the defaults", "no matching", "encoder not adapted")
     monkeypatch.setattr(bench_restore, "_ABLATIONS", {name: bench_restore._ABLATIONS[name] for name in ablations})
     for rate in ("25KB", "60KB"):
-        write_scene(tmp_path / "pairs", rate=rate, size=(96, 112), test=1, references=3)
+        write_scene(tmp_path / "pairs", rate=rate, size=(96, 112), test=1, attended_photos=3)
     other = write_scene(tmp_path / "other", "other", size=(96, 112), test=1)
     bench = BenchRestore((other.root,), steps=1, work=tmp_path / "work", output=tmp_path / "results.json")
     bench.main()
@@ -32,7 +32,7 @@ def test_every_way_of_restoring_is_measured(tmp_path: Path, monkeypatch: pytest.
     assert [r["way"] for r in rows] == 2 * ways + 2 * ablated[:2] + 2 * ablated[2:3] + 2 * ablated[3:]
     by_way = {r["way"]: r for r in rows if r["rate"] == "25KB"}
     kept = {name: Restorer.from_pretrained(bench.work / "toy" / name / "kept") for name in ("adapted", "guided")}
-    assert [restorer.settings.references for restorer in kept.values()] == [0, 2]
+    assert [restorer.settings.attended_photos for restorer in kept.values()] == [0, 2]
     assert by_way["referenced"]["psnr"] > by_way["compressed"]["psnr"]
     assert by_way["unsharp mask and grain"]["psnr"] != by_way["compressed"]["psnr"]
     assert by_way["its latents decoded as a whole"]["psnr"] != by_way["as the defaults"]["psnr"]

@@ -34,7 +34,7 @@ def write_scene(
     train: int = 6,
     test: int = 2,
     size: tuple[int, int] = (40, 56),
-    references: int = 0,
+    attended_photos: int = 0,
 ) -> PairFolder:
     """One scene at one rate under `root`, also with referenced views: halfway between degraded and clean.
 
@@ -48,6 +48,6 @@ def write_scene(
         for i in range(count):
             seed += 1
             clean = photo(*size, seed)
-            names = [f"train{(i + k) % train}" for k in range(1, references + 1)]
-            writer.add(split, f"{split}{i}", clean, blurred(clean), (clean + blurred(clean)) / 2, references=names)
+            names = [f"train{(i + k) % train}" for k in range(1, attended_photos + 1)]
+            writer.add(split, f"{split}{i}", clean, blurred(clean), (clean + blurred(clean)) / 2, attended_photos=names)
     return writer.finish()

@@ -18,7 +18,7 @@ from nifi_ns.restore import Draws, ObjectiveConfig, Restorer, Trainer, TrainingC
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0, timesteps=(300, 300), prompt_dropout=0.0)
 CONFIG = TrainingConfig(
-    steps=4, batch_size=2, crop=32, rank=2, eval_every=4, eval_views=2, references=2, objective=OBJECTIVE
+    steps=4, batch_size=2, crop=32, rank=2, eval_every=4, eval_views=2, attended_photos=2, objective=OBJECTIVE
 )
 
 
@@ -36,17 +36,17 @@ def adapted(request: pytest.FixtureRequest, backbone_folders: dict[str, Path]) -
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> PairFolder:
-    return write_scene(tmp_path / "pairs", references=3)
+    return write_scene(tmp_path / "pairs", attended_photos=3)
 
 
-def loss(backbone: Backbone, references: Tensor | None) -> Tensor:
+def loss(backbone: Backbone, attended_photos: Tensor | None) -> Tensor:
     """Of two fixed crops."""
     generator = torch.Generator().manual_seed(1)
     degraded, clean = torch.rand(2, 2, 3, 32, 32, generator=generator)
     side = 32 // backbone.downsampling
     draws = Draws.of((2, backbone.latent_channels, side, side), OBJECTIVE, generator)
     return restorer_loss(
-        backbone, degraded, clean, draws, OBJECTIVE, lambda a, b: (a - b).abs().mean(), references
+        backbone, degraded, clean, draws, OBJECTIVE, lambda a, b: (a - b).abs().mean(), attended_photos
     ).total
 
 
@@ -54,13 +54,15 @@ def photos(count: int) -> Tensor:
     return torch.rand(2, count, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
-def gradients(backbone: Backbone, references: Tensor | None) -> list[Tensor]:
+def gradients(backbone: Backbone, attended_photos: Tensor | None) -> list[Tensor]:
     parameters = backbone.adapter_parameters("phi_minus")
-    return [g for g in torch.autograd.grad(loss(backbone, references), parameters, allow_unused=True) if g is not None]
+    return [
+        g for g in torch.autograd.grad(loss(backbone, attended_photos), parameters, allow_unused=True) if g is not None
+    ]
 
 
 def test_the_loss_follows_the_photos_whatever_their_order_and_number(adapted: Backbone) -> None:
-    alone, one, two = (loss(adapted, references) for references in (None, photos(2)[:, :1], photos(2)))
+    alone, one, two = (loss(adapted, attended_photos) for attended_photos in (None, photos(2)[:, :1], photos(2)))
     assert abs(one - alone) > 1e-6 and abs(two - one) > 1e-6
     torch.testing.assert_close(loss(adapted, photos(2).flip(1)), two, rtol=1e-4, atol=1e-6)
     # each sample has its own: of the one whose photos stay, what is restored stays
@@ -93,21 +95,21 @@ def test_gradients_that_are_computed_again_see_the_same_photos(adapted: Backbone
 
 def test_pairs_name_photos_and_folders_and_shards_agree(pairs: PairFolder, tmp_path: Path) -> None:
     opened = PairFolder.open(pairs.root)
-    assert opened == pairs and opened.references["test"]["test0"] == ("train1", "train2", "train3")
+    assert opened == pairs and opened.attended_photos["test"]["test0"] == ("train1", "train2", "train3")
     shards = list(write_shards([opened], tmp_path / "shards", 30_000))
     (sharded,) = find_pair_folders(shards)
-    assert len(shards) > 1 and sharded.references == opened.references
+    assert len(shards) > 1 and sharded.attended_photos == opened.attended_photos
     for found in (opened, sharded):
         seen = found.photos("test", "test1", 2)
         assert [image.tolist() for image in seen] == [
             found.picture("train", "clean", f"train{i}").tolist() for i in (2, 3)
         ]
         assert found.photos("test", "test1", 0) == []
-    crops = [PairCrops([f], size=16, seed=3, length=20, references=2, cache_bytes=1) for f in (opened, sharded)]
-    assert all(torch.equal(crops[0][i]["references"], crops[1][i]["references"]) for i in range(20))
+    crops = [PairCrops([f], size=16, seed=3, length=20, attended_photos=2, cache_bytes=1) for f in (opened, sharded)]
+    assert all(torch.equal(crops[0][i]["attended_photos"], crops[1][i]["attended_photos"]) for i in range(20))
     (some,) = find_pair_folders(shards[:1])  # what is in the other shards cannot be looked at
     assert len(some.splits["train"]) < 6 and some.fingerprint != sharded.fingerprint
-    assert all(name in some.splits["train"] for names in some.references["train"].values() for name in names)
+    assert all(name in some.splits["train"] for names in some.attended_photos["train"].values() for name in names)
 
 
 def test_photos_are_cropped_where_the_view_is(pairs: PairFolder) -> None:
@@ -118,32 +120,32 @@ def test_photos_are_cropped_where_the_view_is(pairs: PairFolder) -> None:
         for kind in ("clean", "degraded"):
             Image.fromarray(picture).save(pairs.path("train", kind, name))
     Image.new("RGB", (28, 20), (0, 0, 5)).save(pairs.path("train", "clean", "train5"))
-    crops = PairCrops([pairs], size=16, seed=0, length=60, references=5, names={"toy": pairs.splits["train"][:5]})
+    crops = PairCrops([pairs], size=16, seed=0, length=60, attended_photos=5, names={"toy": pairs.splits["train"][:5]})
     for i in range(60):
         crop = crops[i]
         number = int(crop["degraded"][2, 0, 0] * 255)
         expected = [(number + k) % 6 for k in (1, 2, 3, 1, 2)]  # three are named, and come again
-        assert [int(photo[2, 0, 0] * 255) for photo in crop["references"]] == expected
-        assert crop["references"].shape == (5, 3, 16, 16)
-        for photo, other in zip(crop["references"], expected, strict=True):
+        assert [int(photo[2, 0, 0] * 255) for photo in crop["attended_photos"]] == expected
+        assert crop["attended_photos"].shape == (5, 3, 16, 16)
+        for photo, other in zip(crop["attended_photos"], expected, strict=True):
             assert other == 5 or torch.equal(photo[:2], crop["degraded"][:2])
 
 
 def test_a_view_without_photos_refers_to_itself(tmp_path: Path) -> None:
-    scenes = [write_scene(tmp_path, "some", references=2), write_scene(tmp_path, "none")]
-    crops = PairCrops(scenes, size=16, seed=0, length=60, references=2)
-    itself = [torch.equal(crops[i]["references"][0], crops[i]["degraded"]) for i in range(60)]
+    scenes = [write_scene(tmp_path, "some", attended_photos=2), write_scene(tmp_path, "none")]
+    crops = PairCrops(scenes, size=16, seed=0, length=60, attended_photos=2)
+    itself = [torch.equal(crops[i]["attended_photos"][0], crops[i]["degraded"]) for i in range(60)]
     assert 15 < sum(itself) < 45
     with pytest.raises(NifiError, match="these pairs name no photos to refer to; write them again"):
-        PairCrops(scenes[1:], size=16, seed=0, length=1, references=1)
+        PairCrops(scenes[1:], size=16, seed=0, length=1, attended_photos=1)
 
 
 def test_what_is_no_other_photo_is_refused(pairs: PairFolder) -> None:
     path = pairs.root / "pairs.json"
     content = json.loads(path.read_text())
     for split, view, name in (("train", "train0", "train0"), ("test", "test0", "test1")):
-        references = {split: {view: [name]}}
-        path.write_text(json.dumps(content | {"references": references}))
+        attended_photos = {split: {view: [name]}}
+        path.write_text(json.dumps(content | {"attended_photos": attended_photos}))
         with pytest.raises(NifiError, match=f"{name} is no other training view that {view} could refer to"):
             find_pair_folders([pairs.root])
 
@@ -165,7 +167,7 @@ def test_every_family_learns_to_look(
     trainer.train()
     assert set(numbers) == {1, 2, 3} and len(numbers) == 8  # the view and 0 to 2 photos
     restorer = Restorer.from_pretrained(tmp_path / "restorer", device="cpu")
-    assert restorer.settings.references == 2
+    assert restorer.settings.attended_photos == 2
     image, *others = torch.rand(4, 3, 32, 32)
     shown = [restorer(image, 1.0, seen) for seen in ((), others[:1], others, others[::-1])]
     assert (shown[1] - shown[0]).abs().max() > 1e-5 and (shown[2] - shown[1]).abs().max() > 1e-5
@@ -178,8 +180,8 @@ def test_evaluations_show_the_photos(sd3: Backbone, pairs: PairFolder, tmp_path:
     monkeypatch.setattr(
         Restorer,
         "__call__",
-        lambda self, image, strength=None, references=(): (
-            seen.append(len(references)) or restore(self, image, strength, references)
+        lambda self, image, strength=None, attended_photos=(): (
+            seen.append(len(attended_photos)) or restore(self, image, strength, attended_photos)
         ),
     )
     Trainer(sd3, [pairs], tmp_path / "restorer", CONFIG).train()
@@ -188,14 +190,14 @@ def test_evaluations_show_the_photos(sd3: Backbone, pairs: PairFolder, tmp_path:
 
 def test_who_asks_for_none_trains_to_the_same_bits_as_before(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
     states = []
-    for number, references in enumerate((0, 3)):
-        folder = write_scene(tmp_path / f"pairs{number}", references=references)
+    for number, attended_photos in enumerate((0, 3)):
+        folder = write_scene(tmp_path / f"pairs{number}", attended_photos=attended_photos)
         backbone = Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
-        config = replace(CONFIG, references=0, lr=0.01)
+        config = replace(CONFIG, attended_photos=0, lr=0.01)
         Trainer(backbone, [folder], tmp_path / f"restorer{number}", config).train()
         states.append(backbone.adapter_state_dict("phi_minus"))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert Restorer.from_pretrained(tmp_path / "restorer0").settings.references == 0
+    assert Restorer.from_pretrained(tmp_path / "restorer0").settings.attended_photos == 0
 
 
 def test_a_training_of_before_goes_on(
@@ -206,14 +208,14 @@ def test_a_training_of_before_goes_on(
     def load() -> Backbone:
         return Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
 
-    config = replace(CONFIG, references=0, steps=2)
+    config = replace(CONFIG, attended_photos=0, steps=2)
     with monkeypatch.context() as patch:
         patch.setattr("nifi_ns.restore._training._json", _without_references)
         Trainer(load(), [pairs], output, config).train()
-    with pytest.raises(NifiError, match="with its references"):
-        Trainer(load(), [pairs], output, replace(config, references=1), resume=True)
+    with pytest.raises(NifiError, match="with its attended_photos"):
+        Trainer(load(), [pairs], output, replace(config, attended_photos=1), resume=True)
     assert Trainer(load(), [pairs], output, replace(config, steps=4), resume=True).train().output == output
 
 
 def _without_references(config: TrainingConfig) -> dict:
-    return json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "references"}))
+    return json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "attended_photos"}))
