@@ -3,9 +3,9 @@
 A sample is `<key>.clean.png`, `<key>.degraded.png`, optionally `<key>.referenced.png` (or .jpg, .webp), and
 `<key>.json` with `scene`, `rate` and, if need be, `split` (train or test; by default train), `name` (by default the
 key), `attended_photos` (a list of names of training views; those that are in none of the shards are dropped), `bytes`
-and `gaussians`. A scene may spread over several shards, and a shard hold many scenes. Whatever reads WebDataset reads them,
-too; here they are indexed by their headers and read at random places rather than streamed, because crop `i` of a
-training, which may be resumed, follows from the seed and `i` alone.
+and `gaussians`. A scene may spread over several shards, and a shard may hold many scenes. Whatever reads WebDataset
+reads them, too; here they are indexed by their headers and read at random places rather than streamed, because crop `i`
+of a training run, which may be resumed, follows from the seed and `i` alone.
 """
 
 import hashlib

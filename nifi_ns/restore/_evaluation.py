@@ -42,8 +42,8 @@ def score_views(
 ) -> list[ViewScores]:
     """Metrics of views given as (folder, split, name); `restore` maps [H, W, 3] in [0, 1] at full strength.
 
-    It also gets up to `attended_photos` photos [H, W, 3] uint8, as the view's pairs name them. Strengths in between blend
-    the view and its restoration, as `Restorer.strength` does. `pictures` says whether to keep them with the
+    It also gets up to `attended_photos` photos [H, W, 3] uint8, as the view's pairs name them. Strengths in between
+    blend the view and its restoration, as `Restorer.strength` does. `pictures` says whether to keep them with the
     scores.
     """
     names = tuple(names)
