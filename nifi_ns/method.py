@@ -12,7 +12,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nifi_ns.plugin import repairs
-from nifi_ns.plugin.compression import CompressionStageConfig
+from nifi_ns.plugin.compression_stage import CompressionStageConfig
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.model import NifiSplatModelConfig
 from nifi_ns.plugin.nerfacto import NifiNerfactoModelConfig, NifiNerfactoPipelineConfig, NifiRayManagerConfig

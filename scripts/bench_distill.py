@@ -34,7 +34,7 @@ from nifi_ns.compress import target_bytes
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.metrics import LOWER_IS_BETTER
-from nifi_ns.plugin.compression import CompressionStageConfig
+from nifi_ns.plugin.compression_stage import CompressionStageConfig
 from nifi_ns.plugin.distillation import OFF, DistillationConfig
 from nifi_ns.plugin.model import NifiSplatModelConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig

@@ -110,7 +110,7 @@ def _in_own_process(config: Path, options: Options) -> dict[str, str]:
 
 def _make(config: Path, options: Options) -> dict[str, str]:
     """Fingerprints by folder of the pairs that were made, or were current."""
-    from nifi_ns.plugin.pairs import write_pairs, write_pruned_pairs
+    from nifi_ns.plugin.run_pairs import write_pairs, write_pruned_pairs
 
     if options.prune_levels is None:
         folders = [write_pairs(config, options.output_dir, referenced=options.referenced)]
@@ -123,7 +123,7 @@ def _make(config: Path, options: Options) -> dict[str, str]:
 
 def _made_of(config: Path, options: Options) -> str:
     """A hash of what a job's pairs are made of, without opening the run."""
-    from nifi_ns.plugin.pairs import VERSION
+    from nifi_ns.plugin.run_pairs import VERSION
 
     runs = (config.parent, *config.parents[2:3])  # of a config that is the run's, or lies beside a scene file
     files = [config, config.with_name("scene.nifi"), *sorted(config.parent.glob("nifi/*/scene.nifi"))]

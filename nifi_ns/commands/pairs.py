@@ -91,7 +91,7 @@ class Pairs:
 
             yield from write_proxies(self.proxy, self.output_dir, self.settings)
         else:
-            from nifi_ns.plugin.pairs import write_pairs, write_pruned_pairs
+            from nifi_ns.plugin.run_pairs import write_pairs, write_pruned_pairs
 
             for config in self.load_config:
                 if self.prune_levels is None:

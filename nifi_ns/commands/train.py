@@ -115,7 +115,7 @@ class Train:
         """The pairs of `load_config`, which are made unless they are there and current."""
         if not self.load_config:
             return []
-        from nifi_ns.plugin.pairs import write_pairs
+        from nifi_ns.plugin.run_pairs import write_pairs
 
         return [write_pairs(config, referenced=self.inputs == "referenced") for config in self.load_config]
 

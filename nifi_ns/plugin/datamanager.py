@@ -10,7 +10,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
-from nifi_ns.plugin.outputs import LazyOutputs
+from nifi_ns.plugin.lazy_outputs import LazyOutputs
 from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 
 

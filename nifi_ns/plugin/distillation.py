@@ -24,10 +24,10 @@ from rich.progress import track
 from nifi_ns.compress import spread
 from nifi_ns.errors import NifiError
 from nifi_ns.novel_views import between, towards
+from nifi_ns.plugin.dataset_views import camera_of, read_camera_path, view_of
 from nifi_ns.plugin.generations import Generation, Repair
-from nifi_ns.plugin.restoration import RestoredViews
+from nifi_ns.plugin.restored_outputs import RestoredViews
 from nifi_ns.plugin.training_views import TrainingViews
-from nifi_ns.plugin.views import camera_of, read_camera_path, view_of
 from nifi_ns.views import View
 
 _TOGETHER = 9

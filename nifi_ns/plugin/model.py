@@ -16,12 +16,12 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.compression import CompressionStage, CompressionStageConfig
+from nifi_ns.plugin.compression_stage import CompressionStage, CompressionStageConfig
 from nifi_ns.plugin.dropout import drop
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.repairs.resume import same_parameters
 from nifi_ns.plugin.restorable import Shown
-from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig
+from nifi_ns.plugin.restored_outputs import RestoredViews, RestoredViewsConfig
 from nifi_ns.plugin.strategy import densification
 from nifi_ns.rasterize import rasterization, render
 from nifi_ns.rasterize.ssim import SSIM

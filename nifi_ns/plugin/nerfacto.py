@@ -16,13 +16,13 @@ from torch import Tensor
 
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
+from nifi_ns.plugin.dataset_views import DatasetViews, camera_of
 from nifi_ns.plugin.distillation import OFF, DistillationConfig, repairing
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.restorable import Shown
-from nifi_ns.plugin.restoration import RestoredViews, RestoredViewsConfig
+from nifi_ns.plugin.restored_outputs import RestoredViews, RestoredViewsConfig
 from nifi_ns.plugin.speed import show_speeds
 from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
-from nifi_ns.plugin.views import DatasetViews, camera_of
 from nifi_ns.views import View
 
 

@@ -11,13 +11,13 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import Tensor
 
 from nifi_ns.files import format_size
-from nifi_ns.plugin.late import EXPECTED, Late, redraw, render_thread
+from nifi_ns.plugin.viewer_worker import EXPECTED, Late, redraw, render_thread
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-    from nifi_ns.plugin.outputs import LazyOutputs
-    from nifi_ns.plugin.restoration import RestoredViews
+    from nifi_ns.plugin.lazy_outputs import LazyOutputs
+    from nifi_ns.plugin.restored_outputs import RestoredViews
     from nifi_ns.splats import Splats
 
 TRAINING, UNCOMPRESSED = "training", "uncompressed"

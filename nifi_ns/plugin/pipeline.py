@@ -8,11 +8,11 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
 from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
+from nifi_ns.plugin.dataset_views import DatasetViews
 from nifi_ns.plugin.distillation import OFF, DistillationConfig, repairing
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 from nifi_ns.plugin.repairs.spiral import allow_full_images
 from nifi_ns.plugin.speed import show_speeds
-from nifi_ns.plugin.views import DatasetViews
 
 
 @dataclass

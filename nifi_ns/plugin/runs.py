@@ -12,9 +12,9 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_bytes, write_text
+from nifi_ns.plugin.dataset_views import DatasetViews
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig
-from nifi_ns.plugin.views import DatasetViews
 from nifi_ns.splats import Splats
 
 SCENE_FILE = "scene.nifi"

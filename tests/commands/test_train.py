@@ -94,7 +94,7 @@ def test_pairs_of_runs_are_made_and_go_with_those_given(pairs, tmp_path, monkeyp
         asked.append((arguments, options))
         return made
 
-    monkeypatch.setitem(sys.modules, "nifi_ns.plugin.pairs", SimpleNamespace(write_pairs=write_pairs))
+    monkeypatch.setitem(sys.modules, "nifi_ns.plugin.run_pairs", SimpleNamespace(write_pairs=write_pairs))
     monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: None)
     given: list[list[PairFolder]] = []
 

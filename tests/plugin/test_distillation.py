@@ -13,11 +13,11 @@ from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.media import images_in, read_picture
 from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.datamanager import NifiDataManager
+from nifi_ns.plugin.dataset_views import DatasetViews, read_camera_path
 from nifi_ns.plugin.distillation import DistillationConfig
 from nifi_ns.plugin.generations import CAMERAS_FILE, Generation
 from nifi_ns.plugin.model import NifiSplatModel
 from nifi_ns.plugin.runs import load_run
-from nifi_ns.plugin.views import DatasetViews, read_camera_path
 
 KINDS = ("pred", "ref", "fixed", "weight")
 STEPS = (10, 30)

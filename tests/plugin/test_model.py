@@ -17,9 +17,9 @@ from tiny_runs import model_of, save_restorer, train, training_config
 
 from nifi_ns.compress import decode
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin.dataset_views import DatasetViews, view_of
 from nifi_ns.plugin.model import NifiSplatModel
 from nifi_ns.plugin.runs import load_run
-from nifi_ns.plugin.views import DatasetViews, view_of
 from nifi_ns.restore import Restorer
 
 LAZY = ("rgb_uncompressed", "rgb_referenced", "rgb_restored", "restoration_change")

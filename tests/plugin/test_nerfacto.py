@@ -12,10 +12,10 @@ from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import RenderInterpolated
 from tiny_runs import save_restorer, train
 
+from nifi_ns.plugin.dataset_views import camera_of, view_of
 from nifi_ns.plugin.distillation import DistillationConfig
 from nifi_ns.plugin.generations import Generation
 from nifi_ns.plugin.nerfacto import NifiNerfactoModel, NifiRayManager
-from nifi_ns.plugin.views import camera_of, view_of
 
 
 def small(data: Path, output: Path, steps: int) -> TrainerConfig:

@@ -10,7 +10,7 @@ from nifi_ns.commands.pairs import Pairs
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import PairFolder, find_pair_folders
 from nifi_ns.plugin import pairs
-from nifi_ns.plugin.pairs import FEWEST, pruned_counts, write_pruned_pairs
+from nifi_ns.plugin.run_pairs import FEWEST, pruned_counts, write_pruned_pairs
 from nifi_ns.plugin.runs import load_run
 
 

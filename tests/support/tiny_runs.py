@@ -8,7 +8,7 @@ import torch
 from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from nifi_ns.plugin.compression import CompressionStageConfig
+from nifi_ns.plugin.compression_stage import CompressionStageConfig
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 
 

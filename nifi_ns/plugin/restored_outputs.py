@@ -12,12 +12,12 @@ from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.late import render_thread
-from nifi_ns.plugin.outputs import LazyOutputs
+from nifi_ns.plugin.dataset_views import view_of
+from nifi_ns.plugin.lazy_outputs import LazyOutputs
 from nifi_ns.plugin.panel import Panel, Restoration
 from nifi_ns.plugin.restorable import Restorable, Shown
 from nifi_ns.plugin.speed import STOPWATCH
-from nifi_ns.plugin.views import view_of
+from nifi_ns.plugin.viewer_worker import render_thread
 from nifi_ns.views import View
 
 if TYPE_CHECKING:

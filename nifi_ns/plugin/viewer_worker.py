@@ -11,7 +11,7 @@ import torch
 from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.outputs import LazyOutputs
+from nifi_ns.plugin.lazy_outputs import LazyOutputs
 
 EXPECTED = (NifiError, OSError, torch.cuda.OutOfMemoryError)
 """Errors that a user can do something about: their message says it all."""
