@@ -3,7 +3,7 @@
     python scripts/bench_memory.py                  # calculated: needs neither a GPU nor weights, only seconds
     python scripts/bench_memory.py --device cuda    # measured there, with random weights
 
-Calculated means: two steps of `ns-nifi-train --preset configs/sd3.yaml` at a batch of 1 are run on tensors without
+Calculated means: two steps of `ns-nifi-train --preset sd3` at a batch of 1 are run on tensors without
 content (FakeTensorMode), and each storage counts from its making until autograd and Python let it go. So what is saved
 for the backward pass, what is computed again, and what lives for a moment is all in it; what a CUDA context, a kernel's
 own workspace and the allocator's gaps take is not. Attention is counted as PyTorch's flash attention saves it.
@@ -27,15 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nifi_ns.commands._cli import run
-from nifi_ns.commands._presets import load_preset
 from nifi_ns.commands.train import PRESET_FIELDS, Train
 from nifi_ns.diffusion import Backbone, Diffusion, FlowMatching
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
 from nifi_ns.learning import make_optimizer
+from nifi_ns.presets import load_preset
 from nifi_ns.restore import Draws, TrainingConfig, critic_loss, restorer_loss
-
-PRESET = Path(__file__).parents[1] / "configs" / "sd3.yaml"
 
 
 class LiveBytes(TorchDispatchMode):
@@ -87,7 +85,7 @@ class BenchMemory:
         """Run two steps, print a table, write the numbers."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise NifiError("--device cuda: there is no GPU; leave it away to calculate")
-        training = load_preset(PRESET, Train(), PRESET_FIELDS).training
+        training = load_preset("sd3", Train(), PRESET_FIELDS).training
         training = replace(training, crop=self.crop, batch_size=self.batch_size)
         training = replace(training, gradient_checkpointing=self.gradient_checkpointing)
         device = torch.device("cuda" if self.device == "cuda" else "cpu")

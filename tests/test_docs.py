@@ -71,7 +71,7 @@ def test_the_command_is_understood(words: list[str], monkeypatch: pytest.MonkeyP
     "line",
     [
         "ns-nifi-train --pairs pairs --stesp 3",
-        "ns-nifi-train --pairs pairs --preset configs/absent.yaml",
+        "ns-nifi-train --pairs pairs --preset absent",
         "ns-train nifi-splat --data x --pipeline.model.max-gausians 3",
         "ns-train nifi-splatt --data x",
         "ns-render interpolate --load-config x --rendered-output rgb",
@@ -105,7 +105,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     from nifi_ns.restore import _config as config
 
-    monkeypatch.chdir(ROOT)  # presets are named from here
+    monkeypatch.chdir(ROOT)  # scripts are named from here
     # some options ask for programs and packages as soon as they are parsed
     for check in ("check_colmap_installed", "check_ffmpeg_installed"):
         monkeypatch.setattr(install_checks, check, lambda *_: None)

@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 
 from nifi_ns.commands._cli import run
-from nifi_ns.commands._presets import load_preset
 from nifi_ns.diffusion import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import Inputs, PairFolder
+from nifi_ns.presets import load_preset
 from nifi_ns.restore import TrainingConfig
 
 PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
@@ -52,8 +52,9 @@ class Train:
     """Start anew though --output-dir holds a training, which is lost."""
     smoke: bool = False
     """A very short training, to see that everything works."""
-    preset: Path | None = None
-    """A YAML file of options, such as configs/sd3.yaml; options given here override it."""
+    preset: str | None = None
+    """Settings that belong together, which other options override: laptop, sd3, sd3-24gb, sd-turbo, sd-turbo-12gb,
+    smoke, or the path of a YAML file of your own."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     """How to train."""
 
@@ -128,7 +129,7 @@ def _smoke(config: TrainingConfig) -> TrainingConfig:
 def _with_preset() -> Train:
     """The defaults of the options: those of --preset, which is looked for before all others are parsed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", type=Path)
+    parser.add_argument("--preset")
     preset = parser.parse_known_args()[0].preset
     return Train() if preset is None else load_preset(preset, Train(), PRESET_FIELDS)
 

@@ -15,7 +15,7 @@ with an eye on pixels, since its latents, made to survive noise, are mostly fine
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. The defaults are for nifi-tiny; the paper's for SD3 are in `configs/sd3.yaml`."""
+    """How to train. The defaults are for nifi-tiny; the paper's for SD3 are the preset `sd3`."""
 
     steps: int = 1000
     """Steps, each an update of phi- and one of phi+."""

@@ -1,4 +1,4 @@
-"""Presets: YAML files whose values become a command's defaults, which options on the command line then override."""
+"""Find a preset and put its values in place of a dataclass's own."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,24 +12,44 @@ from nifi_ns.errors import NifiError
 
 Dataclass = TypeVar("Dataclass")
 
+_FOLDER = Path(__file__).parent
 
-def load_preset(path: Path, defaults: Dataclass, allowed: Sequence[str]) -> Dataclass:
-    """`defaults`, a dataclass instance that may hold others, with the values of a YAML file in place of its own.
 
-    The file may name the fields in `allowed` (of the outermost dataclass), and any field below.
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package, sorted."""
+    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+
+
+def load_preset(preset: str, defaults: Dataclass, allowed: Sequence[str]) -> Dataclass:
+    """Return `defaults`, a dataclass that may hold others, with the values of a preset in place of its own.
+
+    Args:
+        preset: one of `preset_names`, or the path of a YAML file: whatever has a slash or ends in .yaml or .yml.
+        defaults: the values of all fields that the preset does not name.
+        allowed: the fields of `defaults` that a preset may name; it may name every field of those below.
 
     Raises:
-        NifiError: if the file is missing or no YAML mapping, or names an unknown field or a value of another type.
+        NifiError: if there is no such preset, it is no YAML mapping, or it names an unknown field or a value of
+            another type.
     """
     import yaml
 
-    if not path.is_file():
-        raise NifiError(f"no such preset: {path}")
+    path = _find(preset)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise NifiError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return _merge(defaults, {} if values is None else values, str(path), allowed)
+
+
+def _find(preset: str) -> Path:
+    if Path(preset).suffix in (".yaml", ".yml") or len(Path(preset).parts) > 1:
+        if not Path(preset).is_file():
+            raise NifiError(f"no such preset file: {preset}")
+        return Path(preset)
+    if preset not in preset_names():
+        raise NifiError(f"no preset {preset!r}: there are {', '.join(preset_names())}, or give the path of a .yaml")
+    return _FOLDER / f"{preset}.yaml"
 
 
 def _merge(defaults: Any, values: Any, where: str, allowed: Sequence[str] | None = None) -> Any:
