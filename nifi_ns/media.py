@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
@@ -28,19 +29,42 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8, upright; transparency is left aside.
+def read_picture(path: Path, content: BinaryIO | None = None, *, max_side: int | None = None) -> np.ndarray:
+    """Return a picture as [H, W, 3] uint8, upright and without its transparency.
+
+    Args:
+        path: its file, or what errors call it if `content` is given.
+        content: the file's bytes, such as a member of an archive.
+        max_side: scale a picture with more pixels along a side down to this many.
 
     Raises:
+        NifiError: if there is no such file, or it is larger than Pillow's limit (about 179 megapixels).
         CorruptFileError: if it cannot be read.
     """
-    with _opened(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    with _opened(path, content) as image:
+        picture = ImageOps.exif_transpose(image).convert("RGB")
+    if max_side is not None:
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return np.array(picture)
 
 
-def write_picture(path: Path, pixels: np.ndarray, like: Path | None = None) -> None:
-    """Write [H, W, 3] uint8 in the format of `path`, with the transparency, colour profile and EXIF data of `like`."""
-    image, suffix = Image.fromarray(pixels), path.suffix.lower()
+def picture_size(path: Path, content: BinaryIO | None = None) -> tuple[int, int]:
+    """Return the width and height of a picture, upright, by its header alone. Raises as `read_picture`."""
+    with _opened(path, content) as image:
+        # the base class's method: that of PNG reads all pixels in search of EXIF data behind them
+        lies = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if lies else image.size
+
+
+def write_picture(path: Path, pixels: np.ndarray | Tensor, like: Path | None = None) -> None:
+    """Write a picture atomically, in the format that the suffix of `path` names.
+
+    Args:
+        path: the file; its folder is made if need be.
+        pixels: an array [H, W, 3] of uint8, or a tensor [H, W, 3] of floats in [0, 1], which is clamped and rounded.
+        like: a picture whose transparency, colour profile and EXIF data the file gets.
+    """
+    image, suffix = Image.fromarray(_to_uint8(pixels)), path.suffix.lower()
     options = dict(_OPTIONS.get(suffix, {}))
     if like is not None:
         with _opened(like) as source:
@@ -133,9 +157,19 @@ def _copy(source: Any, target: Any, rate: Fraction, frames: Iterator[np.ndarray]
     target.mux(encoded.encode())
 
 
+def _to_uint8(pixels: np.ndarray | Tensor) -> np.ndarray:
+    if isinstance(pixels, np.ndarray):
+        return pixels
+    return pixels.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    with _as_corrupt(path, (UnidentifiedImageError, OSError, SyntaxError)), Image.open(path) as image:
+def _opened(path: Path, content: BinaryIO | None = None) -> Iterator[Image.Image]:
+    # Pillow raises SyntaxError for a broken PNG chunk
+    errors = UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError
+    if content is None and not path.is_file():
+        raise NifiError(f"no such file: {path}")
+    with _as_corrupt(path, errors), Image.open(content or path) as image:
         yield image
 
 
@@ -143,6 +177,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _av_open(path: Path) -> Iterator[Any]:
     import av
 
+    if not path.is_file():
+        raise NifiError(f"no such file: {path}")
     with _as_corrupt(path, (av.FFmpegError,)), av.open(str(path)) as container:
         if not container.streams.video:
             raise CorruptFileError(f"{path} has no pictures in it")
@@ -151,8 +187,6 @@ def _av_open(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _as_corrupt(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    if not path.is_file():
-        raise NifiError(f"no such file: {path}")
     try:
         yield
     except errors as error:

@@ -3,13 +3,12 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.media import read_picture
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 _TEXTURES, _TEXTURE_SIDE = 24, 256
@@ -66,11 +65,7 @@ class Photos:
 
 
 def _read(file: Path) -> Tensor:
-    try:
-        pixels = np.asarray(Image.open(file).convert("RGB")).copy()
-    except OSError as error:
-        raise NifiError(f"cannot read the image {file}: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(read_picture(file)).permute(2, 0, 1).float() / 255
 
 
 def _dead_leaves(seed: int) -> Tensor:

@@ -35,7 +35,8 @@ from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.learning import comparison_grid
-from nifi_ns.pairs import Inputs, PairFolder, find_pair_folders, write_image
+from nifi_ns.media import write_picture
+from nifi_ns.pairs import Inputs, PairFolder, find_pair_folders
 from nifi_ns.restore import (
     RESTORER_FILE,
     Decode,
@@ -200,8 +201,7 @@ class BenchRestore:
         if grid:
             chosen = [pictures[i * len(pictures) // _GRID_VIEWS] for i in range(min(_GRID_VIEWS, len(pictures)))]
             path = self.output.with_name(f"{self.output.stem}_{folder.scene}_{folder.rate}.png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, comparison_grid(chosen))
+            write_picture(path, comparison_grid(chosen))
         rows = []
         for way, restorer in zip(ways, restorers, strict=True):
             more: dict[str, Any] = {"rate": folder.rate, "way": way.name}

@@ -1,15 +1,18 @@
 """Pictures and videos: what is kept of them when their pixels are replaced."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from clips import TIMES, write_clip
 from PIL import Image
 
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.media import Video, read_picture, write_picture
+from nifi_ns.media import Video, picture_size, read_picture, write_picture
 
 
 def packets(path: Path) -> list[bytes]:
@@ -88,3 +91,27 @@ def test_a_photo_keeps_its_colours_and_exif_and_is_turned_once(tmp_path: Path) -
     assert read_picture(copy).shape == (12, 8, 3)
     with Image.open(copy) as image:
         assert image.getexif()[0x010F] == "Maker" and image.info["icc_profile"] == b"profile"
+
+
+def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for suffix in (".jpg", ".png"):
+        Image.new("RGB", (12, 8)).save(tmp_path / f"a{suffix}", exif=exif)
+        assert picture_size(tmp_path / f"a{suffix}") == (8, 12)
+        assert read_picture(tmp_path / f"a{suffix}").shape == (12, 8, 3)
+
+
+@pytest.mark.parametrize("read", [picture_size, read_picture])
+def test_a_header_that_claims_a_huge_picture_is_one_line(tmp_path: Path, read) -> None:
+    header = struct.pack(">II5B", 60_000, 60_000, 8, 2, 0, 0, 0)  # 10 GB of pixels in 60 bytes
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    data = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(data))
+    with pytest.raises(CorruptFileError, match=r"huge\.png cannot be read: Image size \(3600000000 pixels\)"):
+        read(tmp_path / "huge.png")
+
+
+def test_a_tensor_is_written_clamped_and_rounded(tmp_path: Path) -> None:
+    write_picture(tmp_path / "new" / "a.png", torch.tensor([[[-1.0, 0.5, 2.0]]]))
+    assert read_picture(tmp_path / "new" / "a.png").tolist() == [[[0, 128, 255]]]

@@ -96,11 +96,11 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
 
 def _check_sizes(codec: "ExternalCodec", pictures: "Pictures") -> None:
     """Look at every picture's header before any is converted."""
-    from nifi_ns.pairs import image_size
+    from nifi_ns.media import picture_size
 
     for split, named in pictures.items():
         for name, (render, photo) in named.items():
-            (w0, h0), (w1, h1) = image_size(render), image_size(photo)
+            (w0, h0), (w1, h1) = picture_size(render), picture_size(photo)
             if (w0, h0) != (w1, h1):
                 raise NifiError(f"{codec.name}'s {split} view {name} is {w0}x{h0} but its photo {w1}x{h1} ({photo})")
 
@@ -109,9 +109,9 @@ def _read(path: Path) -> "Tensor":
     """[H, W, 3] in [0, 1]."""
     import torch
 
-    from nifi_ns.pairs import read_image
+    from nifi_ns.media import read_picture
 
-    return torch.from_numpy(read_image(path)).float() / 255
+    return torch.from_numpy(read_picture(path)).float() / 255
 
 
 def _fingerprint(codec: "ExternalCodec", pictures: "Pictures", size: int) -> str:

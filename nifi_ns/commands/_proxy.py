@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.pairs import PairFolder, PairWriter, Split, image_size, is_current
+from nifi_ns.media import picture_size, read_picture
+from nifi_ns.pairs import PairFolder, PairWriter, Split, is_current
 from nifi_ns.proxy import SMALLEST, ProxySettings, degrade, rate_of
 from nifi_ns.views import view_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from torch import Tensor
 
 VERSION = 2
 """Counted up whenever the same photos would give other pictures, so that cached pairs are made again."""
@@ -71,8 +69,8 @@ def find_photos(folder: Path) -> Photos:
     if not files:
         raise NifiError(f"--proxy: no photos ({', '.join(_SUFFIXES)}) in {root}")
     for file in files:
-        if min(image_size(file)) < SMALLEST:
-            width, height = image_size(file)
+        if min(picture_size(file)) < SMALLEST:
+            width, height = picture_size(file)
             raise NifiError(f"--proxy: {file} is {width}x{height}, expected at least {SMALLEST} pixels a side")
     held_out = _held_out(root.parent if root.name == "images" else root)
     names = view_names([root.name / file.relative_to(root) for file in files])
@@ -109,21 +107,10 @@ def _write(scene: str, photos: Photos, strength: float, output_dir: Path, settin
         (split, name, file) for split, named in photos.items() for name, file in named.items()
     ]
     for split, name, file in track(views, f"{scene} {rate}: pairs", transient=True):
-        photo = _read(file, settings.max_side)
+        photo = torch.from_numpy(read_picture(file, max_side=settings.max_side)).float() / 255
         rng = np.random.default_rng([settings.seed, zlib.crc32(f"{rate}/{name}".encode())])
         writer.add(split, name, photo, degrade(photo, strength, rng, settings.degradations))
     return writer.finish()
-
-
-def _read(file: Path, max_side: int) -> "Tensor":
-    """[H, W, 3] in [0, 1]: the photo as it is shown, no larger than `max_side`."""
-    try:
-        with Image.open(file) as image:
-            photo = ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
-        raise CorruptFileError(f"{file} is not a readable image: {error}") from error
-    photo.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(photo)).float() / 255
 
 
 def _fingerprint(photos: Photos, strength: float, settings: ProxySettings) -> str:

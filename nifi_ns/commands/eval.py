@@ -68,14 +68,13 @@ class Eval:
 
     def _keep(self, opened: "Run", view: "View", pictures: "dict[Variant, Tensor]") -> None:
         """Write a view's pictures, if that was asked for."""
-        from nifi_ns.pairs import write_image
+        from nifi_ns.media import write_picture
 
         if self.images_dir is None:
             return
         for variant, picture in pictures.items():
             target = self.images_dir / f"{opened.scene}_{opened.rate}" / variant / f"{view.name}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_image(target, picture)
+            write_picture(target, picture)
 
     def _load_restorer(self, opened: "Run") -> "Restorer":
         """The run's restorer with what makes it faster, loaded at once, because either may fail."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nifi_ns.files import atomic_path, write_text
-from nifi_ns.pairs import write_image
+from nifi_ns.files import write_text
+from nifi_ns.media import write_picture
 
 
 class TrainingLog:
@@ -39,8 +39,7 @@ class TrainingLog:
 
     def add_image(self, step: int, image: Tensor, path: Path) -> None:
         """[H, W, 3] to `path` (PNG) and TensorBoard."""
-        with atomic_path(path) as temporary:
-            write_image(temporary, image)
+        write_picture(path, image)
         self._writer.add_image("before | after | photo", image, step, dataformats="HWC")
 
     def flush(self) -> None:

@@ -1,18 +1,8 @@
 """Pairs on disk: degraded views beside the photos of the same cameras, which restorers are trained on."""
 
 from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
-from nifi_ns.pairs._folders import (
-    Inputs,
-    PairFolder,
-    PairWriter,
-    Split,
-    find_pair_folders,
-    fingerprints,
-    image_size,
-    is_current,
-    read_image,
-    write_image,
-)
+from nifi_ns.pairs._finding import find_pair_folders, fingerprints
+from nifi_ns.pairs._folders import Inputs, PairFolder, PairWriter, Split, is_current
 from nifi_ns.pairs._shards import write_shards
 
 __all__ = [
@@ -24,10 +14,7 @@ __all__ = [
     "find_pair_folders",
     "fingerprints",
     "held_out_scenes",
-    "image_size",
     "is_current",
-    "read_image",
     "split_validation",
-    "write_image",
     "write_shards",
 ]

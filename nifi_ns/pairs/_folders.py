@@ -12,19 +12,17 @@ used on the latter; `test` says what that costs, and is never trained on.
 """
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
+from nifi_ns.media import picture_size, read_picture, write_picture
 
 VERSION = 1
 Split = Literal["train", "test"]
@@ -94,7 +92,10 @@ class PairFolder:
 
     def size(self, split: str, kind: str, name: str) -> tuple[int, int]:
         """Width and height of an image by its header, or a NifiError if there is no readable image."""
-        return image_size(self.path(split, kind, name), self.content(split, kind, name, header=True))
+        path, content = self.path(split, kind, name), self.content(split, kind, name, header=True)
+        if content is None and not path.is_file():
+            raise NifiError(f"{path} is missing though pairs.json lists it: write the pairs again")
+        return picture_size(path, content)
 
     def check(self, inputs: Inputs = "degraded") -> None:
         """Look at every image's header: all are there, readable, and each pair is of one size.
@@ -125,55 +126,12 @@ class PairFolder:
 
     def picture(self, split: str, kind: str, name: str) -> np.ndarray:
         """An image, [H, W, 3] uint8."""
-        return read_image(self.path(split, kind, name), self.content(split, kind, name))
+        return read_picture(self.path(split, kind, name), self.content(split, kind, name))
 
     def photos(self, split: str, name: str, count: int) -> list[np.ndarray]:
         """Up to `count` reference photos of a view, [H, W, 3] uint8 each, the most useful first."""
         names = self.attended_photos.get(split, {}).get(name, ())
         return [self.picture("train", "clean", other) for other in names[:count]]
-
-
-def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") -> list[PairFolder]:
-    """Every checked pair folder at or below `paths`: a `rate_*` folder, a scene's, one of many scenes, or shards.
-
-    Raises:
-        NifiError: if a path holds none, or a folder does not pass `PairFolder.check`.
-    """
-    from nifi_ns.pairs._shards import open_shards
-
-    found: dict[Path, PairFolder] = {}
-    shards: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise NifiError(f"no such folder or shard of pairs: {path}")
-        lists = [file for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}pairs.json"))]
-        tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
-        if not lists and not tars:
-            raise NifiError(f"no pairs.json in {path} or two levels below, and no .tar: write pairs with ns-nifi-pairs")
-        for file in lists:
-            found.setdefault(file.parent.resolve(), PairFolder.open(file.parent))
-        shards |= {tar.resolve(): tar for tar in tars}
-    folders = [*found.values(), *open_shards(list(shards.values()))]
-    for folder in folders:
-        folder.check(inputs)
-    return folders
-
-
-def fingerprints(folders: Sequence[PairFolder]) -> dict[str, str]:
-    """What each scene at each rate was made from, by its label.
-
-    Raises:
-        NifiError: if two have one label.
-    """
-    roots: dict[str, Path] = {}
-    for folder in folders:
-        if folder.label in roots:
-            raise NifiError(
-                f"{roots[folder.label]} and {folder.root} are both called {folder.label}: "
-                "give one another scene or rate in its pairs.json"
-            )
-        roots[folder.label] = folder.root
-    return {folder.label: folder.fingerprint for folder in folders}
 
 
 def is_current(root: Path | str, fingerprint: str) -> bool:
@@ -229,7 +187,7 @@ class PairWriter:
             if image.ndim != 3 or image.shape != clean.shape or image.shape[-1] != 3:
                 raise ValueError(f"{kind} of {name!r}: expected {list(clean.shape)}, got {list(image.shape)}")
         for kind, image in images.items():
-            write_image(self._folder.path(split, kind, name), image)
+            write_picture(self._folder.path(split, kind, name), image)
         self._names[split].append(name)
         if attended_photos:
             self._attended_photos.setdefault(split, {})[name] = tuple(attended_photos)
@@ -248,29 +206,3 @@ class PairWriter:
         content |= {"splits": folder.splits, "attended_photos": folder.attended_photos}
         write_text(folder.root / "pairs.json", json.dumps(content, indent=1) + "\n")
         return folder
-
-
-def image_size(path: Path | str, content: BinaryIO | None = None) -> tuple[int, int]:
-    """Width and height by the header alone, of `content` or else the file, or a NifiError if there is no image."""
-    try:
-        with Image.open(content or path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise NifiError(f"{path} is missing though pairs.json lists it: write the pairs again") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise CorruptFileError(f"{path} is not a readable image: {error}") from error
-
-
-def read_image(path: Path | str, content: BinaryIO | None = None) -> np.ndarray:
-    """[H, W, 3] uint8 of `content` or else the file, or a CorruptFileError."""
-    try:
-        with Image.open(content or path) as image:
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
-        raise CorruptFileError(f"{path} is not a readable image: {error}") from error
-
-
-def write_image(path: Path | str | os.PathLike[str], image: Tensor) -> None:
-    """Write [H, W, 3] in [0, 1] (clamped) as an 8-bit file of the suffix's format."""
-    pixels = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
-    Image.fromarray(pixels).save(path, compress_level=3)

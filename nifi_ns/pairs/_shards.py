@@ -124,7 +124,10 @@ def _samples(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, tuple[int,
     samples: dict[str, tuple[dict[str, Any], dict[str, tuple[int, int]]]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
+            end = path.stat().st_size
             for member in tar:
+                if not 0 <= member.size <= end - member.offset_data:
+                    raise ValueError(f"{member.name} claims {member.size:,} bytes, more than the file has")
                 folder, _, base = member.name.rpartition("/")
                 stem, _, extension = base.partition(".")
                 kind, _, suffix = extension.rpartition(".")
@@ -134,8 +137,11 @@ def _samples(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, tuple[int,
                     about |= json.loads(file.read() if file else "")
                 elif kind in KINDS and suffix.lower() in _SUFFIXES:
                     places[kind] = member.offset_data, member.size
-    except (tarfile.TarError, OSError, ValueError, TypeError) as error:
-        raise CorruptFileError(f"{path} is not a readable shard of pairs: {error}") from error
+    except (tarfile.TarError, OSError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        # the last two: tarfile reads extended headers of whatever size they claim
+        raise CorruptFileError(
+            f"{path} is not a readable shard of pairs: {str(error) or 'a header claims too much'}"
+        ) from error
     return {key: sample for key, sample in samples.items() if any(sample)}
 
 

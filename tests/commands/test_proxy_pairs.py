@@ -146,7 +146,7 @@ def test_mistakes_are_one_line_before_anything_is_written(photos, tmp_path, refu
     small = write_photos(tmp_path / "small", "a.png", size=(40, 12))
     assert "a.png is 40x12, expected at least 16" in refused("--proxy", small)
     (photos / "3.png").write_bytes(b"no picture")
-    assert "3.png is not a readable image" in refused("--proxy", photos)
+    assert "3.png cannot be read" in refused("--proxy", photos)
 
 
 def test_a_restorer_is_trained_on_proxies_alone(photos, tmp_path, monkeypatch, capsys):

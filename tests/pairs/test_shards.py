@@ -105,7 +105,7 @@ def test_mistakes_are_one_line(shards: list[Path], tmp_path: Path) -> None:
     assert "has attended_photos '1': expected a list" in message({**good, "1.json": other})
     assert "has bytes 'x'" in message({**good, "1.json": b'{"scene": "s", "rate": "r", "bytes": "x"}'})
     assert "not a readable shard" in message({**good, "1.json": b"{"}, CorruptFileError)
-    assert "not a readable image" in message({**good, "1.clean.png": b"no image"}, CorruptFileError)
+    assert "cannot be read" in message({**good, "1.clean.png": b"no image"}, CorruptFileError)
     twice = {"2" + k[1:]: v for k, v in good.items()} | {"2.json": b'{"scene": "s", "rate": "r", "name": "1"}'}
     assert "s/r has two train views called 1" in message({**good, **twice})
     (tmp_path / "cut.tar").write_bytes(shards[0].read_bytes()[:40_000])
@@ -116,6 +116,17 @@ def test_mistakes_are_one_line(shards: list[Path], tmp_path: Path) -> None:
         find_pair_folders([tmp_path / "no.tar"])
     with pytest.raises(NifiError, match="is in shards already"):
         list(write_shards(open_shards(shards), tmp_path, 1))
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("claimed", [10**6, 2**42, 2**63])
+def test_a_header_that_claims_more_than_the_file_has_is_one_line(tmp_path: Path, kind: bytes, claimed: int) -> None:
+    header = tarfile.TarInfo("1.json")
+    header.size, header.type = claimed, kind
+    (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + b"{}".ljust(512, b"\0"))
+    with pytest.raises(CorruptFileError, match=r"x\.tar is not a readable shard of pairs: .") as caught:
+        open_shards([tmp_path / "x.tar"])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["folders", "shards"])
