@@ -1,27 +1,15 @@
 """Scene files: splats to bytes and back.
 
-A file (see `container`) holds one header chunk `H` and, one after the other, level chunks `L`. Each level adds
-gaussians to those of the levels before; a file cut behind any of them is a file of a coarser scene, whose gaussians are
-larger, so that they cover as much as those of the whole. The header:
+Each level of a file (see `_scene`) adds gaussians to those of the levels before; a file cut behind any of them is a
+file of a coarser scene, whose gaussians are larger, so that they cover as much as those of the whole.
 
-    levels        varint, 1 to 16
-    counts        as many varints, numbers of gaussians
-    growths       for each level but the last: varint, in 1 / GROWTH_UNIT nat
-    SH degree     varint, 0 to 3
-    depth         varint, bits of a coordinate
-    frame         centre (3 floats), radius (float), origin (3 floats); see `grid.Grid` for all that follows
-    steps         means, scales, quats, luma, chroma, SH (floats)
-    levels        of ratios, of alpha (varints)
-    offsets       of means, ratios, quats (signed varints)
-
-A level holds eight streams, in the order of `STREAMS`: first the lengths of all of them (varints), then the streams.
-Its gaussians are in Morton order. The first stream is an octree of the high bits of positions (`octree`), the others
-are channels of integers (`attributes`), the last one's the low bits of positions. The models of all of them go on
-learning from level to level.
+The gaussians of a level are in Morton order. Its first stream is an octree of the high bits of positions (`_octree`),
+the others are channels of integers (`_attributes`), the last one's the low bits of positions. All models go on learning
+from level to level.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -29,54 +17,13 @@ import torch
 from torch import Tensor
 
 from nifi_ns.compress.codec._attributes import ChannelCoder, ChannelModels, Plan
-from nifi_ns.compress.codec._container import VERSION, Reader, Writer, read_file, write_file
-from nifi_ns.compress.codec._grid import MAX_LEVELS, MAX_SKIP, SIZED, Bits, Grid
-from nifi_ns.compress.codec._levels import GROWTH_UNIT, MAX_GROWTH, growth
+from nifi_ns.compress.codec._grid import MAX_SKIP, Bits, Grid
+from nifi_ns.compress.codec._levels import GROWTH_UNIT, growth
 from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of, morton_codes
-from nifi_ns.compress.codec._quantize import MAX_DEPTH, Quantized, dequantize, quantize
+from nifi_ns.compress.codec._quantize import Quantized, dequantize, quantize
+from nifi_ns.compress.codec._scene import MAX_COUNT, MAX_LEVELS_OF_DETAIL, SceneInfo, open_scene, write_scene
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.splats import Splats
-
-MAX_STEP = 1e6
-"""Of any quantiser, far above what any makes sense."""
-MAX_COUNT = 1 << 24
-"""Most gaussians of a scene file."""
-MAX_LEVELS_OF_DETAIL = 16
-"""Most levels of a scene file."""
-STREAMS: tuple[str, ...] = ("cells", "grades", "scales", "ratios", "quats", "opacities", "sh", "means")
-"""What the bytes of a scene file are spent on, in file order."""
-
-
-@dataclass(frozen=True)
-class SceneInfo:
-    """What is inside a scene file, as told without decoding its gaussians."""
-
-    version: int
-    count: int
-    """Number of gaussians, of all levels that are there."""
-    sh_degree: int
-    size: int
-    """Bytes of the file."""
-    sizes: dict[str, int]
-    """Bytes of each of `STREAMS`, and of everything else as "header"."""
-    grid: Grid
-    """The quantisers."""
-    levels: tuple["LevelInfo", ...]
-    """The levels that are there, from the coarsest."""
-    missing: int
-    """How many more levels the file had before it was cut."""
-
-
-@dataclass(frozen=True)
-class LevelInfo:
-    """A level of a scene file, with those before."""
-
-    count: int
-    """Number of gaussians."""
-    size: int
-    """Bytes of the file if it is cut behind this level."""
-    growth: float
-    """How much larger its gaussians are then, in nats."""
 
 
 def encode(
@@ -104,16 +51,13 @@ def encode(
         ends = list(accumulate(counts))
         grown = [round(GROWTH_UNIT * growth(splats[torch.arange(end)], splats)) for end in ends[:-1]]
     depth = max(1, int(quantized.means.max()).bit_length())
-    header = Writer()
-    for value in (len(counts), *counts, *grown, splats.sh_degree, depth):
-        header.unsigned(value)
-    _write_grid(header, grid)
-    chunks = [("H", bytes(header.data))]
-    positions, models = PositionCoder(depth - _low_bits(depth)), ChannelModels(_channels(quantized, _low_bits(depth)))
-    for begin, end in pairwise([0, *ends]):
-        part = quantized[torch.arange(begin, end)]
-        chunks.append(("L", _encode_level(part, grid, depth, positions, models)))
-    return write_file(chunks)
+    low = _low_bits(depth)
+    positions, models = PositionCoder(depth - low), ChannelModels(_channels(quantized, low))
+    levels = [
+        _encode_level(quantized[torch.arange(begin, end)], grid, depth, positions, models)
+        for begin, end in pairwise([0, *ends])
+    ]
+    return write_scene(counts, grown, splats.sh_degree, depth, grid, levels)
 
 
 def _low_bits(depth: int) -> int:
@@ -123,7 +67,7 @@ def _low_bits(depth: int) -> int:
 
 def _encode_level(
     quantized: Quantized, grid: Grid, depth: int, positions: PositionCoder, models: ChannelModels
-) -> bytes:
+) -> list[bytes]:
     codes = morton_codes(quantized.means.numpy(), depth)
     order = np.argsort(codes, kind="stable")
     low = _low_bits(depth)
@@ -133,10 +77,7 @@ def _encode_level(
     streams = [positions.encode(codes)]
     for name, plan in _plans(quantized.sh_degree).items():
         streams.append(coder.encode(plan, channels, _skips(name, channels, grid)))
-    level = Writer()
-    for stream in streams:
-        level.unsigned(len(stream))
-    return bytes(level.data) + b"".join(streams)
+    return streams
 
 
 def decode(data: bytes, levels: int | None = None) -> Splats:
@@ -149,7 +90,7 @@ def decode(data: bytes, levels: int | None = None) -> Splats:
     Raises:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
     """
-    scene, depth, parts = _open(data)
+    scene, depth, parts = open_scene(data)
     low = _low_bits(depth)
     positions, models = PositionCoder(depth - low), ChannelModels()
     decoded, before = [], 0
@@ -175,46 +116,12 @@ def _check(channels: dict[str, np.ndarray], grid: Grid, low: int) -> None:
 
 
 def info(data: bytes) -> SceneInfo:
-    """What is inside a scene file. Checks its checksums, decodes no gaussian.
+    """Return what is inside a scene file. Verifies its checksums, decodes no gaussian.
 
     Raises:
         CorruptFileError: as `decode`.
     """
-    return _open(data)[0]
-
-
-def _open(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
-    # what the file says of itself, the depth of its octrees, and the streams of each level
-    header, levels = b"", []
-    for kind, payload, end in read_file(data):
-        if kind == "L" and header:
-            levels.append((payload, end))
-        elif kind == "H" and not header:
-            header = payload
-        elif not kind.islower():
-            raise CorruptFileError(f"the scene file is damaged: unexpected chunk {kind!r}")
-    if not levels:
-        raise CorruptFileError("the scene file is truncated")
-    reader = Reader(header)
-    counts = [reader.unsigned(most=MAX_COUNT) for _ in range(reader.unsigned(most=MAX_LEVELS_OF_DETAIL))]
-    growths = [reader.unsigned(most=MAX_GROWTH * GROWTH_UNIT) / GROWTH_UNIT for _ in counts[1:]] + [0.0]
-    degree, depth = (reader.unsigned(most=most) for most in (3, MAX_DEPTH))
-    grid = _read_grid(reader)
-    if reader or len(levels) > len(counts) or min(counts) < 1 or sum(counts) > MAX_COUNT or depth == 0:
-        raise CorruptFileError("the scene file is damaged: its header makes no sense")
-    sizes, parts, found = dict.fromkeys(STREAMS, 0), [], []
-    for count, grown, (payload, end) in zip(counts, growths, levels, strict=False):
-        level = Reader(payload)
-        lengths = [level.unsigned(most=len(data)) for _ in STREAMS]
-        parts.append({name: level.bytes(length) for name, length in zip(STREAMS, lengths, strict=True)})
-        if level:
-            raise CorruptFileError("the scene file is damaged: its streams are shorter than they say")
-        sizes = {name: size + length for (name, size), length in zip(sizes.items(), lengths, strict=True)}
-        found.append(LevelInfo(count + (found[-1].count if found else 0), end, grown))
-    sizes["header"] = len(data) - sum(sizes.values())
-    missing = len(counts) - len(levels)
-    scene = SceneInfo(VERSION, found[-1].count, degree, len(data), sizes, grid, tuple(found), missing)
-    return scene, depth, parts
+    return open_scene(data)[0]
 
 
 def _plans(sh_degree: int) -> dict[str, Plan]:
@@ -269,23 +176,3 @@ def _quantized(cells: np.ndarray, channels: dict[str, np.ndarray], sh_degree: in
     sh = torch.stack([together(f"y{k}", f"co{k}", f"cg{k}") for k in range((sh_degree + 1) ** 2)], dim=1)
     grades = torch.from_numpy(channels["grade"])
     return Quantized(grades, means, longest, torch.stack([middle, middle - shorter], dim=1), quats, levels, sh)
-
-
-def _write_grid(header: Writer, grid: Grid) -> None:
-    header.float32(*grid.centre, grid.radius, *grid.origin)
-    header.float32(grid.mean_step, grid.scale_step, grid.quat_step, grid.luma_step, grid.chroma_step, grid.sh_step)
-    header.unsigned(grid.ratio_levels)
-    header.unsigned(grid.alpha_levels)
-    for offset in grid.offsets:
-        header.signed(offset)
-
-
-def _read_grid(header: Reader) -> Grid:
-    x, y, z, radius, *corner = (header.float32() for _ in range(7))
-    means, scales, quats, luma, chroma, sh = steps = [header.float32() for _ in range(6)]
-    ratios, alphas = (header.unsigned(most=MAX_LEVELS) for _ in range(2))
-    offsets = tuple(header.signed(most=1 << 40) for _ in SIZED)
-    if min(ratios, alphas) < 2 or min(radius, *steps) <= 0 or max(steps) > MAX_STEP:
-        raise CorruptFileError("the scene file is damaged: its quantisers make no sense")
-    origin = corner[0], corner[1], corner[2]
-    return Grid((x, y, z), radius, origin, means, scales, quats, luma, chroma, sh, ratios, alphas, offsets)

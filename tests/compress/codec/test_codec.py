@@ -12,6 +12,7 @@ from nifi_ns.compress import PRESETS, Bits, Grid, decode, encode, fake_quantize,
 from nifi_ns.compress.codec import _codec as codec
 from nifi_ns.compress.codec import grades
 from nifi_ns.compress.codec._grid import MAX_SKIP
+from nifi_ns.compress.codec._scene import STREAMS
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
@@ -97,7 +98,7 @@ def test_info_accounts_for_every_byte():
     splats = random_splats(300, 1)
     data = encode(splats, PRESETS["mid"])
     scene = info(data)
-    assert list(scene.sizes) == [*codec.STREAMS, "header"]
+    assert list(scene.sizes) == [*STREAMS, "header"]
     assert (scene.count, scene.sh_degree, scene.size, scene.version) == (300, 1, len(data), 1)
     assert sum(scene.sizes.values()) == len(data)
     assert scene.sizes["header"] < 120

@@ -1,5 +1,6 @@
 import random
 import struct
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -8,8 +9,10 @@ import torch
 from splat_scenes import random_splats, rows
 
 from nifi_ns.compress import PRESETS, decode, encode, info
-from nifi_ns.compress.codec._container import MAGIC, read_file, write_file
+from nifi_ns.compress.codec._container import MAGIC, Writer, read_file, write_file
+from nifi_ns.compress.codec._scene import FREE_COUNT, MAX_PER_BYTE
 from nifi_ns.errors import CorruptFileError
+from nifi_ns.splats import Splats
 
 DATA = encode(random_splats(40, 1), PRESETS["coarse"])
 SAME = rows(decode(DATA))
@@ -87,6 +90,56 @@ def test_lies_with_right_checksums_are_survived(seed: int):
             assert len(decode(data)) == claimed
     except CorruptFileError:
         pass
+
+
+def declaring(count: int) -> bytes:
+    """The file of 40 gaussians, with `count` of them in its header."""
+    writer = Writer()
+    writer.unsigned(count)
+    [(_, header, _), (_, level, _)] = read_file(DATA)
+    assert header[:2] == bytes([1, 40])  # levels, gaussians
+    return write_file([("H", header[:1] + bytes(writer.data) + header[2:]), ("L", level)])
+
+
+@pytest.mark.parametrize("count", [2_000_000, (1 << 24) - 1, FREE_COUNT + MAX_PER_BYTE * (len(DATA) + 2) + 1])
+def test_more_gaussians_than_the_bytes_can_hold_are_refused_at_once(count: int):
+    data = declaring(count)
+    tracemalloc.start()
+    started = time.perf_counter()
+    for reader in (decode, info):
+        with pytest.raises(CorruptFileError, match=f"declares {count} gaussians in {len(data)} bytes"):
+            reader(data)
+    assert time.perf_counter() - started < 0.5
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def equal(count: int) -> Splats:
+    return random_splats(1)[torch.zeros(count, dtype=torch.long)]
+
+
+def lattice(side: int) -> Splats:
+    splats, axis = equal(side**3), torch.arange(side).float()
+    splats.means = torch.cartesian_prod(axis, axis, axis)
+    return splats
+
+
+@pytest.mark.parametrize(
+    ("splats", "padded"),
+    [(equal(FREE_COUNT), False), (equal(50_000), True), (lattice(40), False)],
+    ids=["few", "equal", "lattice"],
+)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_gaussians_that_cost_nothing_are_padded_until_the_bytes_can_hold_them(
+    splats: Splats, padded: bool, levels: int
+):
+    count = len(splats)
+    counts = [count] if levels == 1 else [count // 10, count // 5, count - count // 10 - count // 5]
+    data = encode(splats, PRESETS["coarse"], counts=counts)
+    for level in info(data).levels:
+        assert len(decode(data[: level.size])) == level.count <= FREE_COUNT + MAX_PER_BYTE * level.size
+    assert ("p" in [kind for kind, *_ in read_file(data)]) == padded
+    assert not padded or len(data) < 1.01 * count / MAX_PER_BYTE
 
 
 @pytest.mark.parametrize(
