@@ -45,7 +45,7 @@ class Demo:
         for size in self.sizes:
             parse_size(size)
         if self.data is not None and not (self.data / "transforms.json").is_file():
-            raise NifiError(f"no transforms.json in {self.data}: make it of photos with ns-process-data")
+            raise NifiError(f"no transforms.json in {self.data}: make it of photos with ns-nifi-process-data")
         started = time.monotonic()
         scene = "garden" if self.data is None else self.data.resolve().name
         output = self.output or Path("demo") / ("" if self.data is None else scene)

@@ -103,8 +103,8 @@ def _ffmpeg(_: Path) -> _Found:
     bundled = Path(imageio_ffmpeg.get_ffmpeg_exe()).name
     return (
         "note",
-        f"only the one that comes with imageio-ffmpeg ({bundled}), for ns-render",
-        "apt-get install ffmpeg (and colmap) to make captures of photos with ns-process-data",
+        f"only the one that comes with imageio-ffmpeg ({bundled}), for ns-render and ns-nifi-process-data",
+        "apt-get install colmap to make captures of photos with ns-nifi-process-data",
     )
 
 

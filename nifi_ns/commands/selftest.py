@@ -49,7 +49,7 @@ class Selftest:
         if self.checks_only:
             return self._check()
         if self.data is not None and not (self.data / "transforms.json").is_file():
-            raise NifiError(f"no transforms.json in {self.data}: make it of photos with ns-process-data")
+            raise NifiError(f"no transforms.json in {self.data}: make it of photos with ns-nifi-process-data")
         if min(self.time_limit, self.silence_limit) <= 0:
             raise NifiError("--time-limit and --silence-limit must be larger than zero")
         self._make_room()

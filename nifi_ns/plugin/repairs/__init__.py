@@ -4,11 +4,19 @@
 that upstream has made can be deleted with its file, its line here and its test.
 """
 
-from nifi_ns.plugin.repairs import checkpoints, ffmpeg, lost_steps, one_line_errors, seed_points, viewer_host, viewmat
-
 
 def install() -> None:
     """Install the repairs that concern all of nerfstudio. Cheap, and harmless when called again."""
+    from nifi_ns.plugin.repairs import (
+        checkpoints,
+        ffmpeg,
+        lost_steps,
+        one_line_errors,
+        seed_points,
+        viewer_host,
+        viewmat,
+    )
+
     checkpoints.install()
     seed_points.install()
     ffmpeg.install()
