@@ -34,7 +34,7 @@ def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced
     """
     run = load_run(config_path)
     if run.scene_file is None:
-        raise NifiError(f"{config_path} shows no scene file: run ns-nifi-compress --load-config {config_path} first")
+        raise NifiError(f"{config_path} shows no scene file: write one with ns-nifi-compress run {config_path}")
     root = (output_dir or run.folder / "nifi" / "pairs") / run.scene
     rate, data = run.scene_file.parent.name, run.scene_file.read_bytes()
     fingerprint = _fingerprint(run, referenced, data)
