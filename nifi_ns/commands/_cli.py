@@ -17,6 +17,8 @@ class Command(Protocol):
 def run(command: Any, default: Callable[[], Command] | None = None, *, description: str | None = None) -> None:
     """Parse the command line into `command` and run it; what the user can mend becomes one line and exit status 1.
 
+    So does a package that is missing where somebody installed the codec alone.
+
     Args:
         command: a `Command`, or the union of several that are subcommands.
         default: makes the command whose values are the options' defaults, where they are not the class's own.
@@ -30,6 +32,10 @@ def run(command: Any, default: Callable[[], Command] | None = None, *, descripti
         parse(command, default, description).main()
     except NifiError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "nifi_ns":
+            raise
+        sys.exit(f"error: {error.name} is not installed: this command needs all that pip install nifi-ns brings")
     except KeyboardInterrupt:
         sys.exit("interrupted; finished results are kept")
 
