@@ -12,7 +12,6 @@ from gsplat.strategy import DefaultStrategy
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
-from nerfstudio.models import splatfacto
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor, nn
 
@@ -20,17 +19,13 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression_stage import CompressionStage, CompressionStageConfig
 from nifi_ns.plugin.dropout import drop
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
-from nifi_ns.plugin.repairs.resume import same_parameters
 from nifi_ns.plugin.restorable import RenderSnapshot
 from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
 from nifi_ns.plugin.strategy import densification
-from nifi_ns.rasterize import rasterization, render
+from nifi_ns.rasterize import render
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
-
-# gsplat on CUDA, compiled kernels elsewhere: the same signature and semantics, chosen by the tensors' device
-splatfacto.rasterization = rasterization
 
 
 @dataclass
@@ -228,8 +223,7 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
         state = {
             k: v for k, v in state.items() if not k.startswith(("lpips.", "uncompressed."))
         }  # the former are stock splatfacto's
-        with same_parameters(self.gauss_params):
-            super().load_state_dict(state, **kwargs)
+        super().load_state_dict(state, **kwargs)
         self.uncompressed = _KeptSplats(Splats(**kept)).to(self.device) if kept else None
         if self.config.scene_file is not None:
             self.use_scene(self.config.scene_file)

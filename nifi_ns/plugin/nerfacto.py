@@ -15,13 +15,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin import repairs
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.dataset_views import DatasetViews, camera_of
 from nifi_ns.plugin.distillation import OFF, DistillationConfig, distillation_callbacks
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.restorable import RenderSnapshot
 from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
-from nifi_ns.plugin.speed import show_speeds
 from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 from nifi_ns.views import View
 
@@ -152,8 +152,8 @@ class NifiNerfactoPipeline(VanillaPipeline):
     datamanager: NifiRayManager
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        repairs.install_for_pipeline()
         super().__init__(*args, **kwargs)
-        show_speeds()
         # a datamanager of full images, because it undistorts them: views have no distortion
         photos = NifiDataManagerConfig(
             data=self.config.datamanager.data,

@@ -11,13 +11,12 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nifi_ns.files import format_size
+from nifi_ns.plugin import repairs
 from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
 from nifi_ns.plugin.dataset_views import DatasetViews
 from nifi_ns.plugin.distillation import OFF, DistillationConfig, distillation_callbacks
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
-from nifi_ns.plugin.repairs.spiral import allow_full_images
 from nifi_ns.plugin.scene_files import SCENE_FILE, save_scene
-from nifi_ns.plugin.speed import show_speeds
 
 if TYPE_CHECKING:
     from nifi_ns.compress import Compressed
@@ -44,9 +43,8 @@ class NifiPipeline(VanillaPipeline):
     datamanager: FullImageDatamanager
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        repairs.install_for_pipeline()
         super().__init__(*args, **kwargs)
-        allow_full_images()
-        show_speeds()
         self.model.train_views = DatasetViews(self.datamanager, "train")
         # a run of stock splatfacto, opened by its compressed config, keeps the stock datamanager
         if isinstance(self.datamanager, NifiDataManager):
