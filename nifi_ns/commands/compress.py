@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nifi_ns.views import View
 
 
-_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")  # those that need no weights
 _TARGET = create_mutex_group(required=False, title="in place of --target-size")
 
 
@@ -193,9 +192,9 @@ def _report(
         for when, shown in (("before", splats), ("after", compressed.splats)):
             with torch.no_grad():
                 image = render(shown, view, **drawn).rgb
-            quality[when].append(metrics.compute(image, view.image.to(image), names=_METRICS))
+            quality[when].append(metrics.compute(image, view.image.to(image), names=metrics.REFERENCE_METRICS))
     table = Table(title=f"{len(views)} views against {against}, mean")
-    for heading in ("", *_METRICS):
+    for heading in ("", *metrics.REFERENCE_METRICS):
         table.add_column(heading)
     for when, rows in quality.items():
         table.add_row(when, *("-" if v is None else f"{v:.4g}" for v in metrics.mean(rows).values()))
