@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.files import atomic_path
-
 SH_C0 = 0.28209479177387814
 """The zeroth spherical harmonic: a gaussian's colour seen from anywhere is `0.5 + SH_C0 * sh[0]` at degree 0."""
+
+_REMOVE = "remove them, for example by splat-transform --filter-nan"
 
 
 @dataclass
@@ -77,6 +74,16 @@ class Splats:
         sh[:, :kept] = self.sh[:, :kept]
         return Splats(self.means, self.scales, self.quats, self.opacities, sh)
 
+    def problem(self) -> str | None:
+        """Say in a few words why some of the gaussians cannot be drawn or written, and how many; None if all can."""
+        for field in fields(self):
+            values = getattr(self, field.name).detach()
+            if wrong := int((~values.isfinite()).reshape(len(self), -1).any(dim=1).sum()):
+                return f"{wrong} of {len(self)} gaussians have {field.name} that are not finite: {_REMOVE}"
+        if wrong := int((self.quats.detach() == 0).all(dim=1).sum()):
+            return f"{wrong} of {len(self)} gaussians have a rotation of length zero: {_REMOVE}"
+        return None
+
     # -- splatfacto ----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -104,69 +111,7 @@ class Splats:
             "opacities": opacities,
         }
 
-    # -- .ply ----------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def load_ply(cls, path: Path | str) -> "Splats":
-        """Read a standard 3DGS `.ply` (x y z, f_dc_*, f_rest_*, opacity, scale_*, rot_*).
-
-        Raises:
-            NifiError: if there is no such file.
-            CorruptFileError: if it is not such a `.ply`, is truncated, or holds values that are not finite.
-        """
-        from plyfile import PlyData, PlyParseError
-
-        path = Path(path)
-        if not path.is_file():
-            raise NifiError(f"no such file: {path}")
-        try:
-            vertex = PlyData.read(str(path))["vertex"].data
-        except (OverflowError, MemoryError) as error:
-            raise CorruptFileError(f"{path} says it holds more gaussians than memory does") from error
-        except (PlyParseError, KeyError, ValueError) as error:
-            raise CorruptFileError(f"{path} is not a readable .ply: {error}") from error
-        names = vertex.dtype.names or ()
-        rest = sum(name.startswith("f_rest_") for name in names)
-        wanted = [*_PLY_FIELDS, *(f"f_rest_{i}" for i in range(rest))]
-        if missing := [name for name in wanted if name not in names]:
-            raise CorruptFileError(f"{path} is not a 3DGS .ply: it lacks {', '.join(missing)}")
-        if rest not in (0, 9, 24, 45):
-            raise CorruptFileError(f"{path}: {rest} f_rest_ properties, expected 0, 9, 24 or 45")
-
-        def columns(*keys: str) -> Tensor:
-            return torch.from_numpy(np.stack([np.asarray(vertex[k], np.float32) for k in keys], axis=-1))
-
-        # f_rest is channel-major: all red coefficients, then green, then blue
-        dc = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
-        higher = columns(*(f"f_rest_{i}" for i in range(rest))).reshape(-1, 3, rest // 3).mT if rest else dc[:, :0]
-        splats = cls(
-            columns("x", "y", "z"),
-            columns("scale_0", "scale_1", "scale_2"),
-            columns("rot_0", "rot_1", "rot_2", "rot_3"),
-            columns("opacity")[:, 0],
-            torch.cat([dc, higher], dim=1).contiguous(),
-        )
-        if not all(torch.isfinite(getattr(splats, f.name)).all() for f in fields(splats)):
-            raise CorruptFileError(f"{path} holds values that are not finite")
-        return splats
-
-    def save_ply(self, path: Path | str) -> None:
-        """Write a standard 3DGS `.ply` (binary little-endian), atomically."""
-        from plyfile import PlyData, PlyElement
-
-        n, rest = len(self), self.sh[:, 1:].mT.flatten(1)
-        names = [*_PLY_FIELDS[:6], *(f"f_rest_{i}" for i in range(rest.shape[1])), *_PLY_FIELDS[6:]]
-        parts = (self.means, self.sh[:, 0], rest, self.opacities[:, None], self.scales, self.quats)
-        table = torch.cat([part.detach().cpu().float() for part in parts], dim=1).numpy().astype("<f4")
-        vertex = np.ascontiguousarray(table).view([(name, "<f4") for name in names]).reshape(n)
-        with atomic_path(path) as temporary:
-            PlyData([PlyElement.describe(vertex, "vertex")], byte_order="<").write(str(temporary))
-
     @property
     def ply_size(self) -> int:
         """Bytes of the plain `.ply` of these gaussians without its header: what compression ratios refer to."""
         return 4 * len(self) * (3 + 3 + 4 + 1 + 3 * self.sh.shape[1])
-
-
-_PLY_FIELDS = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2"]
-_PLY_FIELDS += ["rot_0", "rot_1", "rot_2", "rot_3"]

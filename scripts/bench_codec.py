@@ -48,6 +48,7 @@ from nifi_ns.rasterize import render
 from nifi_ns.results import Row, row, save
 from nifi_ns.splats import Splats
 
+_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
 _TRIES = 6  # to decimate to a size
 _ABLATIONS: dict[str, dict[str, Any]] = {
     "neither quantisers nor levels in the loop": {"quantize_from": 1.0},
@@ -174,7 +175,7 @@ class BenchCodec:
                 formats.save(path, splats)
                 return path.stat().st_size, formats.load(path)
             source = Path(folder) / "source.ply"
-            splats.save_ply(source)
+            formats.save(source, splats)
             self._transform(source, *(() if count is None else ("--decimate", str(count))), path)
             return path.stat().st_size, formats.load(path)
 
@@ -207,7 +208,7 @@ def _gsplat_png(splats: Splats) -> tuple[int, Splats]:
     """Bytes of gsplat's own compression of splats without view-dependent colour, and what it decodes to."""
     from gsplat.compression import PngCompression
 
-    from nifi_ns.compress.codec import morton_codes
+    from nifi_ns.morton import morton_codes
 
     side = math.isqrt(len(splats))
     kept = splats[splats.opacities.argsort(descending=True)[: side**2]]
@@ -239,7 +240,7 @@ def _row(opened: Run, codec: str, splats: Splats, size: int, variant: Any = "com
     for view in opened.eval_views:
         assert view.image is not None
         image = render(splats.to(view.image.device), view, **_drawn(opened)).rgb.clamp(0, 1)
-        measured.append(metrics.compute(image, view.image, names=metrics.REFERENCE_METRICS))
+        measured.append(metrics.compute(image, view.image, names=_METRICS))
     more = {"codec": codec, "sh_degree": splats.sh_degree, **extra}
     return row(opened.scene, variant, bytes=size, gaussians=len(splats), metrics=metrics.mean(measured), **more)
 

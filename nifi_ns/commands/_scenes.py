@@ -11,6 +11,8 @@ def describe(scene: "SceneInfo") -> str:
     from nifi_ns.files import format_size
 
     lines = [f"{scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}"]
+    if scene.antialiased:
+        lines[0] += ", drawn antialiased"
     for stream, size in (*scene.sizes.items(), ("all", scene.size)):
         lines.append(f"{stream:<10} {format_size(size):>8} {8 * size / scene.count:6.1f} bits a gaussian")
     if len(scene.levels) > 1 or scene.missing:

@@ -48,8 +48,11 @@ def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int =
 
 
 @torch.no_grad()
-def with_renders(splats: Splats, views: Sequence[View], **drawn: Any) -> list[View]:
-    """The same views with the splats' own renders for photos; `drawn` goes to `rasterize.render`."""
+def with_renders(
+    splats: Splats, views: Sequence[View], *, background: Tensor | None = None, antialiased: bool = False
+) -> list[View]:
+    """Return the views with renders of `splats` in place of photos; for the arguments see `rasterize.render`."""
+    drawn: dict[str, Any] = {"background": background, "antialiased": antialiased}
     return [replace(view, image=render(splats, view, **drawn).rgb.clamp(0, 1)) for view in views]
 
 

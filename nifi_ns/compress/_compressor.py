@@ -11,6 +11,7 @@
 `judge` tells the importance of splats, as `importance.importance` does in some views.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,8 +49,9 @@ class Compressed:
 class Compressor:
     """The schedule of one compression; the gaussians and their optimiser stay with the caller."""
 
-    def __init__(self, settings: CompressionSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: CompressionSettings, *, antialiased: bool = False) -> None:
+        """For gaussians that are drawn antialiased or not, which the scene file says."""
+        self.settings, self.antialiased = settings, antialiased
         self.target = target_bytes(settings.target_size)
         spacing = settings.prune_until * settings.steps / settings.stages
         self._prunings = sorted({round(i * spacing) for i in range(settings.stages)})
@@ -126,9 +128,9 @@ class Compressor:
         def encode_first(count: int) -> bytes:
             first, counts = order[:count], self._ladder.counts(count)
             if self._quantizers is None:
-                return encode(splats[first], bits, grades(importance.changing[first]), counts)
+                return self._encode(splats[first], bits, grades(importance.changing[first]), counts)
             grid, graded = self._quantizers
-            return encode(splats[first], grid, graded[first], counts)
+            return self._encode(splats[first], grid, graded[first], counts)
 
         count, data = affordable(len(splats), target, encode_first)
         if count == 0:
@@ -136,6 +138,9 @@ class Compressor:
                 f"not a single gaussian fits into {self.settings.target_size}: choose a larger --target-size"
             )
         return count, data
+
+    def _encode(self, splats: Splats, grid: Grid | Bits, grades: Tensor, counts: Sequence[int] | None = None) -> bytes:
+        return encode(splats, grid, grades, counts, antialiased=self.antialiased)
 
     def _level_at(self, step: int, count: int) -> int | None:
         # how many of `count` gaussians are up to the level that this step looks at; None for all of them
@@ -151,7 +156,7 @@ class Compressor:
             named = self.settings.bits
             if named == "auto":
                 graded = grades(importance.changing)
-                self._bits = bits_for(round(_SLACK * self.target), lambda bits: encode(splats, bits, graded))
+                self._bits = bits_for(round(_SLACK * self.target), lambda bits: self._encode(splats, bits, graded))
             else:
                 self._bits = PRESETS[named]
         return self._bits

@@ -43,7 +43,7 @@ def compress(
             without views, cameras around and inside the scene are made up.
         settings: the size, and how to get there.
         background: [3] the colour behind everything; black if None.
-        antialiased: whether the splats are drawn antialiased.
+        antialiased: whether the splats are drawn antialiased, which the scene file says.
         progress: show a progress bar.
 
     Raises:
@@ -65,7 +65,7 @@ def compress(
         return importance(splats, watched, **drawn, seed=settings.seed)
 
     splats = splats.detach().with_sh_degree(chosen_sh_degree(splats, settings))
-    compressor, shuffle = Compressor(settings), random.Random(settings.seed)
+    compressor, shuffle = Compressor(settings, antialiased=antialiased), random.Random(settings.seed)
     if settings.steps == 0:
         return compressor.finish(thin_out(splats, judge, compressor.room_for(splats, judge)), judge)
     parameters = _parameters(splats)

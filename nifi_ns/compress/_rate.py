@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nifi_ns import metrics
 from nifi_ns.compress._budget import between
@@ -33,8 +34,9 @@ def compress_to_loss(
     loss: float,
     settings: CompressionSettings,
     *,
+    background: Tensor | None = None,
+    antialiased: bool = False,
     progress: bool = True,
-    **drawn: Any,
 ) -> Compressed:
     """The smallest scene file found whose PSNR against the photos is at most `loss` dB below that of `splats`.
 
@@ -47,8 +49,8 @@ def compress_to_loss(
         views: with photos.
         loss: dB, more than zero.
         settings: all but the target size.
+        background, antialiased: how they are drawn, as for `compress`.
         progress: show a progress bar of the last fine-tuning.
-        drawn: `background` and `antialiased`, as for `compress`.
 
     Raises:
         NifiError: if there are no photos, the loss is not positive, or no file loses so little.
@@ -57,6 +59,7 @@ def compress_to_loss(
         raise NifiError("a loss of PSNR is measured against photos, and a .ply has none: give a --target-size")
     if loss <= 0:
         raise NifiError(f"the loss of PSNR must be more than zero, not {loss}")
+    drawn: dict[str, Any] = {"background": background, "antialiased": antialiased}
     watched = spread(views, _VIEWS)
     least = _quality(splats, watched, drawn) - loss
     degrees = (
@@ -103,7 +106,7 @@ def _without_tuning(
         bits = _coarsest(lambda bits: _quality(fake_quantize(kept, bits, graded), watched, drawn) >= least)  # noqa: B023
         if bits is None:
             break
-        data = encode(kept, bits, graded, ladder.counts(len(kept)))
+        data = encode(kept, bits, graded, ladder.counts(len(kept)), antialiased=drawn["antialiased"])
         if best is not None and len(data) >= len(best.data):
             break
         best = Compressed(data, decode(data).to(splats.device), bits)

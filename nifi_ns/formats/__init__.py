@@ -6,8 +6,10 @@ Written here and not taken from a library: the wheels on PyPI know one format, o
 from pathlib import Path
 
 from nifi_ns.errors import NifiError
-from nifi_ns.formats import compressed_ply, sog, sog_levels, splat, spz
+from nifi_ns.formats import _compressed_ply, _ply, _sog, _sog_levels, _sog_writer, _splat, _spz
 from nifi_ns.splats import Splats
+
+__all__ = ["SUFFIXES", "is_antialiased", "load", "save", "suffix"]
 
 SUFFIXES = (".ply", ".compressed.ply", ".spz", ".splat", ".sog", "meta.json")
 """How the names of files end that `load` and `save` know; `meta.json` is an unzipped `.sog` and its folder."""
@@ -35,42 +37,76 @@ def load(path: Path | str) -> Splats:
         NifiError: if there is no such file, or it is of a kind or version that is not read.
         CorruptFileError: if it is damaged, truncated, absurd, or empty.
     """
-    path = Path(path)
+    path, kind = _existing(Path(path))
+    if kind == ".spz":
+        return _spz.load(path)
+    if kind == ".splat":
+        return _splat.load(path)
+    if kind == _sog_levels.NAME:
+        return _sog_levels.load(path)
+    if kind in (".sog", "meta.json"):
+        return _sog.load(path)
+    return _compressed_ply.load(path) if kind == ".compressed.ply" else _ply.load(path)
+
+
+def is_antialiased(path: Path | str) -> bool:
+    """Whether the file says that its gaussians are to be drawn antialiased. A `.splat` cannot say so.
+
+    Raises:
+        NifiError, CorruptFileError: as `load`.
+    """
+    path, kind = _existing(Path(path))
+    if kind == ".spz":
+        return _spz.is_antialiased(path)
+    if kind == _sog_levels.NAME:
+        return _sog_levels.is_antialiased(path)
+    if kind in (".sog", "meta.json"):
+        return _sog.is_antialiased(path)
+    return kind.endswith(".ply") and _ply.is_antialiased(path)
+
+
+def _existing(path: Path) -> tuple[Path, str]:
+    # the file that is read, and which of SUFFIXES it is (or a streamed SOG's)
     if path.is_dir():
-        streamed = path / sog_levels.NAME
-        return sog_levels.load(streamed) if streamed.is_file() else sog.load(path)
-    if path.name == sog_levels.NAME and path.is_file():
-        return sog_levels.load(path)
-    kind = suffix(path)
+        path /= _sog_levels.NAME if (path / _sog_levels.NAME).is_file() else "meta.json"
+    kind = path.name if path.name == _sog_levels.NAME else suffix(path)
     if not path.is_file():
         raise NifiError(f"no such file: {path}")
-    if kind == ".spz":
-        return spz.load(path)
-    if kind == ".splat":
-        return splat.load(path)
-    if kind in (".sog", "meta.json"):
-        return sog.load(path)
-    return compressed_ply.load(path) if compressed_ply.is_compressed(path) else Splats.load_ply(path)
+    if kind == ".ply" and _compressed_ply.is_compressed(path):
+        kind = ".compressed.ply"  # many are named .ply
+    elif kind == ".compressed.ply" and not _compressed_ply.is_compressed(path):
+        kind = ".ply"
+    return path, kind
 
 
-def save(path: Path | str, splats: Splats) -> None:
+def save(path: Path | str, splats: Splats, *, antialiased: bool = False) -> None:
     """Write `splats` as the format that the suffix of `path` names, atomically.
 
     All but `.ply` are lossy; `.compressed.ply` and `.sog` reorder the gaussians, `.splat` keeps SH degree 0 alone.
 
+    Args:
+        path: the file.
+        splats: what to write.
+        antialiased: whether they are drawn antialiased: what `is_antialiased` reads.
+
     Raises:
-        NifiError: if the suffix is unknown, or there are no gaussians.
+        NifiError: if the suffix is unknown, there are no gaussians or some that cannot be drawn, or the format cannot
+            hold them.
     """
-    kind = suffix(path)
+    path, kind = Path(path), suffix(path)
     if len(splats) == 0:
         raise NifiError(f"no gaussians to write to {path}")
-    if kind == ".spz":
-        spz.save(path, splats)
-    elif kind == ".splat":
-        splat.save(path, splats)
+    if problem := splats.problem():
+        raise NifiError(f"cannot write {path}: {problem}")
+    if kind == ".splat":
+        if antialiased:
+            raise NifiError(f"a .splat cannot say that it is drawn antialiased: write {path.stem}.ply, .spz or .sog")
+        _splat.save(path, splats)
+    elif kind == ".spz":
+        _spz.save(path, splats, antialiased=antialiased)
     elif kind == ".compressed.ply":
-        compressed_ply.save(path, splats)
+        _compressed_ply.save(path, splats, antialiased=antialiased)
     elif kind in (".sog", "meta.json"):
-        sog.save(path, splats)
+        _sog_writer.save(path, splats, antialiased=antialiased)
     else:
-        splats.save_ply(path)
+        _ply.save(path, splats, antialiased=antialiased)

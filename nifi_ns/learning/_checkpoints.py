@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
 
-VERSION = 2
+VERSION = 1
 
 
 def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:

@@ -13,8 +13,8 @@ from nerfstudio.engine.trainer import Trainer
 from PIL import Image
 from tiny_runs import model_of
 
+from nifi_ns import formats
 from nifi_ns.plugin.repairs import late_open3d
-from nifi_ns.splats import Splats
 
 BARE = Path(__file__).parents[1] / "support" / "bare"
 
@@ -33,7 +33,7 @@ def test_what_the_scene_file_decodes_to_is_exported(trained: Trainer, run_config
         "nifi_ns.commands.export", "gaussian-splat", "--load-config", run_config, "--output-dir", tmp_path / "exported"
     )
     assert done.returncode == 0, done.stderr
-    exported, shown = Splats.load_ply(tmp_path / "exported" / "splat.ply"), model_of(trained).splats
+    exported, shown = formats.load(tmp_path / "exported" / "splat.ply"), model_of(trained).splats
     assert len(exported) == len(shown)
     torch.testing.assert_close(exported.means, shown.means)
     torch.testing.assert_close(exported.opacities, shown.opacities)

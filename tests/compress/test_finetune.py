@@ -1,13 +1,26 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from splat_scenes import random_splats, views_of_middle
 
-from nifi_ns.compress import CompressionSettings, cameras_around, compress, decode, with_renders
+from nifi_ns.compress import (
+    CompressionSettings,
+    _cameras,
+    _finetune,
+    _importance,
+    _rate,
+    cameras_around,
+    compress,
+    compress_to_loss,
+    decode,
+    info,
+    with_renders,
+)
 from nifi_ns.compress._cameras import looking_at
 from nifi_ns.errors import NifiError
-from nifi_ns.rasterize import render
+from nifi_ns.rasterize import Render, render
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
@@ -56,6 +69,27 @@ def test_keeps_the_harmonics_it_is_told_to(views: list[View]):
     for degree, kept in ((0, 0), (1, 1), (3, 2)):
         settings = CompressionSettings(target_size="1KB", sh_degree=degree, steps=2)
         assert compress(splats, views, settings, progress=False).splats.sh_degree == kept
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_everything_is_drawn_as_the_splats_are(
+    splats: Splats, views: list[View], antialiased: bool, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def recorded(*arguments: Any, **options: Any) -> Render:
+        seen.append(options.get("antialiased", False))
+        return render(*arguments, **options)
+
+    for module in (_cameras, _finetune, _importance, _rate):
+        monkeypatch.setattr(module, "render", recorded)
+    short = replace(SETTINGS, steps=3, stages=1, importance_views=2)
+    files = [compress(splats, views, short, antialiased=antialiased, progress=False)]
+    files.append(compress(splats, [], replace(short, steps=1), antialiased=antialiased, progress=False))
+    photos = [replace(view, image=0.8 * view.image) for view in views if view.image is not None]
+    files.append(compress_to_loss(splats, photos, 5.0, replace(short, steps=0), antialiased=antialiased))
+    assert set(seen) == {antialiased} and len(seen) > 40
+    assert [info(file.data).antialiased for file in files] == [antialiased] * 3
 
 
 def test_refuses_an_empty_scene(splats: Splats):

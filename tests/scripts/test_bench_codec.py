@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bench_codec import BenchCodec
 
-from nifi_ns import results
+from nifi_ns import formats, results
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import load_run
 
@@ -13,7 +13,7 @@ from nifi_ns.plugin.runs import load_run
 def test_every_codec_is_measured_on_the_same_splats(run_config: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     ply = tmp_path / "some.ply"
-    load_run(run_config).uncompressed.save_ply(ply)
+    formats.save(ply, load_run(run_config).uncompressed)
     BenchCodec(
         load_config=(run_config,),
         splats=(ply,),

@@ -3,7 +3,6 @@
 from nifi_ns.compress.codec._codec import decode, encode, info
 from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid, grades
 from nifi_ns.compress.codec._levels import Ladder, growth
-from nifi_ns.compress.codec._octree import morton_codes
 from nifi_ns.compress.codec._quantize import fake_quantize
 from nifi_ns.compress.codec._scene import SceneInfo
 
@@ -19,5 +18,4 @@ __all__ = [
     "grades",
     "growth",
     "info",
-    "morton_codes",
 ]

@@ -19,15 +19,21 @@ from torch import Tensor
 from nifi_ns.compress.codec._attributes import ChannelCoder, ChannelModels, Plan
 from nifi_ns.compress.codec._grid import MAX_SKIP, Bits, Grid
 from nifi_ns.compress.codec._levels import GROWTH_UNIT, growth
-from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of, morton_codes
+from nifi_ns.compress.codec._octree import PositionCoder
 from nifi_ns.compress.codec._quantize import Quantized, dequantize, quantize
 from nifi_ns.compress.codec._scene import MAX_COUNT, MAX_LEVELS_OF_DETAIL, SceneInfo, open_scene, write_scene
 from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.morton import morton_codes, morton_coordinates
 from nifi_ns.splats import Splats
 
 
 def encode(
-    splats: Splats, grid: Grid | Bits, grades: Tensor | None = None, counts: Sequence[int] | None = None
+    splats: Splats,
+    grid: Grid | Bits,
+    grades: Tensor | None = None,
+    counts: Sequence[int] | None = None,
+    *,
+    antialiased: bool = False,
 ) -> bytes:
     """The scene file of `splats`, quantised to a grid (an earlier one of theirs, or what fits so many bits).
 
@@ -36,15 +42,18 @@ def encode(
         grid: how finely to quantise.
         grades: [N] int64, how finely each of them, see `grid.grades`; all the same by default.
         counts: how many gaussians each level adds, from the coarsest; all at once by default.
+        antialiased: whether they are to be drawn antialiased, which the file says.
 
     Raises:
-        NifiError: if there are no gaussians, too many, or values that are not finite.
+        NifiError: if there are no gaussians, too many, or some that cannot be drawn.
     """
     if len(splats) > MAX_COUNT:
         raise NifiError(f"{len(splats)} gaussians are more than a scene file holds ({MAX_COUNT}): prune them first")
     counts = counts or [len(splats)]
     if sum(counts) != len(splats) or min(counts) < 1 or len(counts) > MAX_LEVELS_OF_DETAIL:
         raise ValueError(f"levels of {list(counts)} gaussians do not divide {len(splats)}")
+    if problem := splats.problem():
+        raise NifiError(f"cannot compress the scene: {problem}")
     with torch.no_grad():
         grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
         quantized = quantize(splats, grid, grades).to("cpu")
@@ -57,7 +66,7 @@ def encode(
         _encode_level(quantized[torch.arange(begin, end)], grid, depth, positions, models)
         for begin, end in pairwise([0, *ends])
     ]
-    return write_scene(counts, grown, splats.sh_degree, depth, grid, levels)
+    return write_scene(counts, grown, splats.sh_degree, depth, grid, levels, antialiased)
 
 
 def _low_bits(depth: int) -> int:
@@ -73,7 +82,7 @@ def _encode_level(
     low = _low_bits(depth)
     codes = codes[order] >> 3 * low
     channels = _channels(quantized[torch.from_numpy(order)], low)
-    coder = ChannelCoder(coordinates_of(codes, depth - low), models)
+    coder = ChannelCoder(morton_coordinates(codes, depth - low), models)
     streams = [positions.encode(codes)]
     for name, plan in _plans(quantized.sh_degree).items():
         streams.append(coder.encode(plan, channels, _skips(name, channels, grid)))
@@ -96,7 +105,7 @@ def decode(data: bytes, levels: int | None = None) -> Splats:
     decoded, before = [], 0
     for level, streams in list(zip(scene.levels, parts, strict=True))[:levels]:
         count, before = level.count - before, level.count
-        cells = coordinates_of(positions.decode(streams["cells"], count), depth - low)
+        cells = morton_coordinates(positions.decode(streams["cells"], count), depth - low)
         coder = ChannelCoder(cells, models)
         channels: dict[str, np.ndarray] = {}
         for name, plan in _plans(scene.sh_degree).items():

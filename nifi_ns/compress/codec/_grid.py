@@ -112,9 +112,8 @@ class Grid:
         """
         if len(splats) == 0:
             raise NifiError("the scene is empty: there are no gaussians to compress")
-        for name in (field.name for field in fields(splats)):
-            if not torch.isfinite(getattr(splats, name)).all():
-                raise NifiError(f"the scene's {name} hold values that are not finite: train it again or filter it")
+        if problem := splats.problem():
+            raise NifiError(f"cannot compress the scene: {problem}")
         means = splats.means.detach().float()
         centre = means.median(dim=0).values
         radius = max(2 * float((means - centre).norm(dim=1).median()), 1e-6)

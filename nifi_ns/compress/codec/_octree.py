@@ -12,24 +12,6 @@ from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RangeCoder, code
 _COUNTS = 48  # kinds of cell by the number of gaussians in it: exact below 16, then by its bit length
 
 
-def morton_codes(coordinates: np.ndarray, depth: int) -> np.ndarray:
-    """[N, 3] integers of `depth` bits -> [N] int64 Morton codes, x in the highest bit of each triple."""
-    codes = np.zeros(len(coordinates), dtype=np.int64)
-    for bit in range(depth):
-        for axis in range(3):
-            codes |= ((coordinates[:, axis].astype(np.int64) >> bit) & 1) << (3 * bit + 2 - axis)
-    return codes
-
-
-def coordinates_of(codes: np.ndarray, depth: int) -> np.ndarray:
-    """The inverse of `morton_codes`: [N] -> [N, 3] int64."""
-    coordinates = np.zeros((len(codes), 3), dtype=np.int64)
-    for bit in range(depth):
-        for axis in range(3):
-            coordinates[:, axis] |= ((codes >> (3 * bit + 2 - axis)) & 1) << bit
-    return coordinates
-
-
 class PositionCoder:
     """Codes the positions of one level after the other; what its models have learned in one they know in the next."""
 

@@ -41,7 +41,8 @@ scenes take 13 bits a gaussian at the very least; a file that takes less than 2 
 """
 STREAMS: tuple[str, ...] = ("cells", "grades", "scales", "ratios", "quats", "opacities", "sh", "means")
 """What the bytes of a scene file are spent on, in file order."""
-_PADDING = "p"  # a chunk that every reader skips
+# chunks that readers may skip
+_ANTIALIASED, _PADDING = "a", "p"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class SceneInfo:
     """The levels that are there, from the coarsest."""
     missing: int
     """How many more levels the file had before it was cut."""
+    antialiased: bool
+    """Whether the gaussians are to be drawn antialiased."""
 
 
 def write_scene(
@@ -83,6 +86,7 @@ def write_scene(
     depth: int,
     grid: Grid,
     levels: Sequence[Sequence[bytes]],
+    antialiased: bool,
 ) -> bytes:
     """Write a scene file.
 
@@ -93,12 +97,13 @@ def write_scene(
         depth: bits of a coordinate, 1 to MAX_DEPTH.
         grid: the quantisers.
         levels: the streams of each level, in the order of `STREAMS`.
+        antialiased: whether the gaussians are to be drawn antialiased.
     """
     header = Writer()
     for value in (len(counts), *counts, *growths, sh_degree, depth):
         header.unsigned(value)
     _write_grid(header, grid)
-    chunks, total = [("H", bytes(header.data))], 0
+    chunks, total = [("H", bytes(header.data)), *([(_ANTIALIASED, b"")] if antialiased else [])], 0
     for count, streams in zip(counts, levels, strict=True):
         total += count
         level = Writer()
@@ -119,12 +124,14 @@ def open_scene(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged, or declares more
             gaussians than its bytes can hold.
     """
-    header, levels = b"", []
+    header, levels, antialiased = b"", [], False
     for kind, payload, end in read_file(data):
         if kind == "L" and header:
             levels.append((payload, end))
         elif kind == "H" and not header:
             header = payload
+        elif kind == _ANTIALIASED:
+            antialiased = True
         elif not kind.islower():
             raise CorruptFileError(f"the scene file is damaged: unexpected chunk {kind!r}")
     if not levels:
@@ -149,7 +156,8 @@ def open_scene(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
         found.append(LevelInfo(total, end, growth))
     sizes["header"] = len(data) - sum(sizes.values())
     missing = len(counts) - len(levels)
-    return SceneInfo(VERSION, total, degree, len(data), sizes, grid, tuple(found), missing), depth, parts
+    scene = SceneInfo(VERSION, total, degree, len(data), sizes, grid, tuple(found), missing, antialiased)
+    return scene, depth, parts
 
 
 def _write_grid(header: Writer, grid: Grid) -> None:

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from nifi_ns.errors import CorruptFileError
 
-upstream = Nerfstudio._load_3D_points
 
-
-def _read_with_plyfile(
+def _load_3D_points(
     self: Nerfstudio, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float
 ) -> dict[str, Tensor] | None:
     from plyfile import PlyData, PlyParseError
@@ -38,4 +36,4 @@ def _read_with_plyfile(
 
 def install() -> None:
     """Read every nerfstudio dataset's seed points with plyfile."""
-    Nerfstudio._load_3D_points = _read_with_plyfile
+    Nerfstudio._load_3D_points = _load_3D_points

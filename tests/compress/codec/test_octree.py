@@ -3,15 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from nifi_ns.compress.codec import morton_codes
-from nifi_ns.compress.codec._octree import PositionCoder, coordinates_of
+from nifi_ns.compress.codec._octree import PositionCoder
+from nifi_ns.morton import morton_codes, morton_coordinates
 
 
 @pytest.mark.parametrize("depth", [1, 7, 20])
 def test_morton_codes_are_invertible_and_ordered(depth: int):
     coordinates = np.random.default_rng(0).integers(0, 1 << depth, (500, 3))
     codes = morton_codes(coordinates, depth)
-    assert (coordinates_of(codes, depth) == coordinates).all()
+    assert (morton_coordinates(codes, depth) == coordinates).all()
     assert morton_codes(np.array([[1, 0, 0]]), 1) > morton_codes(np.array([[0, 1, 1]]), 1)
 
 

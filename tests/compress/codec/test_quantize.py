@@ -117,7 +117,7 @@ def test_refuses_what_it_cannot_hold():
         Grid.fit(empty, PRESETS["mid"])
     broken = random_splats(4)
     broken.scales[2, 1] = torch.nan
-    with pytest.raises(NifiError, match="scales hold values that are not finite"):
+    with pytest.raises(NifiError, match="1 of 4 gaussians have scales that are not finite"):
         Grid.fit(broken, PRESETS["mid"])
     with pytest.raises(NifiError, match="bits of luma"):
         Bits(means=10, scales=5, quats=5, opacities=4, ratios=4, luma=13, chroma=4, sh=3)

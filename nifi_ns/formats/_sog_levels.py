@@ -10,21 +10,41 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.formats import sog
+from nifi_ns.formats import _sog
 from nifi_ns.splats import Splats
 
 NAME = "lod-meta.json"
 _MAX_META = 2**26
 
 
-def load(path: Path | str) -> Splats:
+def load(path: Path) -> Splats:
     """Read the finest level of a `lod-meta.json`.
 
     Raises:
-        NifiError: if a file is missing.
+        NifiError: if a file is missing, or they are not of one kind.
         CorruptFileError: if one is damaged, or does not say what belongs to the level.
     """
-    path = Path(path)
+    is_antialiased(path)  # refuses a mixture
+    parts = [_sog.load(part) for part in _parts(path)]
+    if len({part.sh_degree for part in parts}) > 1:
+        raise NifiError(f"{path}: its files have SH of different degrees")
+    return Splats.cat(parts)
+
+
+def is_antialiased(path: Path) -> bool:
+    """Whether the gaussians of the finest level are drawn antialiased.
+
+    Raises:
+        NifiError, CorruptFileError: as `load`.
+    """
+    found = {_sog.is_antialiased(part) for part in _parts(path)}
+    if len(found) > 1:
+        raise NifiError(f"{path}: some of its files are drawn antialiased, others are not")
+    return found.pop()
+
+
+def _parts(path: Path) -> list[Path]:
+    # the files of the finest level
     if path.stat().st_size > _MAX_META:
         raise CorruptFileError(f"{path} has more than {_MAX_META} bytes")
     try:
@@ -32,16 +52,12 @@ def load(path: Path | str) -> Splats:
         names = [meta["filenames"][index] for index in dict.fromkeys(_files(meta["tree"]))]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not a streamed SOG's ({type(error).__name__})") from error
-    parts = []
     for name in names:
         if type(name) is not str or PurePosixPath(name).is_absolute() or "\\" in name or ".." in name.split("/"):
             raise CorruptFileError(f"{path}: {str(name)[:80]!r} is not the name of a file in folders beside it")
-        parts.append(sog.load(path.parent / name))
-    if not parts:
+    if not names:
         raise CorruptFileError(f"{path} has no gaussians in its finest level")
-    if len({part.sh_degree for part in parts}) > 1:
-        raise NifiError(f"{path}: its files have harmonics of different degrees")
-    return Splats.cat(parts)
+    return [path.parent / name for name in names]
 
 
 def _files(node: dict[str, Any]) -> Iterator[int]:

@@ -16,22 +16,23 @@ from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_bytes
 from nifi_ns.formats._codes import (
     array,
+    can_hold,
     checked,
     from_smallest_three,
     opacity_bytes,
     opacity_logits,
     quantize,
     smallest_three,
+    within_reach,
 )
 from nifi_ns.splats import Splats
 
 _HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, SH degree, fractional bits, flags, streams
 _MAGIC = b"NGSP"
-_EXTENDED = 2  # the flag of a file with extensions, whose bytes come at no fixed place
+_ANTIALIASED, _EXTENDED = 1, 2  # flags; the bytes of extensions come at no fixed place
 _COLOR = 0.15
 _MAX_FRACTIONAL_BITS = 16
 _GZIP = 16 + zlib.MAX_WBITS
-_MAX_RATIO = 1032  # the most that deflate can do; zstd could do more, but not to gaussians
 _MAX_WINDOW = 2**27  # that of the highest level of zstd
 
 # from the ply's right-down-front to the file's right-up-back and back: y and z, and every basis function odd in y + z
@@ -40,14 +41,13 @@ _FLIP_WXYZ = np.array([1.0, 1, -1, -1])
 _FLIP_SH = np.array([-1.0, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])[:, None]
 
 
-def load(path: Path | str) -> Splats:
+def load(path: Path) -> Splats:
     """Read a `.spz`.
 
     Raises:
         NifiError: if its version or an extension is not read.
         CorruptFileError: if it is damaged or truncated.
     """
-    path = Path(path)
     data = path.read_bytes()
     header, parts = (_from_zstd if data[:4] == _MAGIC else _from_gzip)(path, data)
     count, coefficients = header.count, (header.sh_degree + 1) ** 2 - 1
@@ -70,8 +70,23 @@ def load(path: Path | str) -> Splats:
     )
 
 
-def save(path: Path | str, splats: Splats) -> None:
-    """Write a `.spz` of version 3, with 5 bits for harmonics of degree 1 and 4 above, as Niantic's library does."""
+def is_antialiased(path: Path) -> bool:
+    """Whether the gaussians are drawn antialiased.
+
+    Raises:
+        NifiError, CorruptFileError: as `load`, if the header cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        head = data if data[:4] == _MAGIC else zlib.decompressobj(_GZIP).decompress(data, _HEADER.size)
+    except zlib.error as error:
+        raise CorruptFileError(f"{path} is not a readable .spz: {error}") from error
+    return bool(_parse(path, head, len(data)).flags & _ANTIALIASED)
+
+
+def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
+    """Write a `.spz` of version 3, with 5 bits for SH of degree 1 and 4 above, as Niantic's library does."""
+    splats = within_reach(splats)
     means = array(splats.means).astype(np.float64) * _FLIP_XYZ
     reach = max(float(np.abs(means).max()), 1e-6)
     fractional_bits = min(_MAX_FRACTIONAL_BITS, int(np.floor(np.log2((2**23 - 1) / reach))))
@@ -90,10 +105,17 @@ def save(path: Path | str, splats: Splats) -> None:
         _pack_rotations(array(splats.quats) * _FLIP_WXYZ),
         higher.astype(np.uint8),
     ]
-    header = _HEADER.pack(_MAGIC, 3, len(splats), splats.sh_degree, fractional_bits, 0, 0)
-    deflate = zlib.compressobj(9, zlib.DEFLATED, _GZIP)
-    data = b"".join([deflate.compress(header), *(deflate.compress(part.tobytes()) for part in parts), deflate.flush()])
-    write_bytes(path, data)
+    flags = _ANTIALIASED if antialiased else 0
+    header = _HEADER.pack(_MAGIC, 3, len(splats), splats.sh_degree, fractional_bits, flags, 0)
+    body = b"".join([header, *(part.tobytes() for part in parts)])
+    data = _gzip(body, 9)
+    # so many gaussians are almost equal that a reader would not believe it: not compressed, then
+    write_bytes(path, data if can_hold(len(data), len(splats)) else _gzip(body, 0))
+
+
+def _gzip(data: bytes, level: int) -> bytes:
+    deflate = zlib.compressobj(level, zlib.DEFLATED, _GZIP)
+    return deflate.compress(data) + deflate.flush()
 
 
 @dataclass
@@ -102,6 +124,7 @@ class _Header:
     count: int
     sh_degree: int
     fractional_bits: int
+    flags: int
     streams: int
     """Of version 4; a reserved byte before."""
 
@@ -123,8 +146,10 @@ def _parse(path: Path, data: bytes, file_size: int) -> _Header:
         raise CorruptFileError(f"{path}: SH degree {degree} with {fractional_bits} fractional bits cannot be read")
     if flags & _EXTENDED:
         raise NifiError(f"{path} has extensions, which are not read: write it without them")
-    header = _Header(version, count, degree, fractional_bits, streams)
-    if count == 0 or sum(header.sizes) > _MAX_RATIO * file_size:
+    if flags & ~_ANTIALIASED:
+        raise NifiError(f"{path} has flags {flags:#x}, of which only that of antialiasing is known")
+    header = _Header(version, count, degree, fractional_bits, flags, streams)
+    if count == 0 or not can_hold(file_size, count):
         raise CorruptFileError(f"{path} says {count} gaussians in {file_size} bytes")
     return header
 

@@ -6,19 +6,18 @@ import numpy as np
 
 from nifi_ns.errors import CorruptFileError
 from nifi_ns.files import write_bytes
-from nifi_ns.formats._codes import array, checked, opacity_bytes, opacity_logits, quantize
+from nifi_ns.formats._codes import array, checked, opacity_bytes, opacity_logits, quantize, unit_quats
 from nifi_ns.splats import SH_C0, Splats
 
 _GAUSSIAN = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 
 
-def load(path: Path | str) -> Splats:
+def load(path: Path) -> Splats:
     """Read a `.splat`, of SH degree 0.
 
     Raises:
         CorruptFileError: if it is truncated, or holds values that no gaussian has.
     """
-    path = Path(path)
     data = path.read_bytes()
     if len(data) % _GAUSSIAN.itemsize:
         raise CorruptFileError(f"{path} is not a .splat: {len(data)} bytes are not a multiple of {_GAUSSIAN.itemsize}")
@@ -32,14 +31,12 @@ def load(path: Path | str) -> Splats:
     return checked(path, table["mean"], scales, quats, opacity_logits(table["rgba"][:, 3]), dc[:, None])
 
 
-def save(path: Path | str, splats: Splats) -> None:
+def save(path: Path, splats: Splats) -> None:
     """Write a `.splat`, without the harmonics above degree 0, and with colours clipped to 0 to 1."""
     table = np.empty(len(splats), _GAUSSIAN)
     table["mean"] = array(splats.means)
     table["scale"] = np.exp(np.clip(array(splats.scales), -87, 87))
     table["rgba"][:, :3] = quantize(0.5 + SH_C0 * array(splats.sh)[:, 0])
     table["rgba"][:, 3] = opacity_bytes(array(splats.opacities))
-    quats = array(splats.quats)
-    quats = quats / np.maximum(np.linalg.norm(quats, axis=1, keepdims=True), 1e-30)
-    table["quat"] = np.clip(np.rint(quats * 128 + 128), 0, 255)
+    table["quat"] = np.clip(np.rint(unit_quats(array(splats.quats)) * 128 + 128), 0, 255)
     write_bytes(path, table.tobytes())

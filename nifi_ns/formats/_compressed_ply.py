@@ -19,7 +19,10 @@ from nifi_ns.formats._codes import (
     opacity_logits,
     quantize,
     smallest_three,
+    within_reach,
 )
+from nifi_ns.formats._ply import ANTIALIASED
+from nifi_ns.formats._ply import is_antialiased as ply_is_antialiased
 from nifi_ns.splats import SH_C0, Splats
 
 _CHUNK = 256
@@ -38,13 +41,13 @@ def is_compressed(path: Path) -> bool:
     return head.startswith(b"ply\n") and _SIGNATURE in head.partition(b"\nend_header\n")[0]
 
 
-def load(path: Path | str) -> Splats:
+def load(path: Path) -> Splats:
     """Read a `.compressed.ply`.
 
     Raises:
         CorruptFileError: if it is not one, is truncated, or holds values that are not finite.
     """
-    path = Path(path)
+    ply_is_antialiased(path)  # refuses 2D gaussians
     tables = _tables(path, path.read_bytes())
     chunks, vertices, sh = tables.get("chunk"), tables.get("vertex"), tables.get("sh")
     if chunks is None or vertices is None:
@@ -81,8 +84,9 @@ def load(path: Path | str) -> Splats:
     )
 
 
-def save(path: Path | str, splats: Splats) -> None:
-    """Write a `.compressed.ply`, in Z-order; harmonics above degree 0 are clipped to +-4, scales to e^+-20."""
+def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
+    """Write a `.compressed.ply`, in Z-order; SH above degree 0 are clipped to +-4, scales to e^+-20."""
+    splats = within_reach(splats)
     splats = splats[morton_order(splats.means)]
     means, scales = array(splats.means), np.clip(array(splats.scales), -20, 20)
     sh = array(splats.sh)
@@ -103,7 +107,8 @@ def save(path: Path | str, splats: Splats) -> None:
         (rgba << np.array([24, 16, 8, 0])).sum(axis=1),
     ]
     higher = np.clip((sh[:, 1:].transpose(0, 2, 1).reshape(len(sh), -1) / 8 + 0.5) * 256, 0, 255).astype(np.uint8)
-    header = ["ply", "format binary_little_endian 1.0", f"element chunk {len(bounds[0])}"]
+    header = ["ply", "format binary_little_endian 1.0", *([f"comment {ANTIALIASED}"] if antialiased else [])]
+    header += [f"element chunk {len(bounds[0])}"]
     header += [f"property float {name}" for name in (*_BOUNDS, *_COLOR_BOUNDS)]
     header += [f"element vertex {len(splats)}", *(f"property uint {name}" for name in _PACKED)]
     if higher.shape[1]:
