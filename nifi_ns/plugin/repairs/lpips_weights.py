@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torchmetrics.image.lpip
 from torch import nn
 
 
 @contextmanager
 def without_lpips() -> Iterator[None]:
     """Within the block, torchmetrics' LPIPS is an empty module."""
+    import torchmetrics.image.lpip  # not at the start of every command: it loads transformers
+
     lpips = torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity
     torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = _nothing
     try:
