@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "rasterize": SCENE | {"compiled"},
     "capture": BASICS | {"compiled"},
     "formats": BASICS | {"splats"},
-    "presets": set(),
+    "presets": {"errors"},
     # Nix knows nothing of diffusion
     "compress.codec": {"errors", "compiled", "splats"},
     "compress.external": BASICS | {"media"},
@@ -45,14 +45,12 @@ ALLOWED: dict[str, set[str]] = {
     "restore": BASICS | {"diffusion", "distributions", "learning", "media", "metrics", "pairs", "results"},
     "report": BASICS | {"media", "metrics", "results"},
     # nerfstudio's side and the commands join the two
-    "plugin.repairs": {"errors", "rasterize"},
-    "plugin": SCENE
-    | {"compress", "media", "metrics", "pairs", "plugin.repairs", "rasterize", "references", "restore", "results"},
-    "method": {"plugin", "plugin.repairs"},
+    "plugin": SCENE | {"compress", "media", "metrics", "pairs", "rasterize", "references", "restore", "results"},
+    "method": {"plugin"},
 }
 TOP = {"nifi_ns", "commands"}
 """These may import everything."""
-NESTED = ("compress.codec", "compress.external", "plugin.repairs")
+NESTED = ("compress.codec", "compress.external")
 
 
 def module_of(file: Path) -> str:
