@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nifi_ns.commands._cli import run
+from nifi_ns.diffusion import CompileMode
 from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Enhance:
     """Start anew, though there is something at --output."""
     device: str | None = None
     """By default the GPU if there is one, else the CPU."""
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile: CompileMode | None = None
     """Compile the networks in this mode of torch.compile: faster, after a slow first picture."""
 
     def main(self) -> None:

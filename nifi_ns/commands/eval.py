@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from nifi_ns.commands._cli import run
+from nifi_ns.diffusion import CompileMode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +33,7 @@ class Eval:
     decoder: str | None = None
     """Decode what is restored by a small autoencoder in place of the backbone's: a folder or hub id of the
     AutoencoderTiny made for it, such as madebyollin/taesd3 for SD3. Faster; the table says what it costs."""
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile: CompileMode | None = None
     """Restore with networks compiled in this mode of torch.compile: faster, after a slow first view."""
     consistency: bool = False
     """Also measure whether the pictures flicker: each view is compared with what a camera shows that has gone a
@@ -85,9 +86,7 @@ class Eval:
         if folder is None:
             raise NifiError(f"--decoder and --compile are for a restorer, and {opened.scene} has none: give --restorer")
         device = opened.model.device
-        restorer = Restorer.from_pretrained(folder, device, decoder=self.decoder, compile=self.compile)
-        assert restorer.backbone
-        return restorer
+        return Restorer.from_pretrained(folder, device, decoder=self.decoder, compile=self.compile).load()
 
 
 def _consistency_table(rows: "list[Row]") -> "Table":

@@ -1,12 +1,24 @@
-"""Frozen diffusion backbones: networks, noise schedules, prompts and named LoRA adapters."""
+"""Frozen diffusion backbones: networks, autoencoders, noise schedules, prompts and named LoRA adapters.
 
-from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, NIFI_TINY, VAE_ADAPTER_FILE, AdapterName, Backbone
-from nifi_ns.diffusion._compilation import CompileMode, cxx_compiler
-from nifi_ns.diffusion._denoiser import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
-from nifi_ns.diffusion._families import StableDiffusion, StableDiffusion3
+Everything in which one kind of backbone differs from another is in `families`. Importing this loads torch, and
+diffusers only once a backbone is loaded.
+"""
+
+from nifi_ns.diffusion._adapters import AdapterName
+from nifi_ns.diffusion._backbone import NETWORK_ADAPTER_FILE, NIFI_TINY, VAE_ADAPTER_FILE, Backbone
+from nifi_ns.diffusion._compilation import CompileMode, compile_networks, cxx_compiler
+from nifi_ns.diffusion._denoiser import Denoiser, LatentBackbone, encode_photos, restore_latents
 from nifi_ns.diffusion._prompt import PROMPT_FILE, Embeddings, Prompt
 from nifi_ns.diffusion._schedules import Diffusion, FlowMatching
-from nifi_ns.diffusion._sources import WEIGHTS, Source, placement, reading, resolve
+from nifi_ns.diffusion._sources import WEIGHTS, Source, is_hub_id, placement, reading, resolve
+from nifi_ns.diffusion.families import (
+    Family,
+    LatentScaling,
+    StableDiffusion,
+    StableDiffusion3,
+    default_preset,
+    register,
+)
 
 __all__ = [
     "NETWORK_ADAPTER_FILE",
@@ -14,23 +26,28 @@ __all__ = [
     "PROMPT_FILE",
     "VAE_ADAPTER_FILE",
     "WEIGHTS",
-    "Adapter",
     "AdapterName",
     "Backbone",
     "CompileMode",
     "Denoiser",
     "Diffusion",
     "Embeddings",
+    "Family",
     "FlowMatching",
     "LatentBackbone",
+    "LatentScaling",
     "Prompt",
     "Source",
     "StableDiffusion",
     "StableDiffusion3",
+    "compile_networks",
     "cxx_compiler",
-    "encode_views",
+    "default_preset",
+    "encode_photos",
+    "is_hub_id",
     "placement",
     "reading",
+    "register",
     "resolve",
     "restore_latents",
 ]

@@ -3,25 +3,25 @@
 import itertools
 import json
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nifi_ns.diffusion._cross_view import across_views, views_across
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
 
+AdapterName = Literal["phi_minus", "phi_plus"]
+"""phi_minus restores; phi_plus, the critic, follows the distribution of what is restored."""
 _METADATA_KEY = "lora_adapter_metadata"  # where diffusers >= 0.34 looks for the LoraConfig, hence for alpha
 
 
 class Adapters:
-    """The adapters of one frozen diffusers model. A name that was not added means, as None does, the model itself."""
+    """The adapters of one frozen diffusers model. A name that was not added means the model itself, as None does."""
 
     def __init__(self, module: nn.Module, targets: Iterable[str] | str, prefix: str) -> None:
         """
@@ -81,21 +81,23 @@ class Adapters:
             parameter.requires_grad_(flag)
         self._active = name
 
-    def checkpoint_gradients(self) -> None:
+    def checkpoint_gradients(self, recall: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """From now on, compute what a backward pass needs again rather than keep it.
 
-        With the adapter that was on the first time, which need not be the one that is on when it is computed again, and
-        with attention across as many views.
+        That happens with the adapter that was on the first time, which need not be the one that is on by then.
+
+        Args:
+            recall: returns a context that brings back, later, whatever else about the module is now as it is.
         """
         from torch.utils.checkpoint import checkpoint
 
         def run(block: nn.Module, *inputs: Any) -> Any:
-            name, views = self._active, views_across(block)
+            name, recalled = self._active, recall()
 
             @contextmanager
             def again() -> Iterator[None]:
                 self.use(name)
-                with across_views(block, views):
+                with recalled:
                     yield
 
             return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
@@ -103,11 +105,14 @@ class Adapters:
         self._module.enable_gradient_checkpointing(run)
 
     def parameters(self, name: str) -> list[nn.Parameter]:
-        """The adapter's parameters, in the order of the module's layers; none if it was not added."""
+        """Return the adapter's parameters, in the order of the module's layers; none if it was not added."""
         return list(self._parameters.get(name, []))
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
-        """The adapter's tensors under diffusers' keys, `prefix.layer.lora_A.weight`; empty if it was not added."""
+        """Return the adapter's tensors, not copied, under diffusers' keys, `prefix.layer.lora_A.weight`.
+
+        Empty if it was not added.
+        """
         from peft import get_peft_model_state_dict
 
         if name not in self._parameters:
@@ -115,7 +120,7 @@ class Adapters:
         return {f"{self._prefix}.{k}": v for k, v in get_peft_model_state_dict(self._module, adapter_name=name).items()}
 
     def load_state_dict(self, name: str, state: dict[str, Tensor]) -> None:
-        """Copy `state`, of which the keys with this module's prefix must be exactly the adapter's, into the adapter.
+        """Copy the tensors of `state` with this module's prefix into the adapter, all of whose tensors they must be.
 
         Raises:
             NifiError: if layers are missing or unknown, or shapes differ (another backbone or rank).
@@ -134,11 +139,22 @@ class Adapters:
 
     def save(self, path: Path, name: str) -> None:
         """Write the adapter as diffusers' `save_lora_weights` does: prefixed keys, its LoraConfig in the metadata."""
+        from diffusers.loaders.lora_base import LoraBaseMixin
+
         config = self._module.peft_config[name].to_dict()
-        config = {f"{self._prefix}.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-        metadata = {_METADATA_KEY: json.dumps(config, default=str), "format": "pt"}
         with atomic_path(path) as temporary:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict(name).items()}, temporary, metadata)
+            LoraBaseMixin.write_lora_layers(
+                state_dict={key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict(name).items()},
+                save_directory=str(temporary.parent),
+                weight_name=temporary.name,
+                lora_adapter_metadata={
+                    f"{self._prefix}.{key}": sorted(value) if isinstance(value, set) else value
+                    for key, value in config.items()
+                },
+                is_main_process=True,
+                save_function=None,  # pyright: ignore[reportArgumentType]  # its annotation lacks None, which it takes
+                safe_serialization=True,
+            )
 
     def load(self, path: Path, name: str) -> None:
         """Add adapter `name` with the rank and alpha of the file at `path`, and its weights.
@@ -152,9 +168,9 @@ class Adapters:
         self.load_state_dict(name, state)
 
     def add_tensors(self, name: str, state: dict[str, Tensor], source: str) -> None:
-        """Add adapter `name` with those tensors of `state` that have this module's prefix; alpha is their rank.
+        """Add adapter `name` from those tensors of `state` that have this module's prefix, with their rank as alpha.
 
-        Layers of which there are none are not adapted.
+        Layers without tensors are not adapted.
 
         Raises:
             NifiError: if layers are unknown, shapes differ, or there are none; naming `source`.
@@ -166,7 +182,7 @@ class Adapters:
 
 
 def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state dict, LoraConfig as a dict) of an adapter file in diffusers' layout.
+    """Return state dict and LoraConfig, as a dict, of an adapter file in diffusers' layout.
 
     Raises:
         NifiError: if the file is missing, damaged (CorruptFileError) or holds no adapter.
@@ -186,7 +202,7 @@ def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _rank(state: dict[str, Tensor], prefix: str, source: str) -> int:
-    """The rank of the tensors with that prefix."""
+    """Return the one rank of the tensors with that prefix."""
     ranks = {v.shape[0] for k, v in state.items() if k.startswith(f"{prefix}.") and ".lora_A." in k}
     if len(ranks) != 1:
         raise NifiError(f"{source} holds no LoRA adapter of one rank for the {prefix}")

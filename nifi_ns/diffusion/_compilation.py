@@ -10,11 +10,11 @@ from torch import nn
 from nifi_ns.errors import NifiError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-"""Of torch.compile: reduce-overhead makes CUDA graphs, which are bound to the thread they were made in."""
+"""A mode of torch.compile. reduce-overhead makes CUDA graphs, which are bound to the thread they were made in."""
 
 
 def cxx_compiler() -> str | None:
-    """The C++ compiler that torch would use, if it is there: $CXX, g++ or clang++."""
+    """Return the C++ compiler that torch would use, if there is one: $CXX, g++ or clang++."""
     chosen = os.environ.get("CXX")
     return next(filter(shutil.which, [chosen] if chosen else ["g++", "clang++"]), None)
 
@@ -26,6 +26,6 @@ def compile_networks(networks: Iterable[nn.Module], mode: CompileMode) -> None:
         NifiError: if there is no C++ compiler.
     """
     if cxx_compiler() is None:
-        raise NifiError("torch.compile needs a C++ compiler (apt-get install g++), or leave compiling away")
+        raise NifiError("torch.compile needs a C++ compiler (apt-get install g++), or do not compile")
     for network in networks:
         network.compile(mode=mode)

@@ -1,55 +1,68 @@
 """Several views in one forward pass: self-attention that sees all of them, in any diffusers model with processors."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from nifi_ns.errors import NifiError
 
-class AcrossViews:
-    """An attention processor that runs another on the tokens of all views at once.
 
-    The batch is [views of the first sample, views of the second, ...]. Difix and multi-view diffusion mix views like
-    this (Wu et al. 2025): [B V, N, D] tokens attend as [B, V N, D], by the weights that are there.
+class CrossViewAttnProcessor:
+    """An attention processor that runs another on the tokens of several views at once.
+
+    A batch is [views of the first sample, views of the second, ...]. As in Difix and multi-view diffusion (Wu et al.
+    2025), tokens [B V, N, D] attend as [B, V N, D], with the weights that are there.
     """
 
-    def __init__(self, processor: Any, views: int) -> None:
+    def __init__(self, processor: Any, num_views: int) -> None:
         self.processor = processor
-        self.views = views
+        self.num_views = num_views
 
     def __call__(
         self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **more: Any
     ) -> Any:
-        """What `processor` gives, by view: of tokens [B V, N, D], and, in joint attention (SD3), of a text's."""
+        """Return what `processor` gives for tokens [B V, N, D] and, in joint attention (SD3), those of a text."""
         inputs = (hidden_states, encoder_hidden_states)
-        joined = [None if x is None else x.reshape(-1, self.views * x.shape[1], x.shape[2]) for x in inputs]
+        joined = [None if x is None else x.reshape(-1, self.num_views * x.shape[1], x.shape[2]) for x in inputs]
         outputs = self.processor(attn, joined[0], encoder_hidden_states=joined[1], **more)
         both = outputs if isinstance(outputs, tuple) else (outputs,)
-        parted = tuple(x.reshape(-1, x.shape[1] // self.views, x.shape[2]) for x in both)
+        parted = tuple(x.reshape(-1, x.shape[1] // self.num_views, x.shape[2]) for x in both)
         return parted if isinstance(outputs, tuple) else parted[0]
 
 
-@contextmanager
-def across_views(network: Any, views: int) -> Iterator[None]:
-    """Within it, self-attention of `network` sees so many views at once. Not thread-safe by itself."""
-    if views == 1:
-        yield
-        return
-    # "attn1" of U-Nets attends to the image, "attn2" to the text; SD3's "attn" to both
-    named = ((name.rpartition(".")[2], module) for name, module in network.named_modules())
-    layers: list[Any] = [m for name, m in named if name in ("attn1", "attn") and hasattr(m, "processor")]
-    before = [layer.processor for layer in layers]
-    for layer in layers:
-        layer.processor = AcrossViews(layer.processor, views)
-    try:
-        yield
-    finally:
-        for layer, processor in zip(layers, before, strict=True):
-            layer.processor = processor
+class CrossViewAttention:
+    """The self-attention layers of one network, which see one view at a time unless told otherwise."""
 
+    def __init__(self, network: nn.Module, layers: Collection[str]) -> None:
+        """
+        Args:
+            network: a diffusers model.
+            layers: last parts of the names of its self-attention layers.
+        """
+        self.num_views = 1
+        named = ((name.rpartition(".")[2], module) for name, module in network.named_modules())
+        self._layers: list[Any] = [module for name, module in named if name in layers and hasattr(module, "processor")]
 
-def views_across(network: Any) -> int:
-    """How many views its self-attention sees at once, just now."""
-    processors = (getattr(module, "processor", None) for module in network.modules())
-    return next((processor.views for processor in processors if isinstance(processor, AcrossViews)), 1)
+    @contextmanager
+    def across(self, num_views: int) -> Iterator[None]:
+        """While the context is open, let self-attention see `num_views` views at once. Not thread-safe by itself.
+
+        Raises:
+            NifiError: if there is more than one view, and the network has no such layers.
+        """
+        if num_views > 1 and not self._layers:
+            raise NifiError("this backbone cannot attend to photos: it has none of its family's self-attention layers")
+        before = self.num_views
+        self._see(num_views)
+        try:
+            yield
+        finally:
+            self._see(before)
+
+    def _see(self, num_views: int) -> None:
+        for layer in self._layers:
+            own = layer.processor.processor if self.num_views > 1 else layer.processor
+            layer.processor = CrossViewAttnProcessor(own, num_views) if num_views > 1 else own
+        self.num_views = num_views

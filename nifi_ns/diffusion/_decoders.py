@@ -1,4 +1,4 @@
-"""A small, fast decoder in place of a backbone's: TAESD (github.com/madebyollin/taesd), by diffusers."""
+"""A small, fast decoder in place of a backbone's own: TAESD (github.com/madebyollin/taesd), loaded by diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nifi_ns.diffusion._sources import reading, resolve
+from nifi_ns.diffusion.families import LatentScaling
 from nifi_ns.errors import NifiError
 
 
@@ -19,16 +20,17 @@ class TinyDecoder(nn.Module):
         self._shift = shift
 
     @staticmethod
-    def from_pretrained(name: str | Path, vae: Any, downsampling: int) -> "TinyDecoder":
+    def from_pretrained(name: str | Path, vae: Any, scaling: LatentScaling, downsampling: int) -> "TinyDecoder":
         """Load a folder or hub id, such as madebyollin/taesd (SD1.5, SD2, SD-Turbo) or madebyollin/taesd3 (SD3).
 
         Args:
             name: where it is.
             vae: the configuration of the backbone's autoencoder.
+            scaling: how the backbone scales that autoencoder's latents.
             downsampling: pixels per latent of the backbone, along a side.
 
         Raises:
-            NifiError: if it cannot be had, is no AutoencoderTiny, or is for latents of other channels or size.
+            NifiError: if it cannot be loaded, is no AutoencoderTiny, or is for latents of other channels or size.
         """
         source = resolve(str(name), "decoder")
         with reading(str(name), "decoder"):
@@ -45,10 +47,12 @@ class TinyDecoder(nn.Module):
                 f"the decoder {name} is for {given[0]} channels and {given[1]} pixels per latent, "
                 f"the backbone has {vae.latent_channels} and {downsampling}: give the one made for it"
             )
-        # It takes latents as the model's network does in diffusers: shifted (which ours are not), then scaled.
-        shift = vae.scaling_factor * (vae.shift_factor or 0)
-        return TinyDecoder(tiny.decoder, 1 / own.scaling_factor, own.shift_factor - shift / own.scaling_factor)
+        # It takes latents as diffusers' pipelines give them to the network: (latents - shift_factor) * scaling_factor.
+        # The backbone's are scaled by `scaling`, and undoing that and applying theirs is one factor and one summand.
+        ratio = vae.scaling_factor / scaling.scale
+        summand = vae.scaling_factor * (scaling.shift - (vae.shift_factor or 0.0))
+        return TinyDecoder(tiny.decoder, ratio / own.scaling_factor, own.shift_factor + summand / own.scaling_factor)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W], about [0, 1], of latents [B, C, h, w] as the backbone has them."""
+        """Return images [B, 3, H, W], about [0, 1], of latents [B, C, h, w] as the backbone has them."""
         return self._decoder(latents * self._scale + self._shift) / 2 + 0.5

@@ -1,73 +1,73 @@
-"""What one step of restoration needs of a diffusion model, and the step."""
+"""One step of restoration, and what it and the losses need of a diffusion model."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Adapter = Literal["phi_minus", "phi_plus"]
+from nifi_ns.diffusion._adapters import AdapterName
 
 
 class Denoiser(Protocol):
-    """What the score-matching terms need of `backbone.Backbone`; timesteps are [B] in 0..1000."""
+    """What one step and the score-matching losses need of a `Backbone`; timesteps are [B], between 0 and 1000."""
 
     def signal(self, t: Tensor) -> float | Tensor:
-        """a_t of the forward process, [B]."""
+        """Return the factor a_t [B] of the image in the forward process."""
         ...
 
     def sigma(self, t: Tensor) -> float | Tensor:
-        """s_t of the forward process, [B]."""
+        """Return the standard deviation s_t [B] of the noise in the forward process."""
         ...
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t of the forward process."""
+        """Return x_t = a_t x0 + s_t noise, all [B, C, h, w]."""
         ...
 
     def predict(
         self,
         x_t: Tensor,
         t: Tensor,
-        adapter: Adapter | None,
+        adapter: AdapterName | None,
         guidance_scale: float = 1.0,
-        views: int = 1,
+        num_views: int = 1,
         dropped: Tensor | None = None,
     ) -> Tensor:
-        """The network's output, whatever it predicts; of the null prompt for samples that `dropped` [B] says.
+        """Return the network's output [B, C, h, w], whatever it predicts.
 
-        Attention sees so many `views`, samples that follow one another, at once.
+        Samples marked in `dropped` [B] get the null prompt. Self-attention sees `num_views` samples in a row.
         """
         ...
 
     def to_x0(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
-        """The clean estimate of `out`."""
+        """Return the clean latents that the output `out` means."""
         ...
 
     def to_eps(self, x_t: Tensor, out: Tensor, t: Tensor) -> Tensor:
-        """The predicted noise of `out`."""
+        """Return the noise that the output `out` means."""
         ...
 
 
 class LatentBackbone(Denoiser, Protocol):
     """A denoiser of an autoencoder's latents."""
 
-    def encode(self, images: Tensor, adapter: Adapter | None = None) -> Tensor:
-        """[B, 3, H, W] in [0, 1] to scaled latents."""
+    def encode(self, images: Tensor, adapter: AdapterName | None = None) -> Tensor:
+        """Return scaled latents [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents to [B, 3, H, W], about [0, 1]."""
+        """Return images [B, 3, H, W], about [0, 1], of scaled latents [B, C, h, w]."""
         ...
 
 
-def encode_views(backbone: LatentBackbone, images: Tensor) -> Tensor:
-    """Latents [B, R, C, h, w] of photos [B, R, 3, H, W] by the frozen encoder: phi-'s is for degraded views."""
-    return backbone.encode(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
+def encode_photos(backbone: LatentBackbone, photos: Tensor) -> Tensor:
+    """Encode photos [B, R, 3, H, W] to latents [B, R, C, h, w], without an adapter: phi_minus is for degraded views."""
+    return backbone.encode(photos.flatten(0, 1)).float().unflatten(0, photos.shape[:2])
 
 
 def restore_latents(
     backbone: Denoiser, latents: Tensor, noise: Tensor, t0: float, attended_photos: Tensor | None = None
 ) -> Tensor:
-    """One step of phi- from t0: latents of degraded views to z_hat, both [B, C, h, w].
+    """Restore latents of degraded views to z_hat, both [B, C, h, w], by one step of phi_minus from t0.
 
     Args:
         backbone: the diffusion model.
@@ -75,11 +75,11 @@ def restore_latents(
         noise: added at t0, of the same shape or [1, C, h, w]; zeros for none.
         t0: the timestep, of 1000.
         attended_photos: [B, R, C, h, w] latents of photos of other cameras. They are noised alike, for the network to
-            see all of them at one noise level, and attention joins them with their view.
+            see all of them at one noise level, and self-attention joins them with their view.
     """
     views = latents[:, None] if attended_photos is None else torch.cat([latents[:, None], attended_photos], dim=1)
     noise = noise[:, None].expand_as(views).flatten(0, 1)
     timestep = torch.full((len(noise),), float(t0), device=latents.device)
     x_t = backbone.add_noise(views.flatten(0, 1), noise, timestep)
-    z_hat = backbone.to_x0(x_t, backbone.predict(x_t, timestep, "phi_minus", views=views.shape[1]), timestep)
+    z_hat = backbone.to_x0(x_t, backbone.predict(x_t, timestep, "phi_minus", num_views=views.shape[1]), timestep)
     return z_hat[:: views.shape[1]]

@@ -17,20 +17,20 @@ PROMPT_FILE = "prompt.safetensors"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a text encoder makes of one text."""
+    """What text encoders make of one text."""
 
     tokens: Tensor
     """[1, L, D]"""
     pooled: Tensor | None = None
-    """[1, P] for the families that take one (SD3)."""
+    """[1, P] for families that take one (SD3)."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Embeddings":
-        """The same embeddings on `device` as `dtype`."""
+        """Return the same embeddings on `device` as `dtype`."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         return Embeddings(self.tokens.to(device, dtype), pooled)
 
     def expand(self, batch: int) -> "Embeddings":
-        """Repeated for a batch, without a copy."""
+        """Return them repeated for a batch, without a copy."""
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
         return Embeddings(self.tokens.expand(batch, -1, -1), pooled)
 
@@ -44,7 +44,7 @@ class Prompt:
     null: Embeddings
 
     def expand(self, batch: int, dropped: Tensor | None = None) -> Embeddings:
-        """The fixed prompt for a batch; for samples that `dropped` [B] says the null prompt."""
+        """Return the fixed prompt for a batch, and the null prompt for samples marked in `dropped` [B]."""
         positive = self.positive.expand(batch)
         if dropped is None:
             return positive
@@ -55,7 +55,7 @@ class Prompt:
         return Embeddings(tokens, torch.where(dropped[:, None], null.pooled, positive.pooled))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Prompt":
-        """The same prompt on `device` as `dtype`."""
+        """Return the same prompt on `device` as `dtype`."""
         return Prompt(self.text, self.positive.to(device, dtype), self.null.to(device, dtype))
 
     def save(self, path: Path | str) -> None:

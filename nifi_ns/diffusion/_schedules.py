@@ -20,32 +20,35 @@ class Schedule(ABC):
 
     def __init__(self, timesteps: Tensor, signals: Tensor, sigmas: Tensor) -> None:
         order = torch.argsort(timesteps)
-        self._timesteps = timesteps[order].double()  # [T]
-        self._signals = signals[order].double()  # [T]
-        self._sigmas = sigmas[order].double()  # [T]
+        tables = torch.stack([timesteps[order].double(), signals[order].double(), sigmas[order].double()])
+        self._tables = {torch.device("cpu"): tables}  # [3, T] on each device that asked
 
-    def _look_up(self, table: Tensor, t: float | Tensor) -> float | Tensor:
-        """The table's value at the timestep nearest to `t`: a float for a number, float32 [B] for a tensor."""
-        times = torch.as_tensor(t, dtype=torch.float64).detach().cpu()
-        above = torch.searchsorted(self._timesteps, times).clamp(1, len(self._timesteps) - 1)
-        nearer_below = times - self._timesteps[above - 1] <= self._timesteps[above] - times
-        values = table[above - nearer_below.long()]
-        return values.to(t.device, torch.float32) if isinstance(t, Tensor) else float(values)
+    def _look_up(self, row: int, t: float | Tensor) -> float | Tensor:
+        """Return the table's value at the timestep nearest to `t`: a float for a number, float32 [B] for a tensor.
+
+        A tensor is looked up on its own device, without a copy to the CPU, which would wait for all work before it.
+        """
+        if not isinstance(t, Tensor):
+            return float(_nearest(self._tables[torch.device("cpu")], row, torch.tensor(t, dtype=torch.float64)))
+        if t.device not in self._tables:  # float32 holds the timesteps exactly, and not every GPU has float64
+            self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device, torch.float32)
+        tables = self._tables[t.device]
+        return _nearest(tables, row, t.detach().to(tables.dtype)).float()
 
     def timestep(self, t: float | Tensor) -> float | Tensor:
-        """The tabulated timestep nearest to `t`: the one the network was trained on, and is told."""
-        return self._look_up(self._timesteps, t)
+        """Return the tabulated timestep nearest to `t`: the one the network was trained on, and is told."""
+        return self._look_up(0, t)
 
     def signal(self, t: float | Tensor) -> float | Tensor:
-        """What is left of the image at `t`, a factor in [0, 1]: a float, or a tensor [B] where `t` is one."""
-        return self._look_up(self._signals, t)
+        """Return what is left of the image at `t`, in [0, 1]: a float, or float32 [B] where `t` is a tensor."""
+        return self._look_up(1, t)
 
     def sigma(self, t: float | Tensor) -> float | Tensor:
-        """The standard deviation of the noise at `t`, in [0, 1]: a float, or a tensor [B] where `t` is one."""
-        return self._look_up(self._sigmas, t)
+        """Return the noise's standard deviation at `t`, in [0, 1]: a float, or float32 [B] where `t` is a tensor."""
+        return self._look_up(2, t)
 
     def _coefficients(self, t: float | Tensor, like: Tensor) -> tuple[Any, Any]:
-        """(signal, sigma), shaped to multiply a batch such as `like` [B, C, h, w]."""
+        """Return (signal, sigma), shaped to multiply a batch such as `like` [B, C, h, w]."""
         signal, sigma = self.signal(t), self.sigma(t)
         if isinstance(signal, Tensor) and isinstance(sigma, Tensor) and signal.ndim:
             shape = (-1, *[1] * (like.ndim - 1))
@@ -53,17 +56,25 @@ class Schedule(ABC):
         return signal, sigma
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """`x_t = signal(t) x_0 + sigma(t) noise`, for x0 and noise [B, C, h, w]."""
+        """Return `x_t = signal(t) x_0 + sigma(t) noise`, for x0 and noise [B, C, h, w]."""
         signal, sigma = self._coefficients(t, x0)
         return signal * x0 + sigma * noise
 
     @abstractmethod
     def to_x0(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """The clean latents [B, C, h, w] meant by the network's output `out` at `x_t`."""
+        """Return the clean latents [B, C, h, w] meant by the network's output `out` at `x_t`."""
 
     @abstractmethod
     def to_eps(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """The noise [B, C, h, w] meant by the network's output `out` at `x_t`; the score there is `-eps / sigma(t)`."""
+        """Return the noise [B, C, h, w] meant by the output `out` at `x_t`; the score there is `-eps / sigma(t)`."""
+
+
+def _nearest(tables: Tensor, row: int, t: Tensor) -> Tensor:
+    """Return `tables[row]` where `tables[0]`, which ascends, is nearest to `t`, of any shape."""
+    timesteps = tables[0]
+    above = torch.searchsorted(timesteps, t).clamp(1, len(timesteps) - 1)
+    nearer_below = t - timesteps[above - 1] <= timesteps[above] - t
+    return tables[row][above - nearer_below.long()]
 
 
 class FlowMatching(Schedule):
@@ -71,7 +82,11 @@ class FlowMatching(Schedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "FlowMatching":
-        """From the configuration of a diffusers FlowMatchEulerDiscreteScheduler, whose table includes the shift."""
+        """Read the configuration of a diffusers FlowMatchEulerDiscreteScheduler, whose table includes its `shift`.
+
+        Raises:
+            NifiError: if the shift depends on the image's size.
+        """
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
         if config.get("use_dynamic_shifting"):
@@ -83,11 +98,11 @@ class FlowMatching(Schedule):
         return cls(scheduler.timesteps, 1 - sigmas, sigmas)
 
     def to_x0(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """`x_t - s v`."""
+        """Return `x_t - s v`."""
         return x_t - self._coefficients(t, x_t)[1] * out
 
     def to_eps(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """`x_t + (1 - s) v`."""
+        """Return `x_t + (1 - s) v`."""
         return x_t + self._coefficients(t, x_t)[0] * out
 
 
@@ -102,7 +117,11 @@ class Diffusion(Schedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Diffusion":
-        """From the configuration of a DDPM-like diffusers scheduler (DDIM, PNDM, Euler, ...): they share its betas."""
+        """Read the configuration of a DDPM-like diffusers scheduler (DDIM, PNDM, Euler, ...): they share its betas.
+
+        Raises:
+            NifiError: if its network predicts neither epsilon nor v.
+        """
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         scheduler: Any = DDPMScheduler.from_config(config)
@@ -112,11 +131,11 @@ class Diffusion(Schedule):
         return cls(torch.arange(len(scheduler.alphas_cumprod)), scheduler.alphas_cumprod.double(), prediction)
 
     def to_x0(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """epsilon: `(x_t - sqrt(1 - abar) eps) / sqrt(abar)`; v_prediction: `sqrt(abar) x_t - sqrt(1 - abar) v`."""
+        """Return `(x_t - sqrt(1 - abar) eps) / sqrt(abar)`, or for v_prediction `sqrt(abar) x_t - sqrt(1 - abar) v`."""
         signal, sigma = self._coefficients(t, x_t)
         return (x_t - sigma * out) / signal if self.prediction == "epsilon" else signal * x_t - sigma * out
 
     def to_eps(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """epsilon: the output itself; v_prediction: `sqrt(1 - abar) x_t + sqrt(abar) v`."""
+        """Return the output itself, or for v_prediction `sqrt(1 - abar) x_t + sqrt(abar) v`."""
         signal, sigma = self._coefficients(t, x_t)
         return out if self.prediction == "epsilon" else sigma * x_t + signal * out

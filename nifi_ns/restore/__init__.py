@@ -2,6 +2,7 @@
 
 from nifi_ns.restore._config import TrainingConfig
 from nifi_ns.restore._description import RESTORER_FILE, Decode, Description, RestorerSettings, packaged_weights
+from nifi_ns.restore._network import OneStepNetwork
 from nifi_ns.restore._objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
 from nifi_ns.restore._restorer import Restorer
 from nifi_ns.restore._training import Trainer
@@ -12,6 +13,7 @@ __all__ = [
     "Description",
     "Draws",
     "ObjectiveConfig",
+    "OneStepNetwork",
     "Restorer",
     "RestorerSettings",
     "Trainer",

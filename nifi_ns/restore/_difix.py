@@ -1,12 +1,13 @@
 """Difix (Wu et al. 2025), NVIDIA's one-step fixer of rendered views, with the weights that its users have.
 
-SD-Turbo's U-Net, trained whole; its autoencoder, whose decoder also sees what the encoder saw, through four 1x1
-convolutions (and has LoRA weights, which are merged as they are read); no noise at t0 = 199; and, in the variant with
-references, self-attention that sees photos of other cameras beside the view. The weights (`nvidia/difix`,
+It is SD-Turbo's U-Net, all of it trained, and SD-Turbo's autoencoder, whose decoder also sees what the encoder saw,
+through four 1x1 convolutions; the decoder's LoRA weights are merged as they are read. No noise is added at t0 = 199,
+and in `difix_ref` self-attention sees photos of other cameras beside the view. The weights (`nvidia/difix`,
 `nvidia/difix_ref`) are under a licence that excludes commercial use; none of them, and nothing of their code, is here.
 """
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,86 +16,116 @@ from torch import Tensor, nn
 
 from nifi_ns.diffusion import (
     PROMPT_FILE,
-    Backbone,
+    CompileMode,
     Embeddings,
+    Family,
     Prompt,
     Source,
     StableDiffusion,
+    compile_networks,
+    is_hub_id,
     placement,
     reading,
     resolve,
 )
-from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.errors import CorruptFileError
+from nifi_ns.restore._description import RestorerSettings
 
-T0 = 199
+DIFIX_SETTINGS = RestorerSettings(t0=199, noise_scale=0.0, decode="full", attended_photos=1)
+"""What Difix was trained for."""
 PROMPT = "remove degradation"
 _PIPELINE = "DifixPipeline"
 _VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
 _SKIPS = 4
 _LORA_SCALE = 8.0
-"""peft's default lora_alpha, which the public descriptions of the training leave as it is; over the rank."""
+"""peft's default lora_alpha, which the public descriptions of the training do not change; divided by the rank."""
 
 
-def is_difix(name: str | Path) -> bool:
-    """Whether `name` is a folder or hub id of Difix: one whose `model_index.json` says so.
+def is_difix(path: Path) -> bool:
+    """Return whether a folder, or a repository on the hub, is Difix's: its `model_index.json` says so.
 
     Raises:
-        NifiError: if it looks like a hub id, and the hub cannot be reached or does not give it.
+        NifiError: if it is meant for the hub, which cannot be reached or does not have it.
     """
-    if not Path(name).is_dir() and str(name).count("/") != 1:
+    if not path.is_dir() and not is_hub_id(str(path)):
         return False
-    with reading(str(name), "restorer"):
-        source = resolve(str(name), "restorer")
+    with reading(str(path), "restorer"):
+        source = resolve(str(path), "restorer")
         return source.has("model_index.json") and source.config("model_index.json").get("_class_name") == _PIPELINE
 
 
-class SkipAutoencoder(nn.Module):
-    """A Stable Diffusion autoencoder whose decoder also gets the inputs of the encoder's blocks, coarsest first."""
+class SkipEncoder(nn.Module):
+    """The encoder of a Stable Diffusion autoencoder, which also gives the inputs of its blocks."""
 
-    def __init__(self, vae: Any, skips: nn.ModuleList) -> None:
-        """`skips`: a 1x1 convolution for each block of the decoder."""
+    def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae: Any = vae
-        self.skips = skips
+        self.encoder: Any = vae.encoder
+        self.quant_conv: Any = vae.quant_conv
 
-    @property
-    def config(self) -> Any:
-        """The autoencoder's."""
-        return self.vae.config
-
-    def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Of pixels [B, 3, H, W] in [-1, 1]: the posterior's mode, unscaled, and what the decoder is to see."""
-        encoder = self.vae.encoder
-        x, seen = encoder.conv_in(pixels), []
+    def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the posterior's mode, unscaled, and the blocks' inputs, for pixels [B, 3, H, W] in [-1, 1]."""
+        encoder = self.encoder
+        x, skipped = encoder.conv_in(pixels), []
         for block in encoder.down_blocks:
-            seen.append(x)
+            skipped.append(x)
             x = block(x)
         x = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(encoder.mid_block(x))))
-        if self.vae.quant_conv is not None:
-            x = self.vae.quant_conv(x)
-        return x.chunk(2, dim=1)[0], seen
+        return (x if self.quant_conv is None else self.quant_conv(x)).chunk(2, dim=1)[0], skipped
 
-    def decode(self, latents: Tensor, seen: list[Tensor]) -> Tensor:
-        """Pixels [B, 3, H, W], about [-1, 1], of unscaled latents and of what the encoder saw."""
-        decoder = self.vae.decoder
-        x = latents if self.vae.post_quant_conv is None else self.vae.post_quant_conv(latents)
+
+class SkipDecoder(nn.Module):
+    """The decoder of a Stable Diffusion autoencoder, whose blocks also get the inputs of the encoder's."""
+
+    def __init__(self, vae: Any, convolutions: nn.ModuleList) -> None:
+        """`convolutions`: a 1x1 convolution for each block of the decoder."""
+        super().__init__()
+        self.decoder: Any = vae.decoder
+        self.post_quant_conv: Any = vae.post_quant_conv
+        self.convolutions = convolutions
+
+    def forward(self, latents: Tensor, skipped: list[Tensor]) -> Tensor:
+        """Return pixels [B, 3, H, W], about [-1, 1], for unscaled latents and what `SkipEncoder` gave with them."""
+        decoder = self.decoder
+        x = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
         x = decoder.mid_block(decoder.conv_in(x))
-        for block, skip, more in zip(decoder.up_blocks, self.skips, reversed(seen), strict=True):
-            x = block(x + skip(more))
+        for block, convolution, skip in zip(decoder.up_blocks, self.convolutions, reversed(skipped), strict=True):
+            x = block(x + convolution(skip))
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))
 
 
-class Difix(Backbone):
-    """Difix's network and autoencoder. It has no adapters: `restore` is all of it."""
+class Difix:
+    """Difix's network and autoencoder: a `OneStepNetwork`, whole and frozen, without adapters."""
+
+    max_side = None
+    """No limit: a U-Net has no position table."""
 
     def __init__(
-        self, name: str, family: StableDiffusion, vae: SkipAutoencoder, prompt: Prompt, device: torch.device, dtype: Any
+        self, family: Family, vae: Any, convolutions: nn.ModuleList, prompt: Prompt, device: torch.device
     ) -> None:
-        super().__init__(name, family, vae.vae, prompt, device=device, dtype=dtype)
-        self._skipping = vae.to(device).eval()
+        """
+        Args:
+            family: the U-Net and its schedule.
+            vae: the autoencoder, an AutoencoderKL of the U-Net's dtype.
+            convolutions: those that join its encoder's blocks to its decoder's, as `SkipDecoder` takes them.
+            prompt: the one text that the U-Net is told.
+            device: where to run.
+        """
+        self.device = device
+        self.family = family
+        self.prompt = prompt.to(device, vae.dtype)
+        self.latent_channels: int = vae.config.latent_channels
+        self.downsampling = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.pixel_multiple = self.downsampling * family.latent_multiple
+        self._dtype: torch.dtype = vae.dtype
+        self._scaling = family.latent_scaling(vae.config)
+        self._encoder = SkipEncoder(vae).to(device).eval()
+        self._decoder = SkipDecoder(vae, convolutions).to(device, vae.dtype).eval()
+        for part in (family.network.to(device).eval(), self._encoder, self._decoder):
+            part.requires_grad_(False)
+        self._lock = threading.RLock()
 
     @staticmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def from_pretrained(
         name: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Difix":
         """Load `nvidia/difix`, `nvidia/difix_ref` or a folder of their layout.
@@ -108,34 +139,54 @@ class Difix(Backbone):
             NifiError: if it cannot be found, reached or read, or is damaged (CorruptFileError).
         """
         device, dtype = placement(device, dtype)
-        source = resolve(str(name))
-        with reading(source.name):
-            family = StableDiffusion.load(source.location, dtype)
-            vae = _load_autoencoder(source).to(dtype)
+        source = resolve(str(name), "restorer")
+        with reading(source.name, "restorer"):
+            family = StableDiffusion.load(source, dtype)
+            vae, convolutions = _load_autoencoder(source)
             prompt = Prompt.load(source.file(PROMPT_FILE)) if source.has(PROMPT_FILE) else _embed(source)
-        return Difix(source.name, family, vae, prompt, device, dtype)
+        return Difix(family, vae.to(dtype), convolutions, prompt, device)
 
-    def use_decoder(self, name: str | Path) -> None:
-        """Refused: no small autoencoder sees what the encoder saw."""
-        raise NifiError(f"Difix decodes by its own autoencoder: leave the decoder {name} away")
+    def restore(self, images: Tensor, noise: Tensor, t0: float, attended_photos: Tensor | None = None) -> Tensor:
+        """Return fixed views; see `OneStepNetwork`.
 
-    def restore(self, images: Tensor, noise: Tensor, t0: float = T0, attended_photos: Tensor | None = None) -> Tensor:
-        """Fixed views [B, 3, H, W], about [0, 1], of such; `attended_photos` [B, R, 3, H, W] are of other cameras.
-
-        It was trained with `noise` of zeros and on latents that are not scaled down as those with noise are.
+        Difix was trained with `noise` of zeros, and on latents that are not scaled down as those with noise are.
         """
         views = images[:, None] if attended_photos is None else torch.cat([images[:, None], attended_photos], dim=1)
         batch, count = views.shape[:2]
+        schedule = self.family.schedule
         with self._lock:
-            latents, seen = self._skipping.encode((views.flatten(0, 1) * 2 - 1).to(self.device, self.dtype))
-            z = latents.float() * self.vae.config.scaling_factor
-            x_t = z + self.sigma(t0) * noise[:, None].expand(batch, count, *z.shape[1:]).flatten(0, 1)
-            x_0 = self.to_x0(x_t, self.predict(x_t, t0, None, views=count), t0)
-            first = x_0[::count] / self.vae.config.scaling_factor
-            return self._skipping.decode(first.to(self.dtype), [x[::count] for x in seen]).float() / 2 + 0.5
+            z, skipped = self._encode(views.flatten(0, 1))
+            x_t = z + schedule.sigma(t0) * noise[:, None].expand(batch, count, *z.shape[1:]).flatten(0, 1)
+            timestep = torch.full((len(x_t),), float(schedule.timestep(t0)), device=self.device)
+            with self.family.attend_across(count):
+                out = self.family(x_t.to(self._dtype), timestep, self.prompt.expand(len(x_t))).float()
+            x_0 = schedule.to_x0(x_t, out, t0)
+            return self._decode(x_0[::count], [x[::count] for x in skipped])
+
+    def autoencode(self, images: Tensor) -> Tensor:
+        """Return the images as its autoencoder gives them back; see `OneStepNetwork`."""
+        with self._lock:
+            return self._decode(*self._encode(images))
+
+    def compile(self, mode: CompileMode) -> None:
+        """From now on, compile the U-Net, the encoder and the decoder for each new size of image.
+
+        Raises:
+            NifiError: if there is no C++ compiler.
+        """
+        compile_networks((self.family.network, self._encoder, self._decoder), mode)
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return scaled latents, float32, and what the decoder needs beside them."""
+        latents, skipped = self._encoder((images * 2 - 1).to(self.device, self._dtype))
+        return self._scaling.apply(latents.float()), skipped
+
+    def _decode(self, latents: Tensor, skipped: list[Tensor]) -> Tensor:
+        return self._decoder(self._scaling.undo(latents).to(self._dtype), skipped).float() / 2 + 0.5
 
 
-def _load_autoencoder(source: Source) -> SkipAutoencoder:
+def _load_autoencoder(source: Source) -> tuple[Any, nn.ModuleList]:
+    """Return the AutoencoderKL in `source`, without adapters, and the convolutions that join encoder and decoder."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from safetensors.torch import load_file
 
@@ -154,11 +205,11 @@ def _load_autoencoder(source: Source) -> SkipAutoencoder:
     except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CorruptFileError(f"{source.name}/{_VAE_FILE} is not Difix's autoencoder: {reason}") from error
-    return SkipAutoencoder(vae, nn.ModuleList(convolutions)).requires_grad_(False)
+    return vae, nn.ModuleList(convolutions)
 
 
 def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without adapters, of a state dict in which peft put some layers beside LoRA weights.
+    """Return a state dict without adapters, given one in which peft put some layers beside LoRA weights.
 
     `layer.base_layer.weight` and `layer.lora_A.<name>.weight` [r, ...], `layer.lora_B.<name>.weight` become
     `layer.weight`, of linear and convolutional layers.
@@ -175,7 +226,7 @@ def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _embed(source: Source) -> Prompt:
-    """The fixed prompt by the text encoder of `source`; the null prompt is not used."""
+    """Return the fixed prompt, embedded by the text encoder of `source`; the null prompt is not used."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer: Any = CLIPTokenizer.from_pretrained(source.location, subfolder="tokenizer")

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nifi_ns.diffusion import Adapter, Denoiser, LatentBackbone, encode_views, restore_latents
+from nifi_ns.diffusion import AdapterName, Denoiser, LatentBackbone, encode_photos, restore_latents
 from nifi_ns.errors import NifiError
 from nifi_ns.restore._description import Decode
 from nifi_ns.restore._perceptual import Perceptual, PerceptualMetric
@@ -114,7 +114,7 @@ def matching_gradient(
     All are [B, C, h, w] but `timestep`, [B].
     """
 
-    def score(latents: Tensor, adapter: Adapter | None = None) -> tuple[Tensor, Tensor]:
+    def score(latents: Tensor, adapter: AdapterName | None = None) -> tuple[Tensor, Tensor]:
         """Noise and velocity that the network sees in the noised latents."""
         x_t = backbone.add_noise(latents, noise, timestep)
         output = backbone.predict(x_t, timestep, adapter, config.guidance_scale)
@@ -180,7 +180,7 @@ def restorer_loss(
     """
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
-        others = None if attended_photos is None else encode_views(backbone, attended_photos)
+        others = None if attended_photos is None else encode_photos(backbone, attended_photos)
     z = backbone.encode(degraded, adapter="phi_minus").float()
     z_hat = restore_latents(backbone, z, config.noise_scale * draws.start_noise, config.t0, others).float()
     terms: dict[str, Tensor] = {}

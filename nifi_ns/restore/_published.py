@@ -1,7 +1,17 @@
-"""Checkpoints in the layouts of the paper's authors and of TSD-SR: LoRA weights of SD3's `transformer` and `vae`.
+"""Checkpoints of the paper's authors, and of TSD-SR: LoRA weights of SD3's `transformer` and `vae`.
 
-Either one file by `torch.save` that holds both models' state dicts by name (github.com/ceteke/nifi), or a folder with
-`transformer.safetensors` and `vae.safetensors` (github.com/Microtreei/TSD-SR).
+The paper's (github.com/ceteke/nifi) are one file by `torch.save` with both models' state dicts by name, such as
+`3dgs-sd3-restorer-t=199.ckpt`; TSD-SR's (github.com/Microtreei/TSD-SR) a folder with `transformer.safetensors` and
+`vae.safetensors`. Alpha equals the rank: 64 in the paper's.
+
+A checkpoint restores here nearly as it does with the authors' code, which differs in this:
+
+- its latent is a sample of the encoder's posterior; here it is the mode, so that a view is restored the same each time;
+- its noise is new for every image; here it is the same for all of one size, so that frames do not flicker;
+- its step ends at the schedule's sigma at t = 0, which is 0.003 for SD3; here at 0, the estimate of the clean latent;
+- it tells the network timestep 199; here the nearest of the schedule's, 197.9, which is where the noise level is from;
+- it pads an image to 8 pixels and then the latent to 2; here the image is padded to 16, by reflection;
+- it restores an image of any size at once; here in tiles where a side is longer than `Restorer.tile_size`.
 """
 
 import pickle
@@ -18,6 +28,7 @@ from torch import Tensor
 
 from nifi_ns.diffusion import Backbone, Embeddings, Prompt
 from nifi_ns.errors import CorruptFileError
+from nifi_ns.restore._description import RestorerSettings
 
 BACKBONE = "stabilityai/stable-diffusion-3-medium-diffusers"
 EMBEDDINGS_FILE = "default_embeddings.npz"
@@ -26,35 +37,46 @@ PROMPT = (
     "maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing, skin pore detailing, hyper sharpness, "
     "perfect without deformations."
 )
+PUBLISHED_SETTINGS = RestorerSettings(t0=199, noise_scale=1.0, decode="full")
+"""What the paper's code and TSD-SR's do."""
 _PARTS = ("transformer", "vae")
 
 
-def is_published(path: Path) -> bool:
-    """Whether `path` is a file, or a folder of TSD-SR's layout."""
-    return path.is_file() or all((path / f"{part}.safetensors").is_file() for part in _PARTS)
+def is_checkpoint(path: Path) -> bool:
+    """Return whether `path` is a file, as the paper's checkpoints are."""
+    return path.is_file()
+
+
+def is_tsd_sr(path: Path) -> bool:
+    """Return whether `path` is a folder of TSD-SR's layout."""
+    return all((path / f"{part}.safetensors").is_file() for part in _PARTS)
 
 
 def load_published(
     path: Path, device: torch.device | str | None, dtype: torch.dtype | None, backbone: str | Path | None
 ) -> Backbone:
-    """SD3, or the `backbone` given, with the checkpoint at `path` as phi_minus.
+    """Load SD3, or the `backbone` given, with the checkpoint at `path` as phi_minus.
 
-    The prompt is that of `default_embeddings.npz` beside the checkpoint, as the authors' code writes it, or else their
-    text, embedded by the backbone's text encoders.
+    The prompt is that of `default_embeddings.npz`, as the authors' code writes it, beside the checkpoint or in the
+    `example/` beside its folder, as in the authors' repository; else their text, embedded by the backbone's text
+    encoders.
 
     Raises:
         NifiError: if the backbone cannot be loaded, or the checkpoint is damaged (CorruptFileError) or for another.
     """
     adapter = read_published(path)
-    embeddings = (path if path.is_dir() else path.parent) / EMBEDDINGS_FILE
-    prompt = _read_embeddings(embeddings) if embeddings.is_file() else PROMPT
+    folder = path if path.is_dir() else path.parent
+    files = (folder / EMBEDDINGS_FILE, folder.resolve().parent / "example" / EMBEDDINGS_FILE)
+    prompt = next((_read_embeddings(file) for file in files if file.is_file()), PROMPT)
     loaded = Backbone.from_pretrained(backbone or BACKBONE, device, dtype, prompt)
     loaded.add_adapter("phi_minus", adapter, str(path))
     return loaded
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """The LoRA tensors of both models under diffusers' keys (`transformer.`, `vae.`), without the frozen weights.
+    """Return the LoRA tensors of both models under diffusers' keys (`transformer.`, `vae.`).
+
+    The frozen weights, gigabytes that a checkpoint may hold beside them, are not read.
 
     Raises:
         CorruptFileError: if it is damaged or of another layout.
@@ -63,11 +85,11 @@ def read_published(path: Path) -> dict[str, Tensor]:
         if path.is_dir():
             states: Any = {part: load_file(path / f"{part}.safetensors") for part in _PARTS}
         else:
-            states = torch.load(path, map_location="cpu", weights_only=True)
+            states = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         tensors = {}
         for part in _PARTS:
             for key, value in states[part].items():
-                # Of a state dict, layer.lora_A.default.weight. TSD-SR's vae.safetensors says "transformer." too.
+                # A state dict's key is layer.lora_A.default.weight. TSD-SR's vae.safetensors says "transformer." too.
                 if match := re.fullmatch(r"(?:(?:transformer|vae)\.)?(.+\.lora_[AB])(?:\.\w+)?\.weight", key):
                     tensors[f"{part}.{match[1]}.weight"] = value
     except (RuntimeError, OSError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
@@ -78,7 +100,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 
 def _read_embeddings(path: Path) -> Prompt:
-    """The authors' embeddings of the prompt; of the null prompt, which restoring needs not, zeros."""
+    """Return the authors' embeddings of the prompt, with zeros for the null prompt, which restoring does not need."""
     try:
         with np.load(path) as arrays:
             positive = Embeddings(*(torch.from_numpy(arrays[k]) for k in ("prompt_embeds", "pooled_prompt_embeds")))

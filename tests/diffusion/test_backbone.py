@@ -154,7 +154,7 @@ def test_text_encoders_are_let_go(backbone_folders: dict[str, Path], family: str
 
 @pytest.mark.parametrize("name", ["nifi-tiny", "sd-turbo"])
 def test_a_prompt_without_a_text_encoder_is_one_line(backbone_folders: dict[str, Path], name: str) -> None:
-    with pytest.raises(NifiError, match=rf"{name}\S* has no text_encoder/ .*leave the prompt away") as error:
+    with pytest.raises(NifiError, match=rf"{name}\S* has no text_encoder/ .*omit the prompt") as error:
         Backbone.from_pretrained(backbone_folders.get(name, name), device="cpu", prompt="sharp")
     assert "\n" not in str(error.value)
 

@@ -127,3 +127,24 @@ def test_schedules_that_would_be_misread_are_refused() -> None:
         FlowMatching.from_config(dict(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config))
     with pytest.raises(NifiError, match="'sample': expected epsilon or v_prediction"):
         Diffusion.from_config(dict(DDPMScheduler(prediction_type="sample").config))
+
+
+def test_a_batch_s_times_are_looked_up_on_their_device(backbone: Backbone) -> None:
+    """A meta tensor has no content: whoever copies it to the CPU, or waits for it, raises."""
+    times = torch.empty(3, device="meta")
+    schedule = backbone.schedule
+    for look_up in (schedule.timestep, schedule.signal, schedule.sigma):
+        found = look_up(times)
+        assert isinstance(found, Tensor) and found.device.type == "meta"
+        assert found.shape == (3,) and found.dtype == torch.float32
+    noisy = backbone.add_noise(torch.empty(3, 4, 2, 2, device="meta"), torch.empty(3, 4, 2, 2, device="meta"), times)
+    assert noisy.device.type == "meta"
+
+
+def test_float32_tables_give_the_same_as_float64(backbone: Backbone) -> None:
+    schedule, times = backbone.schedule, torch.arange(1001.0)
+    expected = [look_up(times) for look_up in (schedule.timestep, schedule.signal, schedule.sigma)]
+    (tables,) = schedule._tables.values()
+    schedule._tables[tables.device] = tables.float()  # what a GPU gets
+    found = [look_up(times) for look_up in (schedule.timestep, schedule.signal, schedule.sigma)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))  # type: ignore[arg-type]

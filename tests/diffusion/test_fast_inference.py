@@ -77,7 +77,7 @@ def test_half_precision_takes_images_of_any_kind(saved: Path, image: torch.Tenso
 
 def test_without_a_compiler_compiling_is_refused(saved: Path, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(NifiError, match=r"needs a C\+\+ compiler .* or leave compiling away"):
+    with pytest.raises(NifiError, match=r"needs a C\+\+ compiler .* or do not compile"):
         Restorer.from_pretrained(saved, "cpu", compile="default")(image)
 
 

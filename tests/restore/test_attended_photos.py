@@ -11,7 +11,7 @@ from pair_folders import write_scene
 from PIL import Image
 from torch import Tensor
 
-from nifi_ns.diffusion import Backbone, encode_views, restore_latents
+from nifi_ns.diffusion import Backbone, encode_photos, restore_latents
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import PairCrops, PairFolder, find_pair_folders, write_shards
 from nifi_ns.restore import Draws, ObjectiveConfig, Restorer, Trainer, TrainingConfig, restorer_loss
@@ -66,7 +66,7 @@ def test_the_loss_follows_the_photos_whatever_their_order_and_number(adapted: Ba
     assert abs(one - alone) > 1e-6 and abs(two - one) > 1e-6
     torch.testing.assert_close(loss(adapted, photos(2).flip(1)), two, rtol=1e-4, atol=1e-6)
     # each sample has its own: of the one whose photos stay, what is restored stays
-    others = encode_views(adapted, photos(2))
+    others = encode_photos(adapted, photos(2))
     z = torch.randn(2, *others.shape[2:], generator=torch.Generator().manual_seed(3))
     noise = torch.zeros_like(z)
     changed = torch.stack([others[0], others[1].flip(-1)])
@@ -76,7 +76,7 @@ def test_the_loss_follows_the_photos_whatever_their_order_and_number(adapted: Ba
 
 
 def test_gradients_flow_through_the_photos(adapted: Backbone) -> None:
-    others = encode_views(adapted, photos(1)).requires_grad_()
+    others = encode_photos(adapted, photos(1)).requires_grad_()
     z = torch.randn(2, adapted.latent_channels, *others.shape[-2:])
     restored = restore_latents(adapted, z, torch.zeros_like(z[:1]), 199, others)
     (gradient,) = torch.autograd.grad(restored[0].square().sum(), others)
@@ -157,9 +157,9 @@ def test_every_family_learns_to_look(
     numbers: list[int] = []
     predict = Backbone.predict
 
-    def counted(self, *given, views: int = 1, **more):
-        numbers.extend([views] if torch.is_grad_enabled() and given[2] == "phi_minus" else [])
-        return predict(self, *given, views=views, **more)
+    def counted(self, *given, num_views: int = 1, **more):
+        numbers.extend([num_views] if torch.is_grad_enabled() and given[2] == "phi_minus" else [])
+        return predict(self, *given, num_views=num_views, **more)
 
     backbone = Backbone.from_pretrained(backbone_folders.get(family, family), device="cpu")
     trainer = Trainer(backbone, [pairs], tmp_path / "restorer", replace(CONFIG, steps=8))

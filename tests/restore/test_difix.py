@@ -1,6 +1,7 @@
 """Difix in miniature: a folder of its layout, against its autoencoder run with peft and hooks."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from miniatures import difix_autoencoder
 from PIL import Image
 from safetensors.torch import load_file
 
-from nifi_ns.diffusion._cross_view import across_views
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Restorer
 from nifi_ns.restore._difix import Difix, is_difix
@@ -41,42 +41,30 @@ def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, difix_fol
     eps = difix.family.network(z, 199, difix.prompt.positive.tokens).sample
     x_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha**0.5  # of the latents as they are: neither noise nor scale
     expected = vae.decode(x_0 / vae.config.scaling_factor).sample / 2 + 0.5
-    assert torch.allclose(difix.restore(image, NONE), expected, atol=1e-4)
+    assert torch.allclose(difix.restore(image, NONE, 199), expected, atol=1e-4)
     assert difix.prompt.text == "remove degradation"
 
 
 @torch.no_grad()
 def test_references_are_looked_at(difix: Difix) -> None:
     image, photo = torch.rand(2, 3, 32, 48), torch.rand(2, 1, 3, 32, 48)
-    alone, with_photo = difix.restore(image, NONE), difix.restore(image, NONE, attended_photos=photo)
+    alone, with_photo = difix.restore(image, NONE, 199), difix.restore(image, NONE, 199, attended_photos=photo)
     assert with_photo.shape == image.shape and (with_photo - alone).abs().mean() > 1e-5
     # a view that sees itself twice sees nothing new
-    assert torch.allclose(difix.restore(image, NONE, attended_photos=image[:, None]), alone, atol=1e-5)
+    assert torch.allclose(difix.restore(image, NONE, 199, attended_photos=image[:, None]), alone, atol=1e-5)
     # nor does one sample of a batch see the other's photo
-    assert torch.allclose(difix.restore(image[:1], NONE, attended_photos=photo[:1]), with_photo[:1], atol=1e-5)
+    assert torch.allclose(difix.restore(image[:1], NONE, 199, attended_photos=photo[:1]), with_photo[:1], atol=1e-5)
     order = torch.rand(2, 2, 3, 32, 48)
     assert torch.allclose(
-        difix.restore(image, NONE, attended_photos=order),
-        difix.restore(image, NONE, attended_photos=order.flip(1)),
+        difix.restore(image, NONE, 199, attended_photos=order),
+        difix.restore(image, NONE, 199, attended_photos=order.flip(1)),
         atol=1e-5,
     )
 
 
-@torch.no_grad()
-def test_views_are_joined_in_every_family(backbone) -> None:
-    x, channels = torch.rand(2, backbone.latent_channels, 8, 8), backbone.family.network
-    alone = backbone.predict(x, 199, None)
-    with across_views(channels, 2):
-        joined = backbone.predict(x, 199, None)
-        same = backbone.predict(x[[0, 0]], 199, None)
-    assert (joined - alone).abs().max() > 1e-5
-    assert torch.allclose(same[0], alone[0], atol=1e-5)
-    assert torch.equal(backbone.predict(x, 199, None), alone)
-
-
 def test_is_told_from_other_folders(difix_folder: Path, backbone_folders: dict[str, Path]) -> None:
     assert is_difix(difix_folder)
-    assert not any(map(is_difix, (*backbone_folders.values(), "nifi-tiny", difix_folder / "nothing")))
+    assert not any(map(is_difix, (*backbone_folders.values(), Path("nifi-tiny"), difix_folder / "nothing")))
 
 
 def test_another_autoencoder_is_one_line(difix_folder: Path, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -87,7 +75,7 @@ def test_another_autoencoder_is_one_line(difix_folder: Path, backbone_folders: d
     with pytest.raises(CorruptFileError, match=r"is not Difix's autoencoder: 'decoder\.skip_conv_1 to 4'"):
         Difix.from_pretrained(broken, device="cpu")
     (broken / weights).write_bytes(b"nothing")
-    with pytest.raises(NifiError, match="cannot load the backbone"):
+    with pytest.raises(NifiError, match="cannot load the restorer"):
         Difix.from_pretrained(broken, device="cpu")
 
 
@@ -97,3 +85,34 @@ def test_is_a_restorer_that_takes_references(difix_folder: Path) -> None:
     image, photo = (Image.effect_noise((44, 30), sigma).convert("RGB") for sigma in (20, 60))
     restored = [restorer(image, attended_photos=photos) for photos in ((), (photo,))]
     assert restored[0].size == restored[1].size == image.size and restored[0].tobytes() != restored[1].tobytes()
+
+
+def test_every_part_that_runs_is_compiled(difix: Difix, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, ran = [], []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: compiled.append((self, mode)))
+    difix.compile("default")
+    for part in [difix.family.network, *vars(difix).values()]:
+        if isinstance(part, torch.nn.Module):
+            part.register_forward_hook(lambda module, *_: ran.append(module))
+    difix.restore(torch.rand(1, 3, 16, 16), NONE, 199)
+    assert len(ran) == 3 and {id(part) for part, _ in compiled} == {id(part) for part in ran}
+    assert {mode for _, mode in compiled} == {"default"}
+
+
+def test_it_is_not_trained_saved_or_decoded_by_another_decoder(difix_folder: Path, tmp_path: Path) -> None:
+    restorer = Restorer.from_pretrained(difix_folder, device="cpu")
+    with pytest.raises(NifiError, match="Difix has no adapters"):
+        restorer.save_pretrained(tmp_path)
+    assert not any(tmp_path.iterdir())
+    for option in ("backbone", "decoder"):
+        with pytest.raises(NifiError, match="give no backbone or decoder"):
+            Restorer.from_pretrained(difix_folder, device="cpu", **{option: "nifi-tiny"})  # type: ignore[arg-type]
+
+
+def test_the_change_is_decoded_with_the_skips(difix_folder: Path) -> None:
+    restorer, image = Restorer.from_pretrained(difix_folder, device="cpu"), torch.rand(16, 24, 3)
+    full, autoencoded = restorer(image), restorer.network.autoencode(image.movedim(-1, 0)[None])[0].movedim(0, -1)
+    restorer.settings = replace(restorer.settings, decode="change")
+    inside = ((image + full - autoencoded - 0.5).abs() < 0.5) & ((full - 0.5).abs() < 0.5)
+    torch.testing.assert_close(restorer(image)[inside], (image + full - autoencoded)[inside], atol=1e-5, rtol=0)
+    assert inside.float().mean() > 0.3

@@ -38,7 +38,7 @@ class Gaussian:
         a, s = self._scales(t)
         return a * x0 + s * noise
 
-    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1, dropped=None) -> Tensor:
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, num_views=1, dropped=None) -> Tensor:
         a, s = self._scales(t)
         mean, std = self.critic if adapter == "phi_plus" else (self.mean, self.std)
         eps = s * (x_t - a * mean) / (a**2 * std**2 + s**2)
@@ -167,7 +167,7 @@ class Recorder(Gaussian):
         self.asked.append(("decode", None))
         return latents.view(-1, 3, 4, 4)
 
-    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, views=1, dropped=None) -> Tensor:
+    def predict(self, x_t, t, adapter=None, guidance_scale=1.0, num_views=1, dropped=None) -> Tensor:
         self.asked.append(("predict", adapter))
         assert torch.is_grad_enabled() == (adapter == "phi_minus")
         return super().predict(x_t, t, adapter, guidance_scale)

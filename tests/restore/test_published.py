@@ -11,8 +11,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from miniatures import save_text_encoders
 from peft import LoraConfig, get_peft_model_state_dict
 
+from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Restorer
+from nifi_ns.restore._layouts import LAYOUTS
 from nifi_ns.restore._published import EMBEDDINGS_FILE, PROMPT, read_published
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "proj", "linear", "proj_out"]
@@ -91,7 +93,7 @@ def test_without_their_embeddings_their_text_is_embedded(authors, backbone_folde
     asked, folder = [], tmp_path / "with_encoder"
     shutil.copytree(backbone_folders["sd3"], folder)
     save_text_encoders(folder, "sd3")
-    monkeypatch.setattr("nifi_ns.diffusion._families.StableDiffusion3.encode_prompt", lambda *a: asked.append(a[2]))
+    monkeypatch.setattr("nifi_ns.diffusion.StableDiffusion3.encode_prompt", lambda *a: asked.append(a[2]))
     with pytest.raises(AttributeError):
         Restorer.from_pretrained(path, device="cpu", backbone=folder)(IMAGE)
     assert asked == [PROMPT]
@@ -132,3 +134,27 @@ def test_what_is_no_such_checkpoint_is_refused(authors, backbone_folders, tmp_pa
     (tmp_path / EMBEDDINGS_FILE).write_bytes(b"PK")
     with pytest.raises(CorruptFileError, match="holds no prompt embeddings"):
         load()
+
+
+def test_embeddings_are_found_where_the_authors_keep_them(authors, backbone_folders, tmp_path: Path):
+    for folder in ("checkpoints", "example"):
+        (tmp_path / folder).mkdir()
+    path = authors.save(tmp_path / "checkpoints", "file")
+    expected = Restorer.from_pretrained(path, device="cpu", backbone=backbone_folders["sd3"])(IMAGE)
+    (path.parent / EMBEDDINGS_FILE).rename(tmp_path / "example" / EMBEDDINGS_FILE)
+    found = Restorer.from_pretrained(path, device="cpu", backbone=backbone_folders["sd3"])
+    assert torch.equal(found(IMAGE), expected) and found.backbone.prompt.text == PROMPT
+
+
+def test_layouts_do_not_take_each_other_s(authors, backbone_folders, difix_folder: Path, tmp_path: Path):
+    for name in ("file", "folder", "own", "empty"):
+        (tmp_path / name).mkdir()
+    paths = [authors.save(tmp_path / name, name) for name in ("file", "folder")]
+    tiny = Backbone.from_pretrained("nifi-tiny", device="cpu")
+    tiny.add_adapters(2, 2)
+    Restorer(tiny).save_pretrained(tmp_path / "own")
+    recognized = [
+        [layout.recognizes(path) for layout in LAYOUTS]
+        for path in (tmp_path / "own", *paths, difix_folder, tmp_path / "empty", backbone_folders["sd3"])
+    ]
+    assert recognized == [[i == j for j in range(4)] for i in range(4)] + [[False] * 4] * 2

@@ -148,7 +148,7 @@ def test_tiles_get_the_noise_of_their_place(restorer: Restorer, monkeypatch: pyt
 
 def test_references_reach_every_tile_at_its_place(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
     image, photos = torch.rand(40, 60, 3), [torch.rand(80, 120, 3), torch.rand(3, 40, 60)]
-    with pytest.raises(NifiError, match="not trained to look at reference photos"):
+    with pytest.raises(NifiError, match="not trained to look at photos"):
         restorer(image, attended_photos=photos)
     restorer.settings = replace(restorer.settings, attended_photos=1)
     assert not torch.equal(restorer(image, attended_photos=photos), restorer(image))

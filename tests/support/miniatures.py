@@ -38,7 +38,8 @@ def save_prompt(folder: Path, dim: int, pooled: int | None) -> None:
     Prompt("a photo", *embeddings).save(folder / "prompt.safetensors")
 
 
-def save_vae(folder: Path, latent_channels: int, attention: bool, scaling_factor: float) -> None:
+def save_vae(folder: Path, latent_channels: int, attention: bool, **scaling: float) -> None:
+    """An autoencoder of two pixels per latent; `scaling`: its scaling_factor, and shift_factor if it has one."""
     config: dict[str, Any] = dict(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -49,7 +50,7 @@ def save_vae(folder: Path, latent_channels: int, attention: bool, scaling_factor
         mid_block_add_attention=attention,
         use_quant_conv=latent_channels == 4,  # as SD1/2's, and not SD3's
         use_post_quant_conv=latent_channels == 4,
-        scaling_factor=scaling_factor,
+        **scaling,
     )
     AutoencoderKL(**config).save_pretrained(folder / "vae")
 
