@@ -136,7 +136,7 @@ def test_a_view_without_photos_refers_to_itself(tmp_path: Path) -> None:
     crops = PairCrops(scenes, size=16, seed=0, length=60, attended_photos=2)
     itself = [torch.equal(crops[i]["attended_photos"][0], crops[i]["degraded"]) for i in range(60)]
     assert 15 < sum(itself) < 45
-    with pytest.raises(NifiError, match="these pairs name no photos to refer to; write them again"):
+    with pytest.raises(NifiError, match="these pairs name no photos to attend to; write them again"):
         PairCrops(scenes[1:], size=16, seed=0, length=1, attended_photos=1)
 
 
