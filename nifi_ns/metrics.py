@@ -31,6 +31,8 @@ from nifi_ns import distributions
 _log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")
+REFERENCE_METRICS = METRICS[:5]
+"""Those that compare pixel by pixel and need no weights, the same on every machine."""
 LOWER_IS_BETTER = frozenset({"gmsd", "swd", "spectrum", "lpips", "dists"})
 
 # below these sides the definitions do not hold (windows, pyramids and strides larger than the picture)

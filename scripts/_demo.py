@@ -62,7 +62,7 @@ class Demo:
         folder = output / "runs" / scene / METHOD / "demo"
         large, small = (folder / "nifi" / size / "config.yml" for size in self.sizes)
         steps.run("train", large, *self._train(data, output / "runs", scene))
-        compress = ("ns-nifi-compress", "--load-config", folder / "config.yml", "--target-size", self.sizes[1])
+        compress = ("ns-nifi-compress", "run", folder / "config.yml", "--target-size", self.sizes[1])
         steps.run("compress", small, *compress, *(("--steps", "60") if self.quick else ()))
         restorer = folder / "nifi" / "restorer" / "restorer.json"
         length = ("--smoke",) if self.quick else ("--steps", "300")

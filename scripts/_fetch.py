@@ -33,7 +33,11 @@ class RangesRefused(Exception):
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on a server, read where it is needed: seekable, and asked again when a connection is lost."""
+    """A file on a server, read where it is needed: seekable, and asked again when a connection is lost.
+
+    remotezip (0.12) reads members in ranges, too, but gives up on a lost connection, begins the member anew when it is
+    asked again, and fails for good where the connection broke before the first byte.
+    """
 
     def __init__(self, url: str) -> None:
         """Ask for the first byte, to learn the size.
@@ -108,7 +112,8 @@ def _partial(response: Any, count: int) -> bytes:
 def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None:
     """Fetch a whole file to `target`; a file that was begun, by an earlier call too, is continued.
 
-    A server's length and MD5 (Google's `x-goog-hash`), where it tells them, are checked. `advance` gets counts.
+    A server's length and MD5 (Google's `x-goog-hash`), where it tells them, are checked. They come over the same
+    connection, so they show damage, not forgery: against that there is only https. `advance` gets counts.
 
     Raises:
         NifiError: if the server does not answer, or has no such file.

@@ -48,7 +48,6 @@ from nifi_ns.rasterize import render
 from nifi_ns.results import Row, row, save
 from nifi_ns.splats import Splats
 
-_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
 _TRIES = 6  # to decimate to a size
 _ABLATIONS: dict[str, dict[str, Any]] = {
     "neither quantisers nor levels in the loop": {"quantize_from": 1.0},
@@ -240,7 +239,7 @@ def _row(opened: Run, codec: str, splats: Splats, size: int, variant: Any = "com
     for view in opened.eval_views:
         assert view.image is not None
         image = render(splats.to(view.image.device), view, **_drawn(opened)).rgb.clamp(0, 1)
-        measured.append(metrics.compute(image, view.image, names=_METRICS))
+        measured.append(metrics.compute(image, view.image, names=metrics.REFERENCE_METRICS))
     more = {"codec": codec, "sh_degree": splats.sh_degree, **extra}
     return row(opened.scene, variant, bytes=size, gaussians=len(splats), metrics=metrics.mean(measured), **more)
 

@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -66,8 +65,8 @@ class BenchDistill:
     """A restorer's folder or hub id, to be the teacher in rows of its own."""
     dropout: float = 0.0
     """The model's, in every training but the plain one."""
-    fix: DistillationConfig = field(default_factory=DistillationConfig)
-    """How views are repaired and how much they count; `steps` are those of the progressive rows."""
+    distill: DistillationConfig = field(default_factory=DistillationConfig)
+    """How views are restored and how much they count; `steps` are those of the progressive rows."""
     work: Path = Path("outputs/bench_distill")
     """Where the runs are kept."""
     output: Path = Path("results/bench_distill.json")
@@ -79,12 +78,12 @@ class BenchDistill:
             raise NifiError(f"no capture at {self.data}")
         if self.steps < 10 or self.compression_steps < 1:
             raise NifiError(f"{self.steps} and {self.compression_steps} steps: expected 10 or more, and 1 or more")
-        if self.fix.teacher == "restorer":
+        if self.distill.teacher == "restorer":
             raise NifiError("name the restorer as --restorer: the photos are the teacher in any case")
         for size in self.sizes:
             target_bytes(size)
-        at = self.fix.steps or tuple(round(part * self.steps) for part in _REPAIRED_AT)
-        progressive = replace(self.fix, steps=at)
+        at = self.distill.steps or tuple(round(part * self.steps) for part in _REPAIRED_AT)
+        progressive = replace(self.distill, steps=at)
         how = {"method": self.method, "dropout": self.dropout}
         how |= {"steps": self.steps, "compression_steps": self.compression_steps}
         rows: list[Row] = []
@@ -125,7 +124,7 @@ class BenchDistill:
                 optimizer["scheduler"].max_steps = self.steps
         model.compression, model.dropout = replace(model.compression, enabled=False), dropout
         config.data = datamanager.data = self.data
-        datamanager.max_train_views, pipeline.fix = self.views, fix
+        datamanager.max_train_views, pipeline.distill = self.views, fix
         config.max_num_iterations = self.steps
         made_of = repr((self.data.resolve(), self.views, self.steps, dropout, fix))
         config.output_dir, config.experiment_name = self.work, self.data.resolve().name
@@ -189,11 +188,9 @@ def _train(config: TrainerConfig) -> Path:
 def _post_fixed(opened: Run, view: View, rgb: Tensor, depth: Tensor, fix: DistillationConfig) -> Tensor:
     """[H, W, 3]: a view as the teacher repairs it when it is looked at."""
     model = opened.model
-    referenced = partial(model.reference, view, rgb, depth)
-    if fix.teacher == "references":
-        return referenced()
-    how = model.restoration_by(fix.restorer)
-    return how.shown(rgb, *model.restoration(rgb, referenced, partial(model.photos, view, depth), how))
+    choice = None if fix.teacher == "references" else model.trained_choice(fix.restorer)
+    request = model.view_restorer.request(view, rgb, depth, choice=choice)
+    return request.referenced if choice is None else request.picture
 
 
 def _table(rows: list[Row]) -> Table:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +27,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nifi_ns.commands._cli import run
-from nifi_ns.commands.train import PRESET_FIELDS, Train
+from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone, Diffusion, FlowMatching
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
 from nifi_ns.learning import make_optimizer
-from nifi_ns.presets import load_preset
-from nifi_ns.restore import Draws, TrainingConfig, critic_loss, restorer_loss
+from nifi_ns.restore import LossNoise, TrainingConfig, critic_loss, restorer_loss
 
 
 class LiveBytes(TorchDispatchMode):
@@ -85,9 +84,10 @@ class BenchMemory:
         """Run two steps, print a table, write the numbers."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise NifiError("--device cuda: there is no GPU; leave it away to calculate")
-        training = load_preset("sd3", Train(), PRESET_FIELDS).training
-        training = replace(training, crop=self.crop, batch_size=self.batch_size)
-        training = replace(training, gradient_checkpointing=self.gradient_checkpointing)
+        training = preset("sd3").training
+        training = training.with_options(
+            crop=self.crop, batch_size=self.batch_size, gradient_checkpointing=self.gradient_checkpointing
+        )
         device = torch.device("cuda" if self.device == "cuda" else "cpu")
         used = measure(training, device, SD3)
         write_text(self.output, json.dumps(used, indent=1) + "\n")
@@ -113,7 +113,7 @@ def measure(training: TrainingConfig, device: torch.device, shapes: dict[str, di
         models = (backbone.family.network, backbone.vae, perceptual)
         ours = set(map(id, trained))
         frozen = [t for model in models for t in (*model.parameters(), *model.buffers()) if id(t) not in ours]
-        optimizers = {name: make_optimizer(parameters, 1e-6, training) for name, parameters in adapters.items()}
+        optimizers = {name: make_optimizer(trained, 1e-6, training.optimization) for name, trained in adapters.items()}
         live = LiveBytes()
         for tensor in (*frozen, *trained):
             live.add(tensor)
@@ -149,7 +149,8 @@ def _build(
 
     perceptual = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
     backbone = random_backbone("sd3", schedule, device, torch.bfloat16, shapes)
-    backbone.add_adapters(training.rank, training.lora_alpha, training.vae_encoder)
+    adapters = training.adapters
+    backbone.add_adapters(adapters.rank, adapters.lora_alpha, adapters.vae_encoder)
     if training.gradient_checkpointing:
         backbone.checkpoint_gradients()
     return backbone, perceptual
@@ -163,10 +164,10 @@ def _step(
     device: torch.device,
 ) -> Iterator[str]:
     """What `Trainer` does in a step; yields the names of its phases as they end."""
-    objective, count, side = training.objective, training.batch_size, training.crop // backbone.downsampling
-    clean, degraded = torch.rand(2, count, 3, training.crop, training.crop)
+    objective, count, side = training.objective, training.batch_size, training.data.crop // backbone.downsampling
+    clean, degraded = torch.rand(2, count, 3, training.data.crop, training.data.crop)
     noise = torch.randn(2, count, backbone.latent_channels, side, side)
-    draws = Draws(noise[0], torch.full((count,), 300.0), noise[1], torch.zeros(count, dtype=torch.bool))
+    draws = LossNoise(noise[0], torch.full((count,), 300.0), noise[1], torch.zeros(count, dtype=torch.bool))
     with torch.autocast(device.type, torch.bfloat16):
         lpips = lambda a, b: perceptual(a, b, normalize=True).mean()  # noqa: E731
         loss = restorer_loss(backbone, degraded, clean, draws, objective, lpips, decode=training.decode)

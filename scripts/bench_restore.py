@@ -18,7 +18,7 @@ Everything that was trained is kept in `--work` and not trained again.
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,17 @@ from torch import Tensor
 
 from nifi_ns import metrics
 from nifi_ns.commands._cli import run
+from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.learning import comparison_grid
 from nifi_ns.media import write_picture
-from nifi_ns.pairs import Inputs, PairFolder, find_pair_folders
+from nifi_ns.pairs import Input, PairFolder, find_pair_folders
 from nifi_ns.restore import (
     RESTORER_FILE,
     Decode,
     Description,
-    ObjectiveConfig,
     Restorer,
     Trainer,
     TrainingConfig,
@@ -49,7 +49,6 @@ from nifi_ns.restore import (
 )
 from nifi_ns.results import Row, Variant, row, save
 
-_SHOWN = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")
 _GRID_VIEWS = 3
 _SHARPENING, _GRAIN = 0.4, 0.007  # share of what a blur of one pixel takes away; standard deviation, of 0 to 1
 _WHOLE = "as the defaults"
@@ -117,7 +116,7 @@ class BenchRestore:
         console.print(f"written to {self.output}, .csv and .png of every scene at a rate")
 
     def _measured(self, folders: Sequence[PairFolder]) -> Iterator[list[Row]]:
-        config = TrainingConfig(steps=self.steps)
+        config = preset("nifi-tiny").training.with_options(steps=self.steps)
         scenes = list(dict.fromkeys(folder.scene for folder in folders))
         for scene in scenes:
             own = [folder for folder in folders if folder.scene == scene]
@@ -125,7 +124,8 @@ class BenchRestore:
             network = self._trained(own, f"{scene}/referenced", config, inputs="referenced")
             guided = None
             if self.attended_photos and all(folder.attended_photos for folder in own):
-                guided = self._trained(own, f"{scene}/guided", replace(config, attended_photos=self.attended_photos))
+                attending = config.with_options(attended_photos=self.attended_photos)
+                guided = self._trained(own, f"{scene}/guided", attending)
             for folder in own:
                 ways = [_Way("compressed"), _Way("unsharp mask and grain", sharpened=True)]
                 if self.generic is not None:
@@ -139,11 +139,9 @@ class BenchRestore:
             yield from self._ablations([folder for folder in folders if folder.scene == scenes[0]])
 
     def _ablations(self, folders: Sequence[PairFolder]) -> Iterator[list[Row]]:
-        whole = TrainingConfig(steps=self.steps)
+        whole = preset("nifi-tiny").training.with_options(steps=self.steps)
         for number, (what, change) in enumerate(_ABLATIONS.items()):
-            objective = {key: value for key, value in change.items() if hasattr(ObjectiveConfig, key)}
-            other = {key: value for key, value in change.items() if key not in objective}
-            config = replace(whole, objective=replace(whole.objective, **objective), **other)
+            config = whole.with_options(**change)
             try:
                 way = _Way(what, self._trained(folders, f"ablations/{number}", config, last=True))
             except NifiError as error:  # weights of a loss that cannot be had
@@ -158,7 +156,7 @@ class BenchRestore:
         name: str,
         config: TrainingConfig,
         *,
-        inputs: Inputs = "degraded",
+        inputs: Input = "degraded",
         last: bool = False,
     ) -> Path:
         """The restorer `name` of `work`, trained unless it is there.
@@ -166,7 +164,7 @@ class BenchRestore:
         `last`: as it is after the last step, at full strength, in place of what validation views choose.
         """
         output = self.work / name
-        about: dict[str, Any] = {"settings": asdict(config), "inputs": inputs, "backbone": self.backbone}
+        about: dict[str, Any] = {"settings": config.options(), "inputs": inputs, "backbone": self.backbone}
         about |= {"pairs": [folder.fingerprint for folder in folders], "weights": packaged_weights(self.backbone)}
         about = json.loads(json.dumps(about))  # as it is read back
         kept = output / "kept"
@@ -196,7 +194,7 @@ class BenchRestore:
                 )
                 image = _sharpened(image) if way.sharpened else image
                 shown.append(image if restorer is None else restorer(image, attended_photos=photos))
-                measured[way.name].append(metrics.compute(shown[-1], clean, names=_SHOWN))
+                measured[way.name].append(metrics.compute(shown[-1], clean, names=metrics.METRICS))
             pictures.append([*shown, clean])  # pyright: ignore[reportPossiblyUnboundVariable]
         if grid:
             chosen = [pictures[i * len(pictures) // _GRID_VIEWS] for i in range(min(_GRID_VIEWS, len(pictures)))]
@@ -221,7 +219,7 @@ class _Way:
     name: str
     folder: Path | None = None
     """Of a restorer."""
-    inputs: Inputs = "degraded"
+    inputs: Input = "degraded"
     decode: Decode | None = None
     """Other than the restorer's own."""
     photos: bool = True
@@ -259,7 +257,7 @@ def _sharpened(image: Tensor) -> Tensor:
 
 def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown = [name for name in _SHOWN if any(r[name] is not None for r in rows)]
+    shown = [name for name in metrics.METRICS if any(r[name] is not None for r in rows)]
     for name in ("scene", "rate", ""):
         table.add_column(name, no_wrap=True)
     for name in ("adapter", "strength", "seconds", *shown):

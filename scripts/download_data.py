@@ -4,8 +4,9 @@
     ns-train nifi-splat --data data/garden
 
 Of the official archives only the images asked for are fetched, by HTTP ranges. What is interrupted goes on where it
-stopped. The datasets have terms of their own: see their pages. This was tested against a local server that misbehaves;
-the official addresses could not be reached from where it was written.
+stopped. The authors publish no checksums: what is trusted is the server's certificate; each image's checksum in the
+archive shows damage alone. The datasets have terms of their own: see their pages. This was tested against a local
+server that misbehaves; the official addresses could not be reached from where it was written.
 """
 
 import sys
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from nifi_ns.commands._cli import run
 from nifi_ns.errors import NifiError
 
-_REFRAW360 = "http://storage.googleapis.com/gresearch/refraw360"
+_REFRAW360 = "https://storage.googleapis.com/gresearch/refraw360"
 _TANDT_DB = "https://repo-sam.inria.fr/fungraph/3d-gaussian-splatting/datasets/input/tandt_db.zip"
 _INDOORS = ("bonsai", "counter", "kitchen", "room")
 ARCHIVES = {

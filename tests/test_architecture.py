@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "compiled": BASICS,
+    "morton": set(),
     "views": set(),
     "novel_views": {"views"},
     "splats": BASICS,
@@ -29,10 +30,10 @@ ALLOWED: dict[str, set[str]] = {
     # splats and cameras to images; captures; other programs' files
     "rasterize": SCENE | {"compiled"},
     "capture": BASICS | {"compiled"},
-    "formats": BASICS | {"splats"},
+    "formats": BASICS | {"morton", "splats"},
     "presets": {"errors"},
     # Nix knows nothing of diffusion
-    "compress.codec": {"errors", "compiled", "splats"},
+    "compress.codec": {"errors", "compiled", "morton", "splats"},
     "compress.external": BASICS | {"media"},
     "compress": SCENE | {"compress.codec", "metrics", "rasterize"},
     # photos and renders to residuals, without learning

@@ -8,13 +8,12 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tyro
 
 from nifi_ns.commands import _cli
 
@@ -74,6 +73,9 @@ def test_the_command_is_understood(words: list[str], monkeypatch: pytest.MonkeyP
     [
         "ns-nifi-train --pairs pairs --stesp 3",
         "ns-nifi-train --pairs pairs --preset absent",
+        "ns-nifi-compress info a.nifi --output b.ply",
+        "ns-nifi-compress run a.yml --sizes 1KB --target-psnr-drop 1",
+        "ns-nifi-pairs pack a --part 1/2",
         "ns-train nifi-splat --data x --pipeline.model.max-gausians 3",
         "ns-train nifi-splatt --data x",
         "ns-render interpolate --load-config x --rendered-output rgb",
@@ -147,11 +149,11 @@ def _parse_script(script: Path, arguments: list[str], monkeypatch: pytest.Monkey
     runpy.run_path(str(script), run_name="__main__")
 
 
-def _only_parse(command: type, default: object = None) -> None:
+def _only_parse(command: object, default: Callable[[], _cli.Command] | None = None, **_: object) -> None:
     from nifi_ns.errors import NifiError
 
     try:
-        tyro.cli(command) if default is None else tyro.cli(command, default=default())  # type: ignore[operator]
+        _cli.parse(command, default)
     except NifiError as error:
         sys.exit(str(error))
     raise Parsed

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from nifi_ns import metrics
 
-WEIGHT_FREE = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
-
 
 def photo(size: int = 192) -> Tensor:
     """[size, size, 3] smooth but detailed."""
@@ -25,8 +23,9 @@ def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worse_image_is_worse_by_every_weight_free_metric() -> None:
     truth = photo()
-    good, bad = (metrics.compute(truth + s * torch.randn_like(truth), truth, names=WEIGHT_FREE) for s in (0.02, 0.1))
-    for name in WEIGHT_FREE:
+    names = metrics.REFERENCE_METRICS
+    good, bad = (metrics.compute(truth + s * torch.randn_like(truth), truth, names=names) for s in (0.02, 0.1))
+    for name in names:
         better, worse = good[name], bad[name]
         assert better is not None and worse is not None
         assert better < worse if name in metrics.LOWER_IS_BETTER else better > worse, name
@@ -35,7 +34,7 @@ def test_a_worse_image_is_worse_by_every_weight_free_metric() -> None:
 def test_the_photo_itself_scores_perfectly_and_finitely() -> None:
     truth = photo()
     expected = {"psnr": 100.0, "ssim": 1.0, "ms_ssim": 1.0, "haarpsi": 1.0, "gmsd": 0.0}
-    assert metrics.compute(truth, truth, names=WEIGHT_FREE) == pytest.approx(expected, abs=1e-5)
+    assert metrics.compute(truth, truth, names=metrics.REFERENCE_METRICS) == pytest.approx(expected, abs=1e-5)
 
 
 def test_psnr_is_that_of_a_known_error() -> None:
@@ -61,7 +60,7 @@ def test_values_outside_the_range_are_clamped() -> None:
 @pytest.mark.parametrize(("size", "absent"), [(160, {"ms_ssim"}), (15, {"ms_ssim", "haarpsi", "gmsd"})])
 def test_a_small_image_lacks_what_is_not_defined_there(size: int, absent: set[str]) -> None:
     truth = photo(size)
-    values = metrics.compute(truth, truth, names=WEIGHT_FREE)
+    values = metrics.compute(truth, truth, names=metrics.REFERENCE_METRICS)
     assert {name for name, value in values.items() if value is None} == absent
 
 

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Command(Protocol):
@@ -14,21 +14,41 @@ class Command(Protocol):
         ...
 
 
-def run(command: type[Command], default: Callable[[], Command] | None = None) -> None:
+def run(command: Any, default: Callable[[], Command] | None = None, *, description: str | None = None) -> None:
     """Parse the command line into `command` and run it; what the user can mend becomes one line and exit status 1.
 
-    `default` makes the command whose values are the options' defaults, where they are not the class's own.
-    """
-    import tyro
+    So does a package that is missing where somebody installed the codec alone.
 
+    Args:
+        command: a `Command`, or the union of several that are subcommands.
+        default: makes the command whose values are the options' defaults, where they are not the class's own.
+        description: the help's first lines; by default the docstring of `command`.
+    """
     from nifi_ns.errors import NifiError
 
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's uses of torch, which no user can mend
     try:
-        arguments = tyro.cli(command) if default is None else tyro.cli(command, default=default())
-        arguments.main()
+        parse(command, default, description).main()
     except NifiError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "nifi_ns":
+            raise
+        sys.exit(f"error: {error.name} is not installed: this command needs all that pip install nifi-ns brings")
     except KeyboardInterrupt:
         sys.exit("interrupted; finished results are kept")
+
+
+def parse(command: Any, default: Callable[[], Command] | None = None, description: str | None = None) -> Command:
+    """Return the command that the command line asks for; see `run`.
+
+    Raises:
+        NifiError: if a value is outside of its range.
+        SystemExit: if tyro does not understand the command line, or was asked for help.
+    """
+    import tyro
+
+    start = {} if default is None else {"default": default()}
+    # an option that may be None is one that may be left out: nobody types None
+    return tyro.cli(command, description=description, config=(tyro.conf.DisallowNone,), **start)

@@ -1,18 +1,19 @@
-"""The mode of `ns-nifi-compress` that runs a codec which is a program of its own, and makes its renders pairs and rows.
-
-The import is here because it knows both sides: compression leaves files, restoration's pairs are made of them.
-"""
+"""`ns-nifi-compress hacpp` and `command`: codecs that are programs of their own, for pairs and tables."""
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from tyro.conf import OmitArgPrefixes
+
+from nifi_ns.compress.external import CommandSettings, ExternalCodec, HacppSettings, command, hacpp
 from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nifi_ns.compress.external import CommandSettings, ExternalCodec, HacppSettings, Split
+    from nifi_ns.compress.external import Split
     from nifi_ns.pairs import PairFolder
     from nifi_ns.results import Row
 
@@ -22,8 +23,46 @@ VERSION = 1
 """Counted up whenever the same files would give other pairs."""
 
 
-def compress_externally(settings: "HacppSettings | CommandSettings", data: Path | None, output: Path | None) -> None:
-    """Run a codec on `data` unless it has finished in `output`, then write its pairs and numbers there, and tell.
+@dataclass(kw_only=True)
+class Hacpp:
+    """Run a checkout of HAC++ in its own environment; its renders become pairs, its bytes and quality results."""
+
+    data: Path
+    """A COLMAP scene: a folder with images/ and sparse/0/."""
+    output: Path | None = None
+    """The folder for all that comes of it; by default outputs/<scene>/hacpp/<lmbda>."""
+    hacpp: Annotated[HacppSettings, OmitArgPrefixes] = field(default_factory=HacppSettings)
+    """How to run HAC++."""
+
+    def main(self) -> None:
+        """Run HAC++ unless it has finished, then write its pairs and numbers."""
+        output = self.output or _default_output(self.data, "hacpp", f"{self.hacpp.lmbda:g}")
+        compress_externally(hacpp(self.hacpp, self.data, output), output)
+
+
+@dataclass(kw_only=True)
+class CommandCodec:
+    """Run any other codec, a program of its own; its renders become pairs, its bytes and quality results."""
+
+    data: Path
+    """What {data} in --command stands for."""
+    output: Path | None = None
+    """The folder for all that comes of it; by default outputs/<scene>/command/<rate>."""
+    codec: Annotated[CommandSettings, OmitArgPrefixes] = field(default_factory=CommandSettings)
+    """What to run."""
+
+    def main(self) -> None:
+        """Run the command unless it has finished, then write its pairs and numbers."""
+        output = self.output or _default_output(self.data, "command", self.codec.rate)
+        compress_externally(command(self.codec, self.data, output), output)
+
+
+def _default_output(data: Path, codec: str, rate: str) -> Path:
+    return Path("outputs") / data.resolve().name / codec / rate
+
+
+def compress_externally(codec: ExternalCodec, output: Path) -> None:
+    """Run a codec unless it has finished in `output`, then write its pairs and numbers there, and print them.
 
     `<output>/` gets `model/`, `log.txt` and `run.json` (see `compress.external`), `results.json` with its CSV, and
     `pairs/<scene>/rate_<rate>/`.
@@ -34,16 +73,8 @@ def compress_externally(settings: "HacppSettings | CommandSettings", data: Path 
     from rich.console import Console
 
     from nifi_ns import results
-    from nifi_ns.compress.external import HacppSettings, command, hacpp, run
+    from nifi_ns.compress.external import run
 
-    if isinstance(settings, HacppSettings):
-        name, rate, wanted = "hacpp", f"{settings.lmbda:g}", "images/ and sparse/0/, as COLMAP leaves them"
-    else:
-        name, rate, wanted = "command", settings.rate, "what {data} in --command stands for"
-    if data is None:
-        raise NifiError(f"--codec {name} needs --data: a folder with {wanted}")
-    output = output or Path("outputs") / data.resolve().name / name / rate
-    codec = hacpp(settings, data, output) if isinstance(settings, HacppSettings) else command(settings, data, output)
     console = Console()
     if not run(codec, output):
         console.print(f"{codec.name} has already finished in {output}: only its pairs and numbers are made again")
@@ -55,7 +86,7 @@ def compress_externally(settings: "HacppSettings | CommandSettings", data: Path 
         console.print(f"{codec.name} rendered no training views: a restorer cannot be trained on these pairs")
 
 
-def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[Row]]":
+def import_run(codec: ExternalCodec, output: Path) -> "tuple[PairFolder, list[Row]]":
     """Pairs and rows of a finished run; the pairs are kept if nothing they are made of has changed.
 
     Rows are of the test views, one for each and their mean, by this project's metrics from the 8-bit pictures.
@@ -94,7 +125,7 @@ def import_run(codec: "ExternalCodec", output: Path) -> "tuple[PairFolder, list[
     return folder, rows
 
 
-def _check_sizes(codec: "ExternalCodec", pictures: "Pictures") -> None:
+def _check_sizes(codec: ExternalCodec, pictures: "Pictures") -> None:
     """Look at every picture's header before any is converted."""
     from nifi_ns.media import picture_size
 
@@ -114,7 +145,7 @@ def _read(path: Path) -> "Tensor":
     return torch.from_numpy(read_picture(path)).float() / 255
 
 
-def _fingerprint(codec: "ExternalCodec", pictures: "Pictures", size: int) -> str:
+def _fingerprint(codec: ExternalCodec, pictures: "Pictures", size: int) -> str:
     """A hash of all that decides what the pairs look like."""
     digest = hashlib.sha256(repr((VERSION, codec.name, codec.scene, codec.rate, size)).encode())
     for split, named in pictures.items():

@@ -1,14 +1,14 @@
-"""The mode of `ns-nifi-pairs` for thousands of runs: a list of jobs that may be interrupted, restarted and shared out.
+"""`ns-nifi-pairs jobs`: the pairs of thousands of runs, as jobs that may be interrupted, restarted and shared out.
 
-Every job is one `ns-nifi-pairs --load-config CONFIG`, so the list can as well be given to `xargs -n1 -P4`, to GNU
-parallel or to Ray; this is what does without. A manifest says what is done, and of what it was made.
+Every job is one `ns-nifi-pairs run CONFIG`, so the list can as well be given to `xargs -n1 -P4`, to GNU parallel or to
+Ray; this is what does without. A manifest says what is done, and of what it was made.
 """
 
 import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -20,16 +20,30 @@ from rich.console import Console
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
-from nifi_ns.pairs import is_current
+from nifi_ns.pairs import PairFolder, is_current
 
 
 @dataclass(frozen=True)
-class Options:
-    """What all jobs of a list have in common; see `ns-nifi-pairs`."""
+class RunOptions:
+    """Which pairs of a run to write, and where."""
 
-    output_dir: Path
-    prune_levels: int | None
-    referenced: bool
+    output_dir: Path = Path("pairs")
+    """Pairs go to OUTPUT_DIR/<scene>/rate_<size>/{train,test}/{clean,degraded,referenced}."""
+    prune_levels: int | None = None
+    """In place of what the scene files render to: this many levels of the uncompressed splats, from 4,096 gaussians on
+    by equal factors, the least important ones away, without fine-tuning; as rate_pruned-<gaussians>."""
+    referenced: bool = True
+    """Also write each view with the photos' reference residuals, for restorers trained with --inputs referenced."""
+
+
+def write_run(config: Path, options: RunOptions) -> Iterator[PairFolder]:
+    """Write the pairs of the run or scene file behind a config.yml, and yield their folders."""
+    from nifi_ns.plugin.run_pairs import write_pairs, write_pruned_pairs
+
+    if options.prune_levels is None:
+        yield write_pairs(config, options.output_dir, referenced=options.referenced)
+    else:
+        yield from write_pruned_pairs(config, options.prune_levels, options.output_dir, referenced=options.referenced)
 
 
 def read_jobs(path: Path, part: str) -> list[Path]:
@@ -51,7 +65,7 @@ def read_jobs(path: Path, part: str) -> list[Path]:
     return configs[int(match[1]) - 1 :: int(match[2])]
 
 
-def run_jobs(configs: Sequence[Path], options: Options, part: str) -> None:
+def run_jobs(configs: Sequence[Path], options: RunOptions, part: str) -> None:
     """Make the pairs of each config in a process of its own, unless a manifest in the output folder says it is done.
 
     A job counts as done until its config, scene file or checkpoint changes, or its pairs do. Manifests of all parts are
@@ -95,7 +109,7 @@ def run_jobs(configs: Sequence[Path], options: Options, part: str) -> None:
         raise NifiError(f"{which}, the first: {config}: {error}")
 
 
-def _in_own_process(config: Path, options: Options) -> dict[str, str]:
+def _in_own_process(config: Path, options: RunOptions) -> dict[str, str]:
     """`_make` in a new process, so that neither its memory nor its end is this one's."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -108,20 +122,12 @@ def _in_own_process(config: Path, options: Options) -> dict[str, str]:
         raise NifiError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _make(config: Path, options: Options) -> dict[str, str]:
+def _make(config: Path, options: RunOptions) -> dict[str, str]:
     """Fingerprints by folder of the pairs that were made, or were current."""
-    from nifi_ns.plugin.run_pairs import write_pairs, write_pruned_pairs
-
-    if options.prune_levels is None:
-        folders = [write_pairs(config, options.output_dir, referenced=options.referenced)]
-    else:
-        folders = list(
-            write_pruned_pairs(config, options.prune_levels, options.output_dir, referenced=options.referenced)
-        )
-    return {str(folder.root): folder.fingerprint for folder in folders}
+    return {str(folder.root): folder.fingerprint for folder in write_run(config, options)}
 
 
-def _made_of(config: Path, options: Options) -> str:
+def _made_of(config: Path, options: RunOptions) -> str:
     """A hash of what a job's pairs are made of, without opening the run."""
     from nifi_ns.plugin.run_pairs import VERSION
 

@@ -1,4 +1,4 @@
-"""The mode of `ns-nifi-pairs` that needs no splats: folders of photos, degraded directly, as pairs."""
+"""`ns-nifi-pairs proxy`: folders of photos, degraded directly, as pairs; needs no splats."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def write_proxies(folders: "Sequence[Path]", output_dir: Path, settings: ProxySe
     for folder in folders:
         scene = scene_of(folder)
         if scene in scenes:
-            raise NifiError(f"--proxy: two folders are called {scene}: give them different names, or --output-dir each")
+            raise NifiError(f"two folders are called {scene}: give them different names, or --output-dir each")
         scenes[scene] = find_photos(folder)
     for scene, photos in scenes.items():
         for strength in settings.strengths:
@@ -62,16 +62,16 @@ def find_photos(folder: Path) -> Photos:
         CorruptFileError: naming the first that is not a picture.
     """
     if not folder.is_dir():
-        raise NifiError(f"--proxy: no such folder: {folder}")
+        raise NifiError(f"no such folder: {folder}")
     folder = folder.resolve()
     root = folder / "images" if (folder / "images").is_dir() else folder
     files = sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES)
     if not files:
-        raise NifiError(f"--proxy: no photos ({', '.join(_SUFFIXES)}) in {root}")
+        raise NifiError(f"no photos ({', '.join(_SUFFIXES)}) in {root}")
     for file in files:
         if min(picture_size(file)) < SMALLEST:
             width, height = picture_size(file)
-            raise NifiError(f"--proxy: {file} is {width}x{height}, expected at least {SMALLEST} pixels a side")
+            raise NifiError(f"{file} is {width}x{height}, expected at least {SMALLEST} pixels a side")
     held_out = _held_out(root.parent if root.name == "images" else root)
     names = view_names([root.name / file.relative_to(root) for file in files])
     photos: Photos = {"train": {}, "test": {}}
@@ -79,7 +79,7 @@ def find_photos(folder: Path) -> Photos:
         tests = file in held_out if held_out else i % _TEST_EVERY == 0 and len(files) > 1
         photos["test" if tests else "train"][name] = file
     if not photos["train"]:
-        raise NifiError(f"--proxy: all photos in {root} are held out by transforms.json: none is left to train on")
+        raise NifiError(f"all photos in {root} are held out by transforms.json: none is left to train on")
     return photos
 
 

@@ -59,7 +59,7 @@ class Eval:
             if self.restorer is not None:
                 opened.model.config.restorer = self.restorer
             if self.decoder is not None or self.compile is not None:
-                opened.model.use_restorer(self._load_restorer(opened))
+                opened.model.view_restorer.use(self._load_restorer(opened))
             rows += evaluate(opened, consistency=self.consistency, seen=partial(self._keep, opened))
             results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
         results.show(rows, title="held-out views, mean")

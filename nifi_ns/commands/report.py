@@ -49,7 +49,7 @@ class Report:
         nifi = first.folder / "nifi"
         configs = sorted(nifi.glob("*/scene.nifi"), key=lambda path: -path.stat().st_size)
         if not configs:
-            raise NifiError(f"no scene files in {nifi}: run ns-nifi-compress --load-config {self.load_config} first")
+            raise NifiError(f"no scene files in {nifi}: write one with ns-nifi-compress run {self.load_config}")
         rows: list[Row] = []
         shown: list[ReportView] = []
         files: dict[str, str] = {}
@@ -90,7 +90,7 @@ def _commands(opened: "Run", scene_files: list[Path]) -> list[str]:
         f"ns-train {config.method_name} --data {data} --experiment-name {opened.scene} --timestamp {config.timestamp}"
     ]
     base = opened.folder / "config.yml"
-    made += [f"ns-nifi-compress --load-config {base} --target-size {file.parent.name}" for file in scene_files]
+    made += [f"ns-nifi-compress run {base} --target-size {file.parent.name}" for file in scene_files]
     if (opened.folder / "nifi" / "restorer").is_dir():
         made.append(
             "ns-nifi-train --load-config " + " ".join(str(file.with_name("config.yml")) for file in scene_files)

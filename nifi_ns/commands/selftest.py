@@ -130,7 +130,7 @@ class Selftest:
         return [
             *steps,
             Step("build", ("ns-train", "nifi-splat-lite", *build), scene / "config.yml"),
-            Step("pairs", ("ns-nifi-pairs", "--load-config", config, "--output-dir", str(pairs)), made),
+            Step("pairs", ("ns-nifi-pairs", "run", config, "--output-dir", str(pairs)), made),
             Step("train", ("ns-nifi-train", *train), restorer / "restorer.json"),
             Step("evaluate", ("ns-nifi-eval", *evaluate), metrics),
         ]

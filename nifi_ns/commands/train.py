@@ -2,16 +2,15 @@
 
 import argparse
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from nifi_ns.commands._cli import run
 from nifi_ns.diffusion import PROMPT_FILE, Prompt
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs import Inputs, PairFolder
+from nifi_ns.pairs import Input, PairFolder
 from nifi_ns.presets import load_preset
 from nifi_ns.restore import TrainingConfig
 
@@ -19,6 +18,7 @@ PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
 """What a preset may decide; data and folders are the command line's."""
 
 
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass
 class Train:
     """Train a restorer on pairs of compressed renders and photos.
@@ -40,7 +40,7 @@ class Train:
     prompt: str | None = None
     """The one text that --backbone is told, with every view; "" for none. Its text encoders embed it once, and the
     embeddings are kept with the restorer. nifi-tiny, which knows no text, takes none."""
-    inputs: Inputs = "degraded"
+    inputs: Input = "degraded"
     """What to restore: plain renders, or renders that reference photos have already restored."""
     start_from: Path | None = None
     """A restorer to begin with, such as one trained on other scenes: of the same backbone, --rank and --vae-encoder."""
@@ -53,10 +53,9 @@ class Train:
     smoke: bool = False
     """A very short training, to see that everything works."""
     preset: str | None = None
-    """Settings that belong together, which other options override: laptop, sd3, sd3-24gb, sd-turbo, sd-turbo-12gb,
-    smoke, or the path of a YAML file of your own."""
-    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
-    """How to train."""
+    """Settings that belong together, which other options override: nifi-tiny, laptop, smoke, sd3, sd3-24gb, sd-turbo,
+    sd-turbo-12gb, or the path of a YAML file of your own."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def main(self) -> None:
         """Check what was given, make pairs if need be, train, and print what came of it."""
@@ -79,7 +78,7 @@ class Train:
         checkpoint_to_write(output, self.resume, self.overwrite)
         config = _smoke(self.training) if self.smoke else self.training
         device = processes.join(self.device)
-        config.share(processes.count())  # which may raise
+        config.batch_per_process(processes.count())  # which may raise
         backbone = Backbone.from_pretrained(self.backbone, device, prompt=self._prompt(output))
         with processes.first_goes_first():
             folders += self._make_pairs()
@@ -123,15 +122,20 @@ class Train:
 
 def _smoke(config: TrainingConfig) -> TrainingConfig:
     """Under a minute on one core with nifi-tiny."""
-    return replace(config, steps=10, batch_size=2, log_every=2, eval_every=10, eval_views=2, checkpoint_every=5)
+    often = {"log_every": 2, "eval_every": 10, "eval_views": 2, "checkpoint_every": 5}
+    return config.with_options(steps=10, batch_size=2, **often)
+
+
+def preset(name: str) -> Train:
+    """Return the command as a preset has it: `preset("nifi-tiny").training` is how nifi-tiny is trained."""
+    return load_preset(name, Train(), PRESET_FIELDS)
 
 
 def _with_preset() -> Train:
     """The defaults of the options: those of --preset, which is looked for before all others are parsed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
-    preset = parser.parse_known_args()[0].preset
-    return Train() if preset is None else load_preset(preset, Train(), PRESET_FIELDS)
+    return preset(parser.parse_known_args()[0].preset or "nifi-tiny")
 
 
 def entrypoint() -> None:

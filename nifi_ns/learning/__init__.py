@@ -8,16 +8,16 @@ from nifi_ns.learning._checkpoints import (
     read_state,
     save_checkpoint,
 )
-from nifi_ns.learning._learner import Learner, RunningMean, learning_rate, make_optimizer
 from nifi_ns.learning._logs import TrainingLog, comparison_grid
+from nifi_ns.learning._optimizer import AdapterOptimizer, OptimizerConfig, averaged, make_optimizer
 
 __all__ = [
-    "Learner",
-    "RunningMean",
+    "AdapterOptimizer",
+    "OptimizerConfig",
     "TrainingLog",
+    "averaged",
     "checkpoint_to_write",
     "comparison_grid",
-    "learning_rate",
     "load_optimizers",
     "make_optimizer",
     "processes",

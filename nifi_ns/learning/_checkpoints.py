@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
 
-VERSION = 1
+VERSION = 2
 
 
 def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:

@@ -1,20 +1,20 @@
 """Pairs on disk: degraded views beside the photos of the same cameras, which restorers are trained on."""
 
-from nifi_ns.pairs._crops import PairCrops, held_out_scenes, split_validation
+from nifi_ns.pairs._crops import PairCrops, matching_scenes, split_validation
 from nifi_ns.pairs._finding import find_pair_folders, fingerprints
-from nifi_ns.pairs._folders import Inputs, PairFolder, PairWriter, Split, is_current
+from nifi_ns.pairs._folders import Input, PairFolder, PairWriter, Split, is_current
 from nifi_ns.pairs._shards import write_shards
 
 __all__ = [
-    "Inputs",
+    "Input",
     "PairCrops",
     "PairFolder",
     "PairWriter",
     "Split",
     "find_pair_folders",
     "fingerprints",
-    "held_out_scenes",
     "is_current",
+    "matching_scenes",
     "split_validation",
     "write_shards",
 ]

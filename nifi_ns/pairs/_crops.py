@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import Inputs, PairFolder
+from nifi_ns.pairs._folders import Input, PairFolder
 
 
 class Crop(TypedDict):
@@ -45,7 +45,7 @@ class PairCrops(Dataset[Crop]):
         size: int,
         seed: int,
         length: int,
-        inputs: Inputs = "degraded",
+        inputs: Input = "degraded",
         names: Mapping[str, Sequence[str]] | None = None,
         rate_weights: Mapping[str, float] | None = None,
         attended_photos: int = 0,
@@ -64,7 +64,7 @@ class PairCrops(Dataset[Crop]):
         if attended_photos and not any(folder.attended_photos.get("train") for folder in folders):
             raise NifiError("attended_photos: these pairs name no photos to attend to; write them again")
         self.size, self.seed, self.length, self.attended_photos = size, seed, length, attended_photos
-        self.inputs: Inputs = inputs
+        self.inputs: Input = inputs
         self._views: list[tuple[PairFolder, list[str]]] = []
         self._weights: list[float] = []
         for folder in folders:
@@ -75,7 +75,7 @@ class PairCrops(Dataset[Crop]):
                 self._views.append((folder, views))
                 self._weights.append(weight)
         if not self._views:
-            raise NifiError("no training pairs are left: give more pairs, or hold out less, or weigh a rate above zero")
+            raise NifiError("no training pairs are left: give more, validate on fewer, or weigh a rate above zero")
         for folder, views in self._views:
             for name in views:
                 width, height = folder.size("train", "clean", name)
@@ -137,11 +137,11 @@ def _fitted(photo: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def split_validation(
-    folders: Sequence[PairFolder], every: int = 8, held_out: Collection[str] = ()
+    folders: Sequence[PairFolder], every: int = 8, validation_scenes: Collection[str] = ()
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Training and validation views by scene: every `every`-th training view of a scene, at all its rates, validates.
 
-    Where scenes are held out, it is their training views that validate, and all of the other scenes' that train.
+    With `validation_scenes` it is their training views that validate, and all of the other scenes' that train.
     The test split is not touched: what is chosen on validation views (the best step, the strength) can then be
     reported on test views. Scenes with fewer than four training views validate nothing.
     """
@@ -152,8 +152,8 @@ def split_validation(
     validation: dict[str, list[str]] = {}
     for scene, found in views.items():
         names = sorted(found)
-        if held_out:
-            train[scene], validation[scene] = ([], names) if scene in held_out else (names, [])
+        if validation_scenes:
+            train[scene], validation[scene] = ([], names) if scene in validation_scenes else (names, [])
             continue
         start = min(every // 2, len(names) // 2)
         validation[scene] = names[start::every] if len(names) >= 4 else []
@@ -161,15 +161,15 @@ def split_validation(
     return train, validation
 
 
-def held_out_scenes(folders: Sequence[PairFolder], patterns: Sequence[str]) -> set[str]:
-    """The scenes of `folders` that the names or shell patterns say.
+def matching_scenes(folders: Sequence[PairFolder], patterns: Sequence[str]) -> frozenset[str]:
+    """Return the scenes of `folders` that match any of the names or shell patterns.
 
     Raises:
-        NifiError: if there is none for one of them.
+        NifiError: if one of them matches none.
     """
     scenes = {folder.scene for folder in folders}
     found = {pattern: fnmatch.filter(scenes, pattern) for pattern in patterns}
     if empty := next((pattern for pattern, names in found.items() if not names), None):
         some = ", ".join(sorted(scenes)[:8]) + (", ..." if len(scenes) > 8 else "")
-        raise NifiError(f"held_out_scenes: no scene is called {empty!r}; there are {some}")
-    return {name for names in found.values() for name in names}
+        raise NifiError(f"validation_scenes: no scene is called {empty!r}; there are {some}")
+    return frozenset(name for names in found.values() for name in names)

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs._folders import Inputs, PairFolder
+from nifi_ns.pairs._folders import Input, PairFolder
 from nifi_ns.pairs._shards import open_shards
 
 
-def find_pair_folders(paths: Iterable[Path | str], inputs: Inputs = "degraded") -> list[PairFolder]:
+def find_pair_folders(paths: Iterable[Path | str], inputs: Input = "degraded") -> list[PairFolder]:
     """Every checked pair folder at or below `paths`: a `rate_*` folder, a scene's, one of many scenes, or shards.
 
     Raises:

@@ -26,9 +26,9 @@ from nifi_ns.media import picture_size, read_picture, write_picture
 
 VERSION = 1
 Split = Literal["train", "test"]
-Inputs = Literal["degraded", "referenced"]
+Input = Literal["degraded", "referenced"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-KINDS = ("clean", *get_args(Inputs))
+KINDS = ("clean", *get_args(Input))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class PairFolder:
             raise NifiError(f"{path} is missing though pairs.json lists it: write the pairs again")
         return picture_size(path, content)
 
-    def check(self, inputs: Inputs = "degraded") -> None:
+    def check(self, inputs: Input = "degraded") -> None:
         """Look at every image's header: all are there, readable, and each pair is of one size.
 
         Raises:
@@ -120,7 +120,7 @@ class PairFolder:
                         f"{where}: {name} is {w0}x{h0} in clean but {w1}x{h1} in {inputs}: sizes must agree"
                     )
 
-    def load(self, split: str, name: str, inputs: Inputs = "degraded") -> tuple[np.ndarray, np.ndarray]:
+    def load(self, split: str, name: str, inputs: Input = "degraded") -> tuple[np.ndarray, np.ndarray]:
         """The photo and the view to restore, each [H, W, 3] uint8."""
         return self.picture(split, "clean", name), self.picture(split, inputs, name)
 

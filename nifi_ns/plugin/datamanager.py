@@ -1,4 +1,4 @@
-"""Splatfacto's datamanager, which also emits what the model renders where a photo was taken, and repaired views."""
+"""Splatfacto's datamanager, which also emits the model's render of each photo's camera, and distilled views."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 
 @dataclass
 class NifiDataManagerConfig(TrainingViewsConfig, FullImageDatamanagerConfig):
-    """Splatfacto's, which is what `ns-render dataset` insists on."""
+    """Splatfacto's datamanager config, which `ns-render dataset` insists on."""
 
     _target: type = field(default_factory=lambda: NifiDataManager)
 
 
 class NifiDataManager(TrainingViews, FullImageDatamanager[InputDataset]):
-    """Emits pairs: `batch["image"]`, the photo, and `batch["render"]`, the model's [H, W, 3] view of the same camera.
+    """Emits pairs: `batch["image"]`, the photo, and `batch["render"]`, the model's render of its camera, [H, W, 3].
 
-    The render is made when it is read, so that training, which never reads it, pays nothing.
+    The render is made when it is read, so that it costs training, which never reads it, nothing.
     """
 
     config: NifiDataManagerConfig
     renderer: Callable[[Cameras], Any] | None = None
-    """What renders a camera to the model's outputs; bound by the pipeline, since datamanagers are built first."""
+    """Renders a camera to the model's outputs. Set by the pipeline, because datamanagers are built first."""
 
     def _with_render(self, camera: Cameras, batch: dict[str, Any]) -> tuple[Cameras, LazyOutputs]:
         pair = LazyOutputs(batch)
@@ -39,14 +39,14 @@ class NifiDataManager(TrainingViews, FullImageDatamanager[InputDataset]):
         return camera, pair
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """A training camera, its photo and its render; or a repaired view in place of the photo."""
-        repaired = self.repaired_view(step)
-        if repaired is not None:
-            return self._with_render(*repaired)
+        """Return a training camera, its photo and its render; or a distilled view in place of the photo."""
+        distilled = self.distilled_view(step)
+        if distilled is not None:
+            return self._with_render(*distilled)
         return self._with_render(*super().next_train(step))
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """An evaluation camera, its photo and its render."""
+        """Return an evaluation camera, its photo and its render."""
         return self._with_render(*super().next_eval_image(step))
 
     @property
@@ -56,5 +56,5 @@ class NifiDataManager(TrainingViews, FullImageDatamanager[InputDataset]):
 
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
-        """Where `ns-render spiral` takes its first camera from."""
+        """The source of the first camera of `ns-render spiral`."""
         return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)

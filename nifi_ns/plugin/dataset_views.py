@@ -1,7 +1,8 @@
-"""Nerfstudio's cameras and datasets as this project's views."""
+"""Views of nerfstudio's cameras and datasets."""
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ _FLIP = torch.tensor([1.0, -1.0, -1.0])
 
 
 def view_of(camera: Cameras, name: str = "", image: Tensor | None = None) -> View:
-    """One of nerfstudio's cameras (of shape [] or [1]) as a view, on the camera's device, as splatfacto sees it."""
+    """Convert one of nerfstudio's cameras, of shape [] or [1], to a view on the camera's device."""
     camera = camera.reshape((1,))
     c2w = camera.camera_to_worlds[0]
     rotation = (c2w[:3, :3] * _FLIP.to(c2w)).T
@@ -31,7 +32,7 @@ def view_of(camera: Cameras, name: str = "", image: Tensor | None = None) -> Vie
 
 
 def camera_of(view: View) -> Cameras:
-    """A view as one of nerfstudio's cameras, of shape [1]: the inverse of `view_of`."""
+    """Convert a view to one of nerfstudio's cameras, of shape [1]: the inverse of `view_of`."""
     rotation = view.viewmat[:3, :3].T * _FLIP.to(view.viewmat)
     c2w = torch.cat([rotation, view.centre[:, None]], dim=1)
     fx, fy, cx, cy = (view.K[at].reshape(1, 1) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -39,9 +40,10 @@ def camera_of(view: View) -> Cameras:
 
 
 class DatasetViews(Sequence[View]):
-    """The views of one split of a datamanager, undistorted like its training images, made when they are asked for.
+    """The views of one split of a datamanager, undistorted like its training images.
 
-    Photos stay in the datamanager's cache in the type it keeps them (uint8 for splatfacto), one float copy at a time.
+    Photos stay in the datamanager's cache in its own type (uint8 for splatfacto); each access makes one float copy.
+    Use `cameras` where photos are not needed.
     """
 
     def __init__(self, datamanager: FullImageDatamanager, split: Literal["train", "eval"]) -> None:
@@ -54,25 +56,35 @@ class DatasetViews(Sequence[View]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> View:  # pyright: ignore[reportIncompatibleMethodOverride]
-        manager = self._datamanager
-        # reading the cache first: it undistorts, and corrects the dataset's cameras while it does
-        cache = manager.cached_train if self._split == "train" else manager.cached_eval
-        dataset = manager.train_dataset if self._split == "train" else manager.eval_dataset
+        cache, cameras = self._read()
         image = cache[index]["image"]
         if image.dtype == torch.uint8:
             image = image.float() / 255
         if image.shape[-1] == 4:
             image = image[..., :3] * image[..., 3:]  # over black, where the splats have nothing either
-        device = torch.device(manager.device)
-        camera = dataset.cameras[index : index + 1].to(device)
-        return view_of(camera, self.names[index], image.to(device))
+        device = torch.device(self._datamanager.device)
+        return view_of(cameras[index].to(device), self.names[index], image.to(device))
+
+    @cached_property
+    def cameras(self) -> list[View]:
+        """The views without their photos."""
+        _, cameras = self._read()
+        cameras = cameras.to(torch.device(self._datamanager.device))
+        return [view_of(cameras[index], name) for index, name in enumerate(self.names)]
+
+    def _read(self) -> tuple[list[dict[str, Tensor]], Cameras]:
+        manager = self._datamanager
+        # the cache comes first: filling it undistorts the photos, and corrects the dataset's cameras
+        cache = manager.cached_train if self._split == "train" else manager.cached_eval
+        dataset = manager.train_dataset if self._split == "train" else manager.eval_dataset
+        return cache, dataset.cameras
 
 
 def read_camera_path(path: Path) -> list[View]:
-    """The cameras of a path that nerfstudio's viewer has saved.
+    """Read the cameras of a path that nerfstudio's viewer has saved.
 
     Raises:
-        NifiError: if there is no such file, or it is none (CorruptFileError).
+        NifiError: if there is no such file, or it is not a camera path (CorruptFileError).
     """
     if not path.is_file():
         raise NifiError(f"no camera path {path}: save one in the viewer's Render tab")

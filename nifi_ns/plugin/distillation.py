@@ -1,15 +1,14 @@
-"""Repairs that go back into the splats: views of new cameras, repaired, become training views (Difix3D's loop).
+"""Distillation: restored views of new cameras become training views (Difix3D's progressive updates).
 
-Wu et al. 2025, "Difix3D+", section 4.2: every so many steps, views between the photos are rendered, repaired, and
-trained on from then on; the repaired cameras move further from the photos each time. What repairs them is a restorer
-or, without any network, the residuals of the capture's photos (`restore.references`).
+Wu et al. 2025, "Difix3D+", section 4.2: at certain steps, views between the photos are rendered and restored, and
+training goes on with them; each time their cameras are further from the photos. The teacher that restores them is a
+restorer or, without any network, the reference residuals of the capture's photos.
 """
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,39 +24,40 @@ from nifi_ns.compress import spread
 from nifi_ns.errors import NifiError
 from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.dataset_views import camera_of, read_camera_path, view_of
-from nifi_ns.plugin.generations import Generation, Repair
-from nifi_ns.plugin.restored_outputs import RestoredViews
+from nifi_ns.plugin.generations import Generation, RestoredView
+from nifi_ns.plugin.restored_outputs import RestoredOutputs
 from nifi_ns.plugin.training_views import TrainingViews
+from nifi_ns.references import box_mean, hwc
 from nifi_ns.views import View
 
-_TOGETHER = 9
-"""Side in pixels of the squares whose change is judged together: a decision for each pixel alone speckles."""
+_CHANGE_WINDOW = 9
+"""Side in pixels of the squares over which a change is averaged: deciding on single pixels gives speckled weights."""
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """When views are repaired in training, by what, and how much they count."""
+    """When training restores views, by which teacher, and how much they count."""
 
     steps: tuple[int, ...] = ()
-    """Training steps at which views are repaired, each time anew, and once more when compression begins; none: repairs
-    do not go into the splats."""
+    """Training steps at which views are restored again; also done once when compression begins. Empty: no
+    distillation."""
     views_per_step: int = 16
-    """Most views that are repaired at each of them."""
+    """Largest number of views that are restored at each of them."""
     share: float = 0.4
-    """Part of the iterations that look at a repaired view."""
+    """Share of the iterations that train on a restored view."""
     weight: float = 1.0
-    """Weight of a repaired view in the loss, against a photo's; Difix3D takes about 0.3."""
+    """Weight of a restored view in the loss, relative to a photo's; Difix3D's is about 0.3."""
     teacher: Literal["references", "restorer"] = "references"
-    """What repairs: the residuals of the capture's photos, which needs no training, or the restorer."""
+    """What restores: reference residuals of the capture's photos, which need no training, or the restorer."""
     restorer: Path | None = None
     """Folder or hub id of the restorer, such as nvidia/difix_ref."""
     target: Literal["neighbours", "held-out"] | Path = "neighbours"
-    """Where cameras move to from where photos were taken: half way to their neighbours, to where the held-out photos
-    were taken (which are not looked at), or to the cameras of a path that the viewer has saved."""
+    """Where cameras move from the photos' positions: half way to their neighbours, to the cameras of the held-out
+    photos (the photos themselves are not used), or to a camera path saved by the viewer."""
     outward: float = 0.5
-    """Part of the way to the target that cameras move further at each of `steps`."""
+    """Share of the way to the target that cameras move at each of `steps`."""
     max_change: float = 0.3
-    """Mean absolute change of colours, in [0, 1], from which on a repair is not believed."""
+    """Mean absolute change of colour, in [0, 1], above which a restored pixel gets no weight."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -77,39 +77,39 @@ class DistillationConfig:
         }
         for name, (right, wanted) in checks.items():
             if not right:
-                raise NifiError(f"fix: {name} is {getattr(self, name)}, expected {wanted}")
+                raise NifiError(f"distill: {name} is {getattr(self, name)}, expected {wanted}")
 
 
 OFF = DistillationConfig()
-"""Training as without this."""
+"""No distillation."""
 
 
 class Distillation:
-    """Repairs views between iterations of training, and hands them to the datamanager.
+    """Restores views between training iterations, and hands them to the datamanager.
 
-    The generation of views at hand is the last that was due; it is in the run's folder, where a run that is resumed
-    finds it. Once compression has begun, what is repaired are views of the uncompressed splats: all of such a view is
-    better than what the few gaussians that are left show, so all of it counts.
+    The present generation of views is the last one that was due. It is kept in the run's folder, where a resumed run
+    finds it. Once compression has begun, views of the uncompressed splats are restored: every pixel of them is better
+    than what the few remaining gaussians show, so every pixel counts.
     """
 
     def __init__(
         self,
         config: DistillationConfig,
-        model: RestoredViews,
+        model: RestoredOutputs,
         held_out: Cameras,
         trainer: Trainer,
         compression_step: int | None = None,
     ) -> None:
         """
         Args:
-            config: see there.
-            model: what is trained; its `train_views` are the capture's photos.
-            held_out: the cameras of the held-out photos.
-            trainer: whose run it is.
+            config: see `DistillationConfig`.
+            model: the model in training, with `train_views`.
+            held_out: cameras of the held-out photos.
+            trainer: the run's trainer.
             compression_step: the step before which compression begins, if it does.
 
         Raises:
-            NifiError: if there is no restorer or target as the config names it, or no camera between two others.
+            NifiError: if the restorer or the target does not exist, or there are no two cameras to move between.
         """
         assert model.train_views is not None
         self.config = config
@@ -121,37 +121,40 @@ class Distillation:
         self._folders = [trainer.base_dir, *_resumed_from(trainer)]
         self._generation: Generation | None = None
         if len(self._cameras) < 2 and self._targets is None:
-            raise NifiError("fix: there is one training view, and no camera between: name a target")
+            raise NifiError("distill: with a single training view there are no neighbours: set distill.target")
         if config.restorer is not None:
-            model.restoration_by(config.restorer)  # says what is wrong with it now
+            model.trained_choice(config.restorer)  # fails now rather than at the first restored view
 
     def callbacks(self) -> list[TrainingCallback]:
-        """What the trainer calls before its iterations, after the model's own."""
+        """Return what the trainer calls before its iterations, after the model's own callbacks."""
         return [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step)]
 
     def sample(self, step: int) -> tuple[Cameras, dict[str, Any]] | None:
-        """For `share` of the steps a repaired view: its camera, and as batch the picture, its weights and the view's.
+        """Return a restored view for a share of the steps, None for the others.
 
-        The same step always draws the same, so that a run that is resumed goes on as it would have.
+        The choice depends on the step alone, so that a resumed run continues as it would have.
+
+        Returns:
+            The camera, and a batch: `image` [H, W, 3] uint8, `mask` [H, W, 1] in [0, 1], and `loss_weight`.
         """
-        chance = random.Random(f"repaired {step}")
+        chance = random.Random(f"distilled {step}")
         if self._generation is None or chance.random() >= self.config.share:
             return None
-        repair = chance.choice(self._generation.repairs)
+        restored = chance.choice(self._generation.views)
         device = self._model.device
-        # without a cam_idx, since what is learnt for each photo's camera is not for this one
-        camera = camera_of(repair.view).to(device)
-        weights = repair.weights.to(device).float() / 255
-        return camera, {"image": repair.fixed.to(device), "mask": weights, "loss_weight": self.config.weight}
+        # no cam_idx: what is learnt for each photo's camera does not apply to this one
+        camera = camera_of(restored.view).to(device)
+        weights = restored.weights.to(device).float() / 255
+        return camera, {"image": restored.fixed.to(device), "mask": weights, "loss_weight": self.config.weight}
 
     def _before_step(self, step: int) -> None:
         past = [due for due in self._due if due <= step]
         if not past or (self._generation is not None and self._generation.step == past[-1]):
             return
         found = None if past[-1] == step else Generation.find(self._folders, past[-1])
-        self._generation = found or self._repair(past[-1], part=min(1.0, self.config.outward * len(past)))
+        self._generation = found or self._restore(past[-1], part=min(1.0, self.config.outward * len(past)))
 
-    def _repair(self, step: int, part: float) -> Generation:
+    def _restore(self, step: int, part: float) -> Generation:
         count = self.config.views_per_step
         if self._targets is None:
             views = between(self._cameras, count, part)
@@ -160,46 +163,40 @@ class Distillation:
         compressing = self._compression_step is not None and step >= self._compression_step
         with _evaluating(self._model), torch.no_grad():
             named = [replace(view, name=f"{i:03d}") for i, view in enumerate(views)]
-            repairs = [self._repaired(view, compressing) for view in track(named, "repairing views", transient=True)]
-        self._model.forget_references()
-        generation = Generation(step, repairs)
+            restored = [self._restored(view, compressing) for view in track(named, "restoring views", transient=True)]
+        self._model.view_restorer.clear_reference_bank()
+        generation = Generation(step, restored)
         folder = generation.save(self._folders[0])
-        believed = sum(float(repair.weights.float().mean()) for repair in repairs) / len(repairs) / 255
-        CONSOLE.log(f"{len(repairs)} views repaired, {believed:.0%} of them believed: {folder}")
+        weight = sum(float(view.weights.float().mean()) for view in restored) / len(restored) / 255
+        CONSOLE.log(f"{len(restored)} views restored, mean weight {weight:.0%}: {folder}")
         return generation
 
-    def _repaired(self, view: View, compressing: bool) -> Repair:
-        from nifi_ns.references import box_mean, hwc
-
-        model, shown = self._model, self._model.shown(uncompressed=True)
+    def _restored(self, view: View, compressing: bool) -> RestoredView:
+        model, snapshot = self._model, self._model.snapshot(uncompressed=True)
         view = view.to(model.device)
-        rgb, depth = shown.draw(view)
-        if self.config.teacher == "references":
-            fixed, weights = model.references(shown).restore(view, rgb, depth)
-        else:
-            how = model.restoration_by(self.config.restorer)
-            referenced = partial(model.reference, view, rgb, depth, shown=shown)
-            photos = partial(model.photos, view, depth, shown=shown)
-            fixed = how.shown(rgb, *model.restoration(rgb, referenced, photos, how))
-            weights = torch.ones_like(depth)
+        rgb, depth = snapshot.draw(view)
+        residuals = self.config.teacher == "references"
+        choice = None if residuals else model.trained_choice(self.config.restorer)
+        request = model.view_restorer.request(view, rgb, depth, snapshot=snapshot, choice=choice)
+        fixed, weights = request.residuals if residuals else (request.picture, torch.ones_like(depth))
         weights = torch.ones_like(weights) if compressing else weights
         change = (fixed - rgb).abs().mean(dim=-1)[None, None]
-        weights = weights * (hwc(box_mean(change, _TOGETHER)) < self.config.max_change)
-        nearest = model.photos(view, depth, 1, shown)
-        return Repair.of(view, rgb, nearest[0] if nearest else rgb, fixed, weights)
+        weights = weights * (hwc(box_mean(change, _CHANGE_WINDOW)) < self.config.max_change)
+        nearest = request.photos(1)
+        return RestoredView.of(view, rgb, nearest[0] if nearest else rgb, fixed, weights)
 
 
-def repairing(
+def distillation_callbacks(
     config: DistillationConfig,
-    model: RestoredViews,
+    model: RestoredOutputs,
     manager: DataManager,
     trainer: Trainer | None,
     compression_step: int | None = None,
 ) -> list[TrainingCallback]:
-    """Have `manager` train on repaired views as `config` says; what the trainer is to call for it.
+    """Let `manager` emit restored views as `config` says, and return the callbacks that the trainer needs for it.
 
-    Nothing where no training goes on, repairs are off, or the datamanager is not this project's: a run of stock
-    splatfacto, opened by its compressed config, keeps its own.
+    There are none without a training, with distillation off, or with another project's datamanager: a run of stock
+    splatfacto that is opened by a compressed config keeps its own.
 
     Raises:
         NifiError: as `Distillation`.
@@ -207,24 +204,24 @@ def repairing(
     if not config.steps or trainer is None or not isinstance(manager, TrainingViews):
         return []
     assert manager.eval_dataset is not None
-    fix = Distillation(config, model, manager.eval_dataset.cameras, trainer, compression_step)
-    manager.repaired = fix.sample
-    return fix.callbacks()
+    distillation = Distillation(config, model, manager.eval_dataset.cameras, trainer, compression_step)
+    manager.distilled_view = distillation.sample
+    return distillation.callbacks()
 
 
 def _targets(config: DistillationConfig, held_out: Cameras) -> list[View] | None:
-    """The cameras that the repaired ones move towards; None for their neighbours."""
+    """Return the cameras to move towards; None for the neighbours."""
     if config.target == "neighbours":
         return None
     if config.target != "held-out":
         return read_camera_path(Path(config.target))
     if len(held_out) == 0:
-        raise NifiError("fix: no photos are held out, to whose cameras others could move: name another target")
+        raise NifiError("distill: target is held-out, but no photos are held out: set another distill.target")
     return [view_of(held_out[i]) for i in range(len(held_out))]
 
 
 def _resumed_from(trainer: Trainer) -> list[Path]:
-    """The folder of the run whose checkpoint was loaded, if one was."""
+    """Return the folder of the run whose checkpoint was loaded, if one was."""
     checkpoint, folder = trainer.config.load_checkpoint, trainer.config.load_dir
     folder = checkpoint.parent if checkpoint is not None else folder
     return [] if folder is None else [folder.parent]
@@ -232,7 +229,7 @@ def _resumed_from(trainer: Trainer) -> list[Path]:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Within the block `model` is not in training mode: its background is not random."""
+    """Put `model` in evaluation mode within the block, in which its background is not random."""
     training = model.training
     model.eval()
     try:

@@ -1,7 +1,6 @@
-"""What a run shows of its held-out views, before compression, after it and restored, and what that is worth."""
+"""Evaluation of a run: its held-out views before compression, after it, and restored, with metrics."""
 
 from collections.abc import Callable
-from functools import partial
 
 from rich.progress import track
 from torch import Tensor
@@ -21,12 +20,12 @@ Pictures = dict[Variant, Tensor]
 def evaluate(
     opened: Run, *, consistency: bool = False, seen: Callable[[View, Pictures], None] | None = None
 ) -> list[Row]:
-    """One row for each variant and held-out view of a run, and after them one for each variant's mean.
+    """Return one row for each variant and held-out view of a run, and after them one for each variant's mean.
 
     Args:
-        opened: the run, or one of its scene files.
-        consistency: also measure whether pictures flicker, see `restore.consistency`.
-        seen: called with every view and what each variant shows there.
+        opened: the run, opened by its own config or by that of a scene file.
+        consistency: also measure whether pictures flicker, see `nifi_ns.references.consistency`.
+        seen: called with each view and its picture by variant.
     """
     file, shown, full = opened.scene_file, opened.model.splats, opened.uncompressed
     rate = opened.rate
@@ -58,8 +57,8 @@ def evaluate(
 
 
 def _consistency(opened: Run, view: View, shown: Pictures) -> dict[Variant, float | None]:
-    """How well each variant's picture agrees with a frame of a video later, in dB."""
-    nearest = min(opened.train_views, key=lambda other: float((other.centre - view.centre).norm()))
+    """Return how well each variant's picture agrees with the next frame of a video, in dB."""
+    nearest = min(opened.train_views.cameras, key=lambda other: float((other.centre - view.centre).norm()))
     later = stepped(view, nearest, FRAME)
     moved, model = pictures(opened, later), opened.model
     splats = {variant: opened.uncompressed if variant == "uncompressed" else model.splats for variant in shown}
@@ -71,15 +70,15 @@ def _consistency(opened: Run, view: View, shown: Pictures) -> dict[Variant, floa
 
 
 def pictures(opened: Run, view: View) -> Pictures:
-    """What each variant shows at `view`, [H, W, 3]."""
+    """Return each variant's picture of `view`, [H, W, 3]."""
     model = opened.model
     shown: Pictures = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
     if opened.scene_file is None:
         return shown
     rgb, depth = model.render_view(view, model.splats)
     shown["compressed"] = rgb
-    shown["referenced"] = model.reference(view, rgb, depth)
+    request = model.view_restorer.request(view, rgb, depth)
+    shown["referenced"] = request.referenced
     if model.restorer_folder is not None:
-        photos = partial(model.photos, view, depth)
-        shown["restored"] = model.restore(rgb, lambda: shown["referenced"], photos)
+        shown["restored"] = request.picture
     return shown

@@ -1,8 +1,8 @@
-"""Generations of repaired views, as a run's folder keeps them to be looked at and found again.
+"""Generations of restored views that training continues with, kept in the run's folder.
 
-`<run>/nifi/fix/step_<step>/` holds, by the name of the view, `pred/` (what the model showed), `ref/` (the photo that
-sees most of it), `fixed/` (the repair, which is trained on), `weight/` (how much each of its pixels is believed), and,
-written last, `cameras.json`.
+`<run>/nifi/distill/step_<step>/` holds, by the name of the view, `pred/` (the render), `ref/` (the photo that shows
+most of it), `fixed/` (the restored view, which is trained on), `weight/` (the weight of each pixel) and, written last,
+`cameras.json`.
 """
 
 import json
@@ -24,43 +24,45 @@ CAMERAS_FILE = "cameras.json"
 
 
 @dataclass(frozen=True)
-class Repair:
-    """A view that no photo shows, repaired; pictures [H, W, 3] and weights [H, W, 1] are uint8, on the CPU."""
+class RestoredView:
+    """A restored view of a camera without a photo. Pictures [H, W, 3] and weights [H, W, 1] are uint8, on the CPU."""
 
     view: View
     pred: Tensor
-    """What the model showed."""
+    """The render."""
     ref: Tensor
-    """A photo that sees much of it, of any size."""
+    """A photo that shows much of the view, of any size."""
     fixed: Tensor
-    """The repair."""
+    """The restored view."""
     weights: Tensor
-    """How much each pixel of the repair is believed, up to 255."""
+    """Weight of each pixel in the loss, 0 to 255."""
 
     @staticmethod
-    def of(view: View, *pictures: Tensor) -> "Repair":
-        """Of `pred`, `ref`, `fixed` and `weights` in [0, 1]."""
-        return Repair(view.to("cpu"), *((p.detach().float().clamp(0, 1) * 255).round().byte().cpu() for p in pictures))
+    def of(view: View, *pictures: Tensor) -> "RestoredView":
+        """Build from `pred`, `ref`, `fixed` and `weights` in [0, 1]."""
+        return RestoredView(
+            view.to("cpu"), *((p.detach().float().clamp(0, 1) * 255).round().byte().cpu() for p in pictures)
+        )
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The views that were repaired at one step of training."""
+    """The views that were restored at one training step."""
 
     step: int
-    repairs: Sequence[Repair]
+    views: Sequence[RestoredView]
 
     def save(self, run: Path) -> Path:
-        """Write into the folder of a run, in place of what an earlier training left there. Returns the folder."""
+        """Write into a run's folder, replacing what an earlier training left there. Returns the folder."""
         folder = _folder(run, self.step)
         if folder.is_dir():
             shutil.rmtree(folder)
         cameras = []
-        for repair in self.repairs:
-            view = repair.view
+        for restored in self.views:
+            view = restored.view
             for kind in ("pred", "ref", "fixed"):
-                write_picture(folder / kind / f"{view.name}.png", getattr(repair, kind).numpy())
-            write_picture(folder / "weight" / f"{view.name}.png", repair.weights.expand(-1, -1, 3).numpy())
+                write_picture(folder / kind / f"{view.name}.png", getattr(restored, kind).numpy())
+            write_picture(folder / "weight" / f"{view.name}.png", restored.weights.expand(-1, -1, 3).numpy())
             camera = {"viewmat": view.viewmat.tolist(), "K": view.K.tolist()}
             cameras.append({"name": view.name, "width": view.width, "height": view.height, **camera})
         write_text(folder / CAMERAS_FILE, json.dumps({"step": self.step, "cameras": cameras}, indent=1) + "\n")
@@ -68,10 +70,10 @@ class Generation:
 
     @staticmethod
     def find(runs: Sequence[Path], step: int) -> "Generation | None":
-        """That of a step, in the first of the folders of runs that holds it whole.
+        """Return the generation of a step from the first of the runs' folders that holds it completely.
 
         Raises:
-            CorruptFileError: if it has been damaged.
+            CorruptFileError: if it is damaged.
         """
         folder = next((f for run in runs if ((f := _folder(run, step)) / CAMERAS_FILE).is_file()), None)
         if folder is None:
@@ -85,7 +87,7 @@ class Generation:
 
 
 def _folder(run: Path, step: int) -> Path:
-    return run / "nifi" / "fix" / f"step_{step}"
+    return run / "nifi" / "distill" / f"step_{step}"
 
 
 def _view(camera: dict[str, Any]) -> View:
@@ -93,7 +95,7 @@ def _view(camera: dict[str, Any]) -> View:
     return View(camera["name"], viewmat, K, camera["width"], camera["height"])
 
 
-def _read(folder: Path, view: View) -> Repair:
+def _read(folder: Path, view: View) -> RestoredView:
     pictures = (torch.tensor(read_picture(folder / k / f"{view.name}.png")) for k in ("pred", "ref", "fixed", "weight"))
     pred, ref, fixed, weights = pictures
-    return Repair(view, pred, ref, fixed, weights[..., :1])
+    return RestoredView(view, pred, ref, fixed, weights[..., :1])

@@ -1,8 +1,9 @@
-"""`nifi-splat`: splatfacto on any device, with a compression stage, whose views are restored when looked at."""
+"""`nifi-splat`: splatfacto on any device, with a compression stage and restored outputs."""
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,6 @@ from gsplat.strategy import DefaultStrategy
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
-from nerfstudio.models import splatfacto
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor, nn
 
@@ -19,22 +19,18 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression_stage import CompressionStage, CompressionStageConfig
 from nifi_ns.plugin.dropout import drop
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
-from nifi_ns.plugin.repairs.resume import same_parameters
-from nifi_ns.plugin.restorable import Shown
-from nifi_ns.plugin.restored_outputs import RestoredViews, RestoredViewsConfig
+from nifi_ns.plugin.restorable import RenderSnapshot
+from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
 from nifi_ns.plugin.strategy import densification
-from nifi_ns.rasterize import rasterization, render
+from nifi_ns.rasterize import render
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
-# gsplat on CUDA, compiled kernels elsewhere: the same signature and semantics, chosen by the tensors' device
-splatfacto.rasterization = rasterization
-
 
 @dataclass
-class NifiSplatModelConfig(RestoredViewsConfig, SplatfactoModelConfig):
-    """Splatfacto, and what becomes of its splats."""
+class NifiSplatModelConfig(RestoredOutputsConfig, SplatfactoModelConfig):
+    """Splatfacto, with compression and restoration."""
 
     _target: type = field(default_factory=lambda: NifiSplatModel)
     strategy: Literal["default", "mcmc"] = "default"
@@ -42,12 +38,12 @@ class NifiSplatModelConfig(RestoredViewsConfig, SplatfactoModelConfig):
     max_gaussians: int = 2_000_000
     """No strategy grows beyond this many gaussians."""
     dropout: float = 0.0
-    """Part of the gaussians that training leaves out of a step's render, at random; it grows to this much by the end of
-    training, or the beginning of compression. 0.2 serves captures of 8 photos or so."""
+    """Share of the gaussians that training drops at random from each render; it grows to this value by the end of
+    training, or the beginning of compression. 0.2 suits captures of about 8 photos."""
     compression: CompressionStageConfig = field(default_factory=CompressionStageConfig)
     """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
     scene_file: Path | None = None
-    """The scene file that is shown in place of the checkpoint's splats. Written by training and `ns-nifi-compress`."""
+    """The scene file that is used in place of the checkpoint's splats. Set by training and `ns-nifi-compress`."""
 
 
 class _StaysOnDevice(Tensor):
@@ -65,8 +61,8 @@ def _local(camera: Cameras) -> Cameras:
     return camera
 
 
-class _Snapshot(nn.Module):
-    """Splats kept in the checkpoint, not optimised."""
+class _KeptSplats(nn.Module):
+    """Splats that are kept in the checkpoint but not optimised."""
 
     def __init__(self, splats: Splats) -> None:
         super().__init__()
@@ -78,15 +74,15 @@ class _Snapshot(nn.Module):
         return Splats(**dict(self.named_buffers()))
 
 
-class NifiSplatModel(RestoredViews, SplatfactoModel):
+class NifiSplatModel(RestoredOutputs, SplatfactoModel):
     """Splatfacto with a compression stage and restored outputs.
 
-    Beside splatfacto's outputs and those of `RestoredViews` there is `rgb_uncompressed`: the splats before compression,
-    rendered when read.
+    Besides splatfacto's outputs and those of `RestoredOutputs` there is `rgb_uncompressed`: the splats before
+    compression, rendered when the output is read.
     """
 
     config: NifiSplatModelConfig
-    uncompressed: _Snapshot | None
+    uncompressed: _KeptSplats | None
 
     def populate_modules(self) -> None:
         """Build splatfacto without CUDA, without a network, and with this project's strategies."""
@@ -110,7 +106,7 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         self.strategy = densification(self.config.strategy, self.strategy, self.config.max_gaussians)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.compression = CompressionStage(self.config.compression, self)
-        self._shown: dict[str, Tensor] | None = None
+        self._substituted: dict[str, Tensor] | None = None
         self._last_step = 1
 
     # -- what splatfacto renders, trains and exports -----------------------------------------------------------------
@@ -146,50 +142,56 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         return self._gauss_param("features_rest")
 
     def _gauss_param(self, name: str) -> Tensor:
-        return self.gauss_params[name] if self._shown is None else self._shown[name]
+        return self.gauss_params[name] if self._substituted is None else self._substituted[name]
 
     @property
     def splats(self) -> Splats:
-        """What is rendered now, detached."""
+        """The gaussians that are drawn now, detached."""
         return Splats.from_gauss_params({name: self._gauss_param(name).detach() for name in self.gauss_params})
 
     @property
     def uncompressed_splats(self) -> Splats:
-        """The splats before compression; those that are rendered if there was none."""
+        """The splats before compression; the present ones if there was none."""
         return self.splats if self.uncompressed is None else self.uncompressed.splats
 
-    def show(self, splats: Splats) -> None:
-        """Render, export and save `splats` from now on, in place of the present ones."""
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the splats before compression are kept beside the present ones."""
+        return self.uncompressed is not None
+
+    def set_splats(self, splats: Splats) -> None:
+        """Replace the model's gaussians by `splats`: they are drawn, exported and saved from now on."""
         for name, value in splats.to_gauss_params(self.config.sh_degree).items():
             self.gauss_params[name] = nn.Parameter(value.detach().clone().to(self.device))
-        self.forget_references()
+        self.view_restorer.clear_reference_bank()
 
     def keep_uncompressed(self) -> None:
-        """Remember the present splats as the uncompressed ones."""
-        self.uncompressed = _Snapshot(self.splats)
+        """Keep the present splats as the uncompressed ones."""
+        self.uncompressed = _KeptSplats(self.splats)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
-        """Splatfacto's outputs, on any device; while compression is in the loop, of what the file would decode to.
+        """Return splatfacto's outputs, on any device.
 
-        In the viewer, of what its panel has chosen.
+        While the compression stage runs, they show what the scene file would decode to; in the viewer, what its panel
+        has chosen.
         """
         chosen = self.panel.scene
         if chosen is not None:
-            self._shown = chosen.to_gauss_params(self.config.sh_degree)
+            self._substituted = chosen.to_gauss_params(self.config.sh_degree)
         elif self.compression.running:
-            self._shown = self.compression.quantized_params()
+            self._substituted = self.compression.quantized_params()
         elif self.training and self.config.dropout:
             rate = self.config.dropout * min(1.0, self.step / self._last_step)
-            self._shown = dict(self.gauss_params, opacities=drop(self.gauss_params["opacities"], rate))
+            self._substituted = dict(self.gauss_params, opacities=drop(self.gauss_params["opacities"], rate))
         try:
             return super().get_outputs(_local(camera))
         finally:
-            self._shown = None
+            self._substituted = None
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
-        """Splatfacto's losses, and with MCMC the ones that keep opacities and scales down (gsplat's defaults).
+        """Return splatfacto's losses, and with MCMC those that keep opacities and scales small (gsplat's defaults).
 
-        A repaired view counts as much as its `loss_weight` says, and its pixels as its `mask`.
+        A distilled view is weighted by the batch's `loss_weight`, its pixels by the batch's `mask`.
         """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         losses["main_loss"] = batch.get("loss_weight", 1.0) * losses["main_loss"]
@@ -206,83 +208,99 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Splatfacto's callbacks and the compression stage's, which come after them."""
+        """Return splatfacto's callbacks; the pipeline adds those of the compression stage."""
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # the kernels bring their own threads; torch's would wait for them, spinning
         callbacks = super().get_training_callbacks(training_callback_attributes)
         trainer, compression = training_callback_attributes.trainer, self.config.compression
         assert trainer is not None
         self._last_step = compression.start_step if compression.enabled else trainer.config.max_num_iterations
-        return [*callbacks, *self.compression.callbacks(trainer)]
+        return callbacks
 
     def load_state_dict(self, state: dict[str, Any], **kwargs: Any) -> None:  # pyright: ignore
-        """Load a checkpoint into the Parameters the optimizers hold; show the scene file if the config names one."""
+        """Load a checkpoint into the Parameters that the optimizers hold; use the config's scene file if it has one."""
         kept = {k.removeprefix("uncompressed."): state[k] for k in state if k.startswith("uncompressed.")}
         state = {
             k: v for k, v in state.items() if not k.startswith(("lpips.", "uncompressed."))
         }  # the former are stock splatfacto's
-        with same_parameters(self.gauss_params):
-            super().load_state_dict(state, **kwargs)
-        self.uncompressed = _Snapshot(Splats(**kept)).to(self.device) if kept else None
+        super().load_state_dict(state, **kwargs)
+        self.uncompressed = _KeptSplats(Splats(**kept)).to(self.device) if kept else None
         if self.config.scene_file is not None:
-            self._show_scene_file(self.config.scene_file)
+            self.use_scene(self.config.scene_file)
 
-    def _show_scene_file(self, path: Path) -> None:
+    def use_scene(self, path: Path) -> None:
+        """Replace the model's gaussians by those of a scene file; the present ones are kept as the uncompressed ones.
+
+        Raises:
+            NifiError: if there is no such file, or it cannot be decoded.
+        """
         from nifi_ns.compress import decode
 
         if not path.is_file():
             raise NifiError(f"no scene file {path}: run ns-nifi-compress, or correct model.scene_file in config.yml")
         if self.uncompressed is None:
             self.keep_uncompressed()
-        self.show(decode(path.read_bytes()))
+        self.set_splats(decode(path.read_bytes()))
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- what restoration needs --------------------------------------------------------------------------------------
 
-    def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
-        """`rgb_uncompressed`."""
-        # taken now, while the viewer holds the lock: training may have changed them when somebody looks
+    def extra_outputs(self, view: View, crop: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
+        """Return `rgb_uncompressed`."""
+        # read now, while the viewer holds the lock: training may have changed them by the time the output is read
         splats, background = self.uncompressed_splats, self._get_background_color().to(self.device)
-        return {"rgb_uncompressed": lambda: self.render_view(view, splats, obb_box, background)[0]}
+        return {"rgb_uncompressed": lambda: self.render_view(view, splats, crop, background)[0]}
 
-    def shown(self, *, uncompressed: bool = False) -> Shown:
-        """The splats that this thread is to look at, or the uncompressed ones, and their background."""
+    def snapshot(self, *, uncompressed: bool = False) -> RenderSnapshot:
+        """Return the splats that this thread draws, or the uncompressed ones, over the present background."""
         splats = self.uncompressed_splats if uncompressed else self.panel.scene or self.splats
         background = self._get_background_color().to(self.device)
-        draw = lambda view: self.render_view(view, splats, background=background)  # noqa: E731
-        return Shown(draw, (uncompressed, self.panel.rate, *background.tolist()))
+        draw = partial(self.render_view, splats=splats, background=background)
+        return RenderSnapshot(draw, (uncompressed, self.panel.rate, *background.tolist()))
+
+    def expected_depth(self, view: View, outputs: dict[str, Any]) -> Tensor | None:
+        """Return splatfacto's expected depth, [H, W, 1], with 0 in place of its maximum where nothing is."""
+        depth = outputs["depth"]
+        return None if depth is None else torch.where(outputs["accumulation"] > 0, depth, 0.0)
 
     @property
     def still_training(self) -> bool:
-        """Whether this process trains what is shown: no more when there is a scene file."""
+        """Whether this process is training what is drawn: not once a scene file is in use."""
         return self._in_training and self.config.scene_file is None
 
     @property
-    def shown_file(self) -> Path | None:
-        """The scene file that is shown, if one is."""
+    def scene_file(self) -> Path | None:
+        """The scene file in use, if there is one."""
         return self.config.scene_file
 
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
+        """Return the photo of a batch, [H, W, 3], with the size and background of the outputs."""
         return self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
 
     @property
     def restorer_folder(self) -> Path | None:
-        """Where the restorer is: as configured, else beside the scene file's folder if there is one."""
+        """The configured restorer, else the one in the run's `nifi` folder if there is one."""
         if self.config.restorer is None and self.config.scene_file is not None:
             folder = self.config.scene_file.parent.parent / "restorer"
-            return folder if (folder / "restorer.json").is_file() else None  # not one that is still being trained
+            return folder if (folder / "restorer.json").is_file() else None  # training writes it last
         return self.config.restorer
 
     @torch.no_grad()
     def render_view(
-        self, view: View, splats: Splats, obb_box: OrientedBox | None = None, background: Tensor | None = None
+        self, view: View, splats: Splats, crop: OrientedBox | None = None, background: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Some splats from a view as splatfacto would evaluate them: [H, W, 3] in [0, 1], expected depth [H, W, 1].
+        """Render splats as splatfacto does in evaluation.
 
-        `background` is [3], by default what splatfacto has now.
+        Args:
+            view: the camera.
+            splats: what to draw.
+            crop: gaussians outside are not drawn.
+            background: [3] in [0, 1]; by default splatfacto's present one.
+
+        Returns:
+            Colour [H, W, 3] in [0, 1], and expected depth [H, W, 1], 0 where nothing is.
         """
-        if obb_box is not None:
-            splats = splats[obb_box.within(splats.means).squeeze(-1)]
+        if crop is not None:
+            splats = splats[crop.within(splats.means).squeeze(-1)]
         background = self._get_background_color().to(self.device) if background is None else background
         antialiased = self.config.rasterize_mode == "antialiased"
         rendered = render(splats, view, background=background, depth=True, antialiased=antialiased)
@@ -290,7 +308,7 @@ class NifiSplatModel(RestoredViews, SplatfactoModel):
         return rendered.rgb.clamp(0, 1), rendered.depth
 
     def get_rgba_image(self, outputs: dict[str, Any], output_name: str = "rgb") -> Tensor:
-        """[H, W, 4]: colour without the background, and opacity. Upstream: nerfstudio PR 3307."""
+        """Return colour without the background, and opacity, [H, W, 4]. Upstream: nerfstudio PR 3307."""
         alpha, background = outputs["accumulation"], outputs["background"]
         rgb = (outputs[output_name] - (1 - alpha) * background) / alpha.clamp(min=1e-6)
         return torch.cat([rgb.clamp(0, 1), alpha], dim=-1)

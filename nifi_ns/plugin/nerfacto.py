@@ -15,27 +15,30 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin import repairs
 from nifi_ns.plugin.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.dataset_views import DatasetViews, camera_of
-from nifi_ns.plugin.distillation import OFF, DistillationConfig, repairing
+from nifi_ns.plugin.distillation import OFF, DistillationConfig, distillation_callbacks
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
-from nifi_ns.plugin.restorable import Shown
-from nifi_ns.plugin.restored_outputs import RestoredViews, RestoredViewsConfig
-from nifi_ns.plugin.speed import show_speeds
+from nifi_ns.plugin.restorable import RenderSnapshot
+from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
 from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 from nifi_ns.views import View
 
+_EMPTY = 1e-3
+"""Accumulated opacity below which a ray has met nothing."""
+
 
 @dataclass
-class NifiNerfactoModelConfig(RestoredViewsConfig, NerfactoModelConfig):
-    """Nerfacto, and how its views are restored."""
+class NifiNerfactoModelConfig(RestoredOutputsConfig, NerfactoModelConfig):
+    """Nerfacto, with restoration."""
 
     _target: type = field(default_factory=lambda: NifiNerfactoModel)
     run_folder: Path | None = None
-    """Where `nifi/restorer` is looked for. Written by training."""
+    """The run's folder, where `nifi/restorer` is looked for. Set by training."""
 
 
-class NifiNerfactoModel(RestoredViews, NerfactoModel):
+class NifiNerfactoModel(RestoredOutputs, NerfactoModel):
     """Nerfacto with restored outputs."""
 
     config: NifiNerfactoModelConfig
@@ -48,7 +51,7 @@ class NifiNerfactoModel(RestoredViews, NerfactoModel):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Nerfacto's; the run's own config says from now on where the run is."""
+        """Return nerfacto's callbacks, and write into the run's config where the run is."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:
             self.config.run_folder = trainer.base_dir
@@ -57,69 +60,70 @@ class NifiNerfactoModel(RestoredViews, NerfactoModel):
 
     @property
     def restorer_folder(self) -> Path | None:
-        """Where the restorer is: as configured, else in the run's folder if there is one."""
+        """The configured restorer, else the one in the run's folder if there is one."""
         if self.config.restorer is None and self.config.run_folder is not None:
             folder = self.config.run_folder / "nifi" / "restorer"
             return folder if (folder / "restorer.json").is_file() else None
         return self.config.restorer
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
-        """Nerfacto's losses; colours of a repaired view count as much as its `loss_weight` says."""
+        """Return nerfacto's losses; colours of a distilled view are weighted by the batch's `loss_weight`."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         losses["rgb_loss"] = batch.get("loss_weight", 1.0) * losses["rgb_loss"]
         return losses
 
-    def shown(self, *, uncompressed: bool = False) -> Shown:  # it never is compressed
-        """The field."""
-        return Shown(self._draw, ())
+    def snapshot(self, *, uncompressed: bool = False) -> RenderSnapshot:  # a field is never compressed
+        """Return the field."""
+        return RenderSnapshot(self._draw, ())
 
-    def depth_of(self, view: View, outputs: dict[str, Any]) -> Tensor:
-        """[H, W, 1]: expected depth along the optical axis; nerfacto measures it along the ray."""
+    def expected_depth(self, view: View, outputs: dict[str, Any]) -> Tensor:
+        """Return expected depth along the optical axis, [H, W, 1], 0 where nothing is; nerfacto's is along the ray."""
         y, x = torch.meshgrid(torch.arange(view.height), torch.arange(view.width), indexing="ij")
         pixels = torch.stack([x + 0.5, y + 0.5, torch.ones_like(x)], dim=-1).to(view.K)
-        return outputs["expected_depth"] / (pixels @ view.K.inverse().T).norm(dim=-1, keepdim=True)
+        depth = outputs["expected_depth"] / (pixels @ view.K.inverse().T).norm(dim=-1, keepdim=True)
+        return torch.where(outputs["accumulation"] > _EMPTY, depth, 0.0)
 
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """[H, W, 3]: the photo in a batch, over nerfacto's background."""
+        """Return the photo of a batch, [H, W, 3], over nerfacto's background."""
         return self.renderer_rgb.blend_background(batch["image"].to(self.device))
 
     @torch.no_grad()
     def _draw(self, view: View) -> tuple[Tensor, Tensor]:
         # the field is shared with the training, which draws it with noise
         if self.still_training and current_thread() is not main_thread():
-            raise NifiError("photos are used when training has ended: open the run with ns-viewer")
+            raise NifiError("photos can be used once training has ended: open the run with ns-viewer")
         outputs = NerfactoModel.get_outputs_for_camera(self, camera_of(view).to(self.device))
-        return outputs["rgb"], self.depth_of(view, outputs)
+        return outputs["rgb"], self.expected_depth(view, outputs)
 
 
 @dataclass
 class NifiRayManagerConfig(TrainingViewsConfig, VanillaDataManagerConfig):
-    """Nerfacto's."""
+    """Nerfacto's datamanager."""
 
     _target: type = field(default_factory=lambda: NifiRayManager)
 
 
 class NifiRayManager(TrainingViews, VanillaDataManager[InputDataset]):
-    """Emits rays of photos, and at times of a repaired view."""
+    """Emits rays of photos, and sometimes of a distilled view."""
 
     config: NifiRayManagerConfig
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """Rays, and the colours [N, 3] that they meet. More of them go where more of a repaired view is believed."""
-        repaired = self.repaired_view(step)
-        if repaired is None or not repaired[1]["mask"].any():
+        """Return rays and their colours [N, 3]. Of a distilled view, pixels with a higher weight get more rays."""
+        distilled = self.distilled_view(step)
+        if distilled is None or not distilled[1]["mask"].any():
             return super().next_train(step)
         self.train_count += 1
-        camera, batch = repaired
+        camera, batch = distilled
         _, width = batch["image"].shape[:2]
-        believed = batch["mask"].flatten().double().cumsum(dim=0)
-        drawn = torch.rand(self.config.train_num_rays_per_batch, dtype=believed.dtype, device=believed.device)
-        chosen = torch.searchsorted(believed, drawn * believed[-1], right=True).clamp_max(len(believed) - 1)
+        weights = batch["mask"].flatten().double().cumsum(dim=0)
+        drawn = torch.rand(self.config.train_num_rays_per_batch, dtype=weights.dtype, device=weights.device)
+        chosen = torch.searchsorted(weights, drawn * weights[-1], right=True).clamp_max(len(weights) - 1)
         y, x = chosen // width, chosen % width
         rays = camera.generate_rays(
             camera_indices=torch.zeros_like(chosen)[:, None], coords=torch.stack([y, x], -1) + 0.5
         )
-        # what nerfacto has learnt of each photo's light: that of the photo taken nearest
+        # nerfacto learns an appearance for each photo: use that of the nearest one
         assert self.train_dataset is not None and rays.camera_indices is not None
         centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3].to(self.device)
         nearest = (centres - camera.camera_to_worlds[0, :3, 3]).norm(dim=-1).argmin()
@@ -129,28 +133,28 @@ class NifiRayManager(TrainingViews, VanillaDataManager[InputDataset]):
 
 @dataclass
 class NifiNerfactoPipelineConfig(VanillaPipelineConfig):
-    """Nerfstudio's pipeline of rays, with the capture's photos for the model."""
+    """Nerfstudio's pipeline for fields, with the capture's photos for the model."""
 
     _target: type = field(default_factory=lambda: NifiNerfactoPipeline)
     datamanager: NifiRayManagerConfig = field(default_factory=NifiRayManagerConfig)
     """Where rays come from."""
     model: NifiNerfactoModelConfig = field(default_factory=NifiNerfactoModelConfig)
     """The field and how its views are restored."""
-    fix: DistillationConfig = OFF
-    """Repairs that go back into the field."""
+    distill: DistillationConfig = OFF
+    """Restored views that the field is trained on (Difix3D)."""
 
 
 class NifiNerfactoPipeline(VanillaPipeline):
-    """Binds the capture's photos to the model."""
+    """Gives the model the capture's photos."""
 
     config: NifiNerfactoPipelineConfig
     model: NifiNerfactoModel
     datamanager: NifiRayManager
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        repairs.install_for_pipeline()
         super().__init__(*args, **kwargs)
-        show_speeds()
-        # a datamanager of full images, since it undistorts them: views have no distortion
+        # a datamanager of full images, because it undistorts them: views have no distortion
         photos = NifiDataManagerConfig(
             data=self.config.datamanager.data,
             dataparser=self.config.datamanager.dataparser,
@@ -163,8 +167,7 @@ class NifiNerfactoPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Those of datamanager and model, and after them the repairs'."""
+        """Return the callbacks of datamanager and model, then those of distillation."""
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        return callbacks + repairing(
-            self.config.fix, self.model, self.datamanager, training_callback_attributes.trainer
-        )
+        trainer = training_callback_attributes.trainer
+        return callbacks + distillation_callbacks(self.config.distill, self.model, self.datamanager, trainer)

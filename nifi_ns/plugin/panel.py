@@ -1,101 +1,72 @@
-"""The NiFi panel of nerfstudio's viewer: which scene file is shown, and how its views are restored."""
+"""The NiFi panel of nerfstudio's viewer: which scene file is in use, and how its views are restored."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
-from torch import Tensor
 
 from nifi_ns.files import format_size
-from nifi_ns.plugin.viewer_worker import EXPECTED, Late, redraw, render_thread
+from nifi_ns.plugin.restorable import RestorableModel
+from nifi_ns.plugin.restoration_choice import RestorationChoice
+from nifi_ns.plugin.viewer_worker import EXPECTED_ERRORS, ViewerWorker, redraw, render_thread
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-    from nifi_ns.plugin.lazy_outputs import LazyOutputs
-    from nifi_ns.plugin.restored_outputs import RestoredViews
     from nifi_ns.splats import Splats
 
 TRAINING, UNCOMPRESSED = "training", "uncompressed"
 NO_RESTORER, OTHER = "none", "another folder"
 _NOTHING = "Nothing restored yet."
-_RED = (1.0, 0.1, 0.1)
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """How views are restored, and how the result is shown."""
-
-    restorer: Path | None = None
-    """Folder of a restorer; None: there is none, only reference photos."""
-    references: bool = False
-    """Whether the restorer sees the view as the reference photos correct it."""
-    strength: float = 1.0
-    """Share of the restorer's change that is shown."""
-    in_rgb: bool = False
-    """Whether `rgb` is shown restored, too."""
-    overlay: bool = False
-    """Whether restored views are tinted where restoration changed them."""
-
-    def shown(self, rgb: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """[H, W, 3] in [0, 1]: `rgb` restored, given what the restorer saw and what it made of it, all [H, W, 3]."""
-        picture = before.lerp(after, self.strength)
-        if not self.overlay:
-            return picture
-        change = (picture - rgb).abs().mean(dim=-1, keepdim=True)
-        # fully tinted where the change is among the strongest of this view, unless even those are hard to see
-        most = change.flatten().quantile(0.99).clamp(min=4 / 255)
-        return picture.lerp(picture.new_tensor(_RED), 0.8 * (change / most).clamp(0, 1))
 
 
 class Panel(ViewerControl):
-    """What the viewer's user has chosen. Nerfstudio finds it as an attribute of the model, and calls `_setup`.
+    """What the viewer's user has chosen. Nerfstudio finds the panel as an attribute of the model, and calls `_setup`.
 
-    Its callbacks hold no lock: reading a scene file does not keep training waiting, nor does restoring.
+    Its callbacks hold no lock: training does not wait while a scene file is read or a view is restored.
     """
 
-    def __init__(self, model: "RestoredViews") -> None:
+    def __init__(self, model: RestorableModel) -> None:
         self._model = model
         self._nifi = Path()
         self._scene: Splats | None = None
-        self._plain = 0
+        self._ply_size = 0
         self._about = ("", _NOTHING)
         self._last = ""
-        self.late = Late(self._begin, self._done, self._fail)
+        self.worker = ViewerWorker(self._begin, self._done, self._fail)
 
-    # -- what the model asks -----------------------------------------------------------------------------------------
+    # -- what the model reads -----------------------------------------------------------------------------------------
 
     @property
     def rate(self) -> str | None:
-        """Name of what is shown in this thread if not what the model holds."""
+        """The chosen rate, if it is not the model's own."""
         return None if self.scene is None else self._rate.value
 
     @property
     def scene(self) -> "Splats | None":
-        """What is shown in this thread in place of the model's own splats: only ever in a viewer's render thread."""
+        """The splats to draw in place of the model's own; None outside the viewer's render threads."""
         return self._scene if render_thread() is not None else None
 
     @property
-    def restoration(self) -> Restoration:
-        """How views are restored."""
-        return Restoration(
+    def choice(self) -> RestorationChoice:
+        """How views are to be restored."""
+        return RestorationChoice(
             restorer=self._restorer_folder(),
-            references=self._references.value,
+            use_photos=self._use_photos.value,
             strength=self._strength.value,
             in_rgb=self._restore.value,
-            overlay=self._overlay.value,
+            show_change=self._show_change.value,
         )
 
-    def read(self, ident: Hashable, recipes: "LazyOutputs") -> "Callable[[str], Any]":
-        """A function that gives a viewer's values by name, None until they are made: see `Late.get`."""
+    def read_later(self, key: Hashable, source: object) -> Callable[[str], Any]:
+        """Return a function that gives attributes of `source` by name, None until they are made: see `ViewerWorker`."""
         viewer = render_thread()
         assert viewer is not None
         self._refresh()
-        return lambda name: self.late.get(viewer, name, ident, self._model.training_step, recipes)
+        return lambda name: self.worker.get(viewer, name, key, self._model.training_step, source)
 
     # -- building ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +74,7 @@ class Panel(ViewerControl):
         super()._setup(viewer)
         self._nifi = viewer.log_filename.parent / "nifi"
         gui, model = viewer.viser_server.gui, self._model
-        self._look()
+        self._list_rates()
         self._restorers = self._list_restorers()
         start = self._start_restorer()
         # between the statistics and the tabs, so that it is seen in each of them
@@ -113,33 +84,33 @@ class Panel(ViewerControl):
                 tuple(self._rates),
                 self._start_rate(),
                 visible=model.uncompressed_splats is not None,
-                hint="What is shown: a scene file of this run, or the splats before compression",
+                hint="The scene file of this run to draw, or the splats before compression",
             )
             self._restore = gui.add_checkbox(
                 "Restore",
                 model.config.restore_rgb,
-                hint="Shows rgb restored. Leave it off in split screen, to compare rgb with rgb_restored",
+                hint="Restores rgb. Turn it off in split screen to compare rgb with rgb_restored",
             )
             self._restorer = gui.add_dropdown(
-                "Restorer", (*self._restorers, NO_RESTORER, OTHER), start, hint="Those in the run's nifi folder"
+                "Restorer", (*self._restorers, NO_RESTORER, OTHER), start, hint="Restorers in the run's nifi folder"
             )
             self._folder = gui.add_text(
-                "Folder", str(model.restorer_folder or ""), visible=start == OTHER, hint="of a trained restorer"
+                "Folder", str(model.restorer_folder or ""), visible=start == OTHER, hint="Folder of a trained restorer"
             )
             self._strength = gui.add_slider(
                 "Strength", 0.0, 1.0, 0.05, 1.0, hint="Share of the restorer's change that is shown"
             )
-            self._references = gui.add_checkbox(
+            self._use_photos = gui.add_checkbox(
                 "Use photos",
                 False,
                 disabled=model.train_views is None,
-                hint="Correct the view by the capture's photos, before the restorer sees it",
+                hint="Corrects the view by the capture's photos before it is restored",
             )
-            self._overlay = gui.add_checkbox(
-                "What changed", False, hint="Tints restored views red where restoration changed them"
+            self._show_change = gui.add_checkbox(
+                "Show change", False, hint="Tints restored views red where restoration changed them"
             )
             self._status = gui.add_markdown("")
-        for element in (self._restore, self._strength, self._references, self._overlay):
+        for element in (self._restore, self._strength, self._use_photos, self._show_change):
             element.on_update(lambda _: self._redraw())
         self._rate.on_update(lambda _: self._choose_rate())
         for element in (self._restorer, self._folder):
@@ -147,30 +118,30 @@ class Panel(ViewerControl):
         self._choose_restorer()
         self._say(size=self._describe())
 
-    def _look(self) -> None:
-        """List what can be shown: labels, each with its scene file if it is one."""
-        self._found = self._findable()
-        files, training, compressing = self._found
+    def _list_rates(self) -> None:
+        """List what can be drawn: labels, with scene files where they stand for one."""
+        self._found = self._find_rates()
+        files, training, compressed = self._found
         splats = self._model.uncompressed_splats
-        self._plain = 0 if splats is None or training else splats.ply_size
+        self._ply_size = 0 if splats is None or training else splats.ply_size
         self._rates: dict[str, Path | None] = {TRAINING: None} if training else {}
-        self._rates |= {_label(file, self._plain): file for file in sorted(files, key=_size)}
-        if compressing or not training:
+        self._rates |= {_label(file, self._ply_size): file for file in sorted(files, key=_size)}
+        if compressed or not training:
             self._rates[UNCOMPRESSED] = None
 
-    def _findable(self) -> tuple[tuple[Path, ...], bool, bool]:
-        """The run's scene files, whether there will be one more, and whether that is in the making."""
-        compressing = getattr(self._model, "uncompressed", None) is not None
-        return tuple(sorted(self._nifi.glob("*/scene.nifi"))), self._model.still_training, compressing
+    def _find_rates(self) -> tuple[tuple[Path, ...], bool, bool]:
+        """Return the run's scene files, whether it is still training, and whether there are uncompressed splats."""
+        files = tuple(sorted(self._nifi.glob("*/scene.nifi")))
+        return files, self._model.still_training, self._model.is_compressed
 
     def _list_restorers(self) -> dict[str, Path]:
         return {file.parent.name: file.parent for file in sorted(self._nifi.glob("*/restorer.json"))}
 
     def _start_rate(self) -> str:
-        """The label of what the model itself shows."""
+        """Return the label of what the model itself draws."""
         if self._model.still_training:
             return TRAINING
-        file = self._model.shown_file
+        file = self._model.scene_file
         same = (label for label, path in self._rates.items() if path and file and path.resolve() == file.resolve())
         return next(same, UNCOMPRESSED)
 
@@ -182,10 +153,10 @@ class Panel(ViewerControl):
         return next(same, OTHER)
 
     def _refresh(self) -> None:
-        """Offer the files and restorers that have come or gone, as when training ends."""
-        if self._findable() != self._found:
+        """Update the lists after scene files or restorers have come or gone, as when training ends."""
+        if self._find_rates() != self._found:
             before, chosen = self._rates.get(self._rate.value), self._rate.value
-            self._look()
+            self._list_rates()
             self._rate.options = tuple(self._rates)
             # the same file may have another label now
             same = (label for label, file in self._rates.items() if file == before and before is not None)
@@ -211,7 +182,7 @@ class Panel(ViewerControl):
                 self._scene = scene
                 self._say(size=self._describe())
                 self._redraw()
-        except EXPECTED as error:
+        except EXPECTED_ERRORS as error:
             self._say(size=_one_line(error))
 
     def _choose_restorer(self) -> None:
@@ -219,14 +190,13 @@ class Panel(ViewerControl):
         folder = self._restorer_folder()
         self._strength.disabled = folder is None
         try:
-            trained = self._model.restoration_by(folder)
-        except EXPECTED as error:
+            trained = self._model.trained_choice(folder)
+        except EXPECTED_ERRORS as error:
             self._say(time=f"Not restored: {_one_line(error)}")
         else:
-            # as it was trained, and as its folder says
-            self._references.value = trained.references and self._model.train_views is not None
+            self._use_photos.value = trained.use_photos and self._model.train_views is not None
             self._strength.value = trained.strength
-        self.late.forget()
+        self.worker.forget()
         self._redraw()
 
     def _restorer_folder(self) -> Path | None:
@@ -239,14 +209,14 @@ class Panel(ViewerControl):
         for machine in list(self.viewer.render_statemachines.values()):
             redraw(machine)
 
-    # -- what it says ------------------------------------------------------------------------------------------------
+    # -- what the panel shows ----------------------------------------------------------------------------------------
 
     def _describe(self) -> str:
         file = self._rates.get(self._rate.value)
         if file is not None:
-            ratio = f", {self._plain / _size(file):.0f}x smaller than the .ply" if self._plain else ""
+            ratio = f", {self._ply_size / _size(file):.0f}x smaller than the .ply" if self._ply_size else ""
             return f"Size: **{_size(file):,} bytes**{ratio}"
-        return f"Size: **{self._plain:,} bytes** as a .ply" if self._plain else ""
+        return f"Size: **{self._ply_size:,} bytes** as a .ply" if self._ply_size else ""
 
     def _begin(self) -> None:
         self._say(time=f"{self._last}, restoring …" if self._last else "Restoring …")
@@ -258,7 +228,7 @@ class Panel(ViewerControl):
 
     def _fail(self, error: BaseException) -> None:
         said = f"Not restored: {_one_line(error)}"
-        if said != self._about[1] and not isinstance(error, EXPECTED):
+        if said != self._about[1] and not isinstance(error, EXPECTED_ERRORS):
             CONSOLE.print_exception()
         self._say(time=said)
 
@@ -271,7 +241,7 @@ class Panel(ViewerControl):
 def _read(file: Path, modified: int) -> "Splats":
     from nifi_ns.compress import decode
 
-    del modified  # a file that has been written anew is read anew
+    del modified  # so that a file that was written again is read again
     return decode(file.read_bytes())
 
 
@@ -279,12 +249,12 @@ def _size(file: Path) -> int:
     return file.stat().st_size
 
 
-def _label(file: Path, plain: int) -> str:
-    ratio = f", {plain / _size(file):.0f}x" if plain else ""
+def _label(file: Path, ply_size: int) -> str:
+    ratio = f", {ply_size / _size(file):.0f}x" if ply_size else ""
     return f"{file.parent.name} ({format_size(_size(file))}{ratio})"
 
 
 def _one_line(error: BaseException) -> str:
-    """The message as markdown that is shown as it is: the viewer would take braces and the like for its own."""
+    """Return the message as inline code: the viewer would interpret braces and the like as markdown of its own."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"`{text[:300].replace('`', chr(39))}`"

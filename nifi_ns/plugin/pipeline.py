@@ -1,44 +1,50 @@
-"""The pipeline that lets the model see the capture's photos, and the datamanager what the model renders."""
+"""The pipeline: gives the model the capture's photos, the datamanager the model's renders, and saves scene files."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 
+from nifi_ns.files import format_size
+from nifi_ns.plugin import repairs
 from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
 from nifi_ns.plugin.dataset_views import DatasetViews
-from nifi_ns.plugin.distillation import OFF, DistillationConfig, repairing
+from nifi_ns.plugin.distillation import OFF, DistillationConfig, distillation_callbacks
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
-from nifi_ns.plugin.repairs.spiral import allow_full_images
-from nifi_ns.plugin.speed import show_speeds
+from nifi_ns.plugin.scene_files import SCENE_FILE, save_scene
+
+if TYPE_CHECKING:
+    from nifi_ns.compress import Compressed
 
 
 @dataclass
 class NifiPipelineConfig(VanillaPipelineConfig):
-    """Nerfstudio's pipeline of this project's datamanager and model."""
+    """Nerfstudio's pipeline with this project's datamanager and model."""
 
     _target: type = field(default_factory=lambda: NifiPipeline)
     datamanager: NifiDataManagerConfig = field(default_factory=NifiDataManagerConfig)
     """Where photos and cameras come from."""
     model: NifiSplatModelConfig = field(default_factory=NifiSplatModelConfig)
-    """The splats and what becomes of them."""
-    fix: DistillationConfig = OFF
-    """Repairs that go back into the splats."""
+    """The splats, their compression and restoration."""
+    distill: DistillationConfig = OFF
+    """Restored views that splats are trained on (Difix3D)."""
 
 
 class NifiPipeline(VanillaPipeline):
-    """Binds datamanager and model to each other once both exist."""
+    """Connects datamanager and model once both exist, and saves what the compression stage ends with."""
 
     config: NifiPipelineConfig
     model: NifiSplatModel
     datamanager: FullImageDatamanager
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        repairs.install_for_pipeline()
         super().__init__(*args, **kwargs)
-        allow_full_images()
-        show_speeds()
         self.model.train_views = DatasetViews(self.datamanager, "train")
         # a run of stock splatfacto, opened by its compressed config, keeps the stock datamanager
         if isinstance(self.datamanager, NifiDataManager):
@@ -47,8 +53,24 @@ class NifiPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Those of datamanager and model, and after them the repairs'."""
+        """Return the callbacks of datamanager and model, then those of the compression stage and of distillation."""
         callbacks = super().get_training_callbacks(training_callback_attributes)
         stage, trainer = self.config.model.compression, training_callback_attributes.trainer
+        assert trainer is not None
+        callbacks += self.model.compression.callbacks(partial(self._save_and_stop, trainer))
         compression_step = stage.start_step if stage.enabled else None
-        return callbacks + repairing(self.config.fix, self.model, self.datamanager, trainer, compression_step)
+        return callbacks + distillation_callbacks(
+            self.config.distill, self.model, self.datamanager, trainer, compression_step
+        )
+
+    def _save_and_stop(self, trainer: Trainer, compressed: "Compressed") -> None:
+        """Write the scene file, let the run's own config use it from now on, and end training."""
+        data, model = compressed.data, self.model
+        config_path = save_scene(trainer.config, data, model.config.compression.target_size)
+        model.config.scene_file = config_path.with_name(SCENE_FILE)
+        trainer.config.save_config()
+        size, ratio = format_size(len(data)), model.uncompressed_splats.ply_size / len(data)
+        CONSOLE.log(
+            f"{len(compressed.splats):,} gaussians in {size}, {ratio:.0f}x smaller than the .ply: {config_path}"
+        )
+        trainer.stop_training = True  # a resumed run would otherwise train on what is already in the file

@@ -1,4 +1,4 @@
-"""What a nerfstudio model says of itself, so that its views can be restored: see `RestoredViews`."""
+"""What a nerfstudio model has to say of itself before its views can be restored."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
@@ -11,6 +11,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
+from nifi_ns.plugin.restoration_choice import RestorationChoice
 from nifi_ns.views import View
 
 if TYPE_CHECKING:
@@ -19,48 +20,59 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a model shows at one moment, for whoever draws more of it later, in another thread."""
+class RenderSnapshot:
+    """What a model draws at one moment. Another thread may draw more of it later."""
 
     draw: "Renderer"
-    """Draws a view: [H, W, 3] in [0, 1], and expected depth [H, W, 1]."""
+    """Draws a view: colour [H, W, 3] in [0, 1], and expected depth [H, W, 1], 0 where nothing is."""
     key: Hashable
-    """Equal for what looks the same at the same step of training."""
+    """Equal for snapshots that look the same at the same step of training."""
 
 
-class Restorable(Model, ABC):
-    """How a model draws and what it has, for its views to be restored. Only `shown` and `photo` have no default."""
+class RestorableModel(Model, ABC):
+    """A nerfstudio model whose views can be restored.
+
+    Subclasses implement `snapshot` and `photo`; everything else has a default.
+    """
 
     config: Any
-    """The model's own, and a `RestoredViewsConfig`."""
+    """The model's own config, which is also a `RestoredOutputsConfig`."""
     train_views: Sequence[View] | None = None
-    """The capture's photos, bound by the pipeline; without them there is no `rgb_referenced`."""
+    """The capture's photos, set by the pipeline. Without them there are no reference residuals."""
     _in_training = False
 
     @abstractmethod
-    def shown(self, *, uncompressed: bool = False) -> Shown:
-        """What the model shows in this thread, now; or would show if it were not compressed."""
+    def snapshot(self, *, uncompressed: bool = False) -> RenderSnapshot:
+        """Return what the model draws now in this thread, or would draw without compression."""
 
     @abstractmethod
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """[H, W, 3]: the photo in a batch, of the size and over the background of the outputs."""
+        """Return the photo of a batch, [H, W, 3], with the size and background of `outputs`."""
 
-    def depth_of(self, view: View, outputs: dict[str, Any]) -> Tensor:
-        """[H, W, 1]: expected depth along the optical axis, as the model's outputs of a view have it."""
+    @abstractmethod
+    def trained_choice(self, restorer: Path | None) -> RestorationChoice:
+        """Return how the given restorer was trained to be used.
+
+        Raises:
+            NifiError: if there is no such restorer.
+        """
+
+    def expected_depth(self, view: View, outputs: dict[str, Any]) -> Tensor | None:
+        """Return the depth along the optical axis, [H, W, 1], 0 where nothing is; None if it was not drawn."""
         return outputs["depth"]
 
-    def more_outputs(self, view: View, obb_box: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
-        """Pictures [H, W, 3] that the model can also draw of a view; `rgb` stands for them while the camera moves."""
+    def extra_outputs(self, view: View, crop: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
+        """Return further pictures [H, W, 3] by name, each drawn when called. `rgb` replaces them in motion."""
         return {}
 
     @property
     def training_step(self) -> int:
-        """How far training has come."""
+        """The last training step."""
         return getattr(self, "step", 0)
 
     @property
     def still_training(self) -> bool:
-        """Whether this process trains what is shown."""
+        """Whether this process is training what is drawn."""
         return self._in_training
 
     @property
@@ -69,18 +81,23 @@ class Restorable(Model, ABC):
         return None
 
     @property
-    def shown_file(self) -> Path | None:
-        """The scene file that is shown, if one is."""
+    def is_compressed(self) -> bool:
+        """Whether the gaussians before compression are kept beside those that are drawn."""
+        return False
+
+    @property
+    def scene_file(self) -> Path | None:
+        """The scene file in use, if there is one."""
         return None
 
     @property
     def restorer_folder(self) -> Path | None:
-        """Where the restorer is."""
+        """The restorer that the config names or the run holds, if there is one."""
         return self.config.restorer
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """The model's own; remembers that this process trains."""
+        """Return the model's own callbacks, and remember that this process trains."""
         self._in_training = True
         return super().get_training_callbacks(training_callback_attributes)

@@ -34,7 +34,7 @@ def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced
     """
     run = load_run(config_path)
     if run.scene_file is None:
-        raise NifiError(f"{config_path} shows no scene file: run ns-nifi-compress --load-config {config_path} first")
+        raise NifiError(f"{config_path} shows no scene file: write one with ns-nifi-compress run {config_path}")
     root = (output_dir or run.folder / "nifi" / "pairs") / run.scene
     rate, data = run.scene_file.parent.name, run.scene_file.read_bytes()
     fingerprint = _fingerprint(run, referenced, data)
@@ -73,7 +73,7 @@ def write_pruned_pairs(
             matters = importance(splats, watched, background=run.model.background_color, antialiased=antialiased)
             order = matters.fading.argsort(descending=True)
         pruned = splats[order[:count]]
-        run.model.show(pruned)
+        run.model.set_splats(pruned)
         yield _write(run, root, rate, pruned.ply_size, fingerprint, referenced)
 
 
@@ -97,15 +97,16 @@ def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referen
     splats = run.model.splats
     what = {"bytes": size, "gaussians": len(splats), "fingerprint": fingerprint}
     writer = PairWriter(root / f"rate_{rate}", scene=run.scene, rate=rate, **what)
-    bank = run.model.references(run.model.shown())
+    restorer = run.model.view_restorer
     for split, views in (("train", run.train_views), ("test", run.eval_views)):
         for view in track(views, f"{run.scene} {rate}: {split} pairs", transient=True):
             assert view.image is not None
             rgb, depth = run.model.render_view(view, splats)
-            repaired = run.model.reference(view, rgb, depth, exclude=view.name) if referenced else None
+            request = restorer.request(view, rgb, depth, exclude=view.name)
+            bank = restorer.reference_bank(request.snapshot)
             chosen = bank.choose(view, depth, exclude=(view.name,), occlusion=True)
             names = [run.train_views.names[index] for index in chosen]
-            pictures = view.image, rgb, repaired
+            pictures = view.image, rgb, request.referenced if referenced else None
             writer.add("train" if split == "train" else "test", view.name, *pictures, attended_photos=names)
     return writer.finish()
 
@@ -116,7 +117,7 @@ def _fingerprint(run: Run, referenced: bool, *made_of: bytes) -> str:
     for part in made_of:
         digest.update(part)
     model = run.model.config
-    settings = (VERSION, referenced, model.num_references, model.rasterize_mode, model.background_color)
+    settings = (VERSION, referenced, model.num_reference_photos, model.rasterize_mode, model.background_color)
     digest.update(repr(settings).encode())
     for views, dataset in (
         (run.train_views, run.pipeline.datamanager.train_dataset),

@@ -1,6 +1,5 @@
-"""Runs that `ns-train` left behind: their splats, their views, and the scene files that are made of them."""
+"""Runs that `ns-train` left behind: opened for evaluation, with their splats and views."""
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,11 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from nifi_ns.errors import NifiError
-from nifi_ns.files import write_bytes, write_text
 from nifi_ns.plugin.dataset_views import DatasetViews
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig
+from nifi_ns.plugin.scene_files import save_scene
 from nifi_ns.splats import Splats
-
-SCENE_FILE = "scene.nifi"
 
 
 @dataclass
@@ -42,12 +39,12 @@ class Run:
 
     @property
     def scene_file(self) -> Path | None:
-        """The scene file that is shown, if one is."""
-        return self.model.config.scene_file
+        """The scene file in use, if there is one."""
+        return self.model.scene_file
 
     @property
     def rate(self) -> str:
-        """The name of what is shown: the scene file's, or `full`."""
+        """Name of the scene file's size, such as `60KB`; `full` without a scene file."""
         return "full" if self.scene_file is None else self.scene_file.parent.name
 
     @property
@@ -71,7 +68,7 @@ class Run:
         return DatasetViews(datamanager, "train" if split == "train" else "eval")
 
     def save_scene(self, data: bytes, rate: str) -> Path:
-        """Write `<run>/nifi/<rate>/scene.nifi`, and beside it the `config.yml` that shows it. Returns the config."""
+        """Write a scene file into the run and return the config that opens it, see `scene_files.save_scene`."""
         return save_scene(self.config, data, rate)
 
 
@@ -97,19 +94,6 @@ def load_run(config_path: Path) -> Run:
     assert isinstance(pipeline, VanillaPipeline)
     assert isinstance(pipeline.model, NifiSplatModel)
     return Run(config_path, config, pipeline, pipeline.model)
-
-
-def save_scene(config: TrainerConfig, data: bytes, rate: str) -> Path:
-    """Write `<run>/nifi/<rate>/scene.nifi`, and beside it the `config.yml` that shows it. Returns the config."""
-    scene_file = config.get_base_dir() / "nifi" / rate / SCENE_FILE
-    write_bytes(scene_file, data)
-    config = _as_nifi(copy.deepcopy(config))
-    assert isinstance(config.pipeline.model, NifiSplatModelConfig)
-    config.pipeline.model.scene_file = scene_file
-    config.load_dir = None
-    config_path = scene_file.with_name("config.yml")
-    write_text(config_path, yaml.dump(config))
-    return config_path
 
 
 def _read_config(path: Path) -> TrainerConfig:

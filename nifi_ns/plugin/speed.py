@@ -1,15 +1,11 @@
-"""How fast `ns-render` renders, and how fast it restores, in its progress line."""
+"""How fast `ns-render` renders, and how fast it restores."""
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from nerfstudio.utils.rich_utils import ItersPerSecColumn
-from rich.progress import Task
-from rich.text import Text
 
 
 class Stopwatch:
@@ -38,23 +34,6 @@ class Stopwatch:
 
 
 STOPWATCH = Stopwatch()
-
-
-class SpeedColumn(ItersPerSecColumn):
-    """Nerfstudio's column of frames per second, followed by what a frame's time goes to."""
-
-    def render(self, task: Task) -> Text:
-        """Such as `0.71 fps (rendering 14.20 fps, restoring 0.75 fps)`."""
-        text = super().render(task)
-        return text.append(f" ({STOPWATCH})") if str(STOPWATCH) else text
-
-
-def show_speeds() -> None:
-    """Let a running `ns-render` show speeds. It loads plugins before it imports its column, so that this comes late."""
-    render = sys.modules.get("nerfstudio.scripts.render")
-    if render is not None:
-        vars(render)["ItersPerSecColumn"] = SpeedColumn
-        STOPWATCH.running = True
 
 
 def _now() -> float:

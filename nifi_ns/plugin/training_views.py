@@ -1,4 +1,4 @@
-"""What a datamanager trains on: so many of the photos, and repaired views in between."""
+"""What a datamanager emits in training: all or some of the photos, and distilled views between them."""
 
 import copy
 from collections.abc import Callable
@@ -21,17 +21,17 @@ class TrainingViewsConfig:
 
 
 class TrainingViews:
-    """Part of a datamanager. Put it before the datamanager's class among the bases."""
+    """A mixin for datamanagers. List it before the datamanager's class among the bases."""
 
     config: Any
-    """The datamanager's own, and a `TrainingViewsConfig`."""
+    """The datamanager's own config, which is also a `TrainingViewsConfig`."""
     train_dataparser_outputs: DataparserOutputs
-    repaired: Callable[[int], tuple[Cameras, dict[str, Any]] | None] | None = None
-    """Says which repaired view to train on at a step, or None for a photo: its camera, and as batch the picture
-    [H, W, 3] uint8, its weights in [0, 1] and the view's. Bound by the pipeline."""
+    distilled_view: Callable[[int], tuple[Cameras, dict[str, Any]] | None] = staticmethod(lambda step: None)
+    """Returns the restored view to train on at a step (see `Distillation.sample`), or None for a photo. Set by the
+    pipeline."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        """As the datamanager's.
+        """Build the datamanager.
 
         Raises:
             NifiError: if there is no such capture.
@@ -41,10 +41,10 @@ class TrainingViews:
         super().__init__(config, *args, **kwargs)  # pyright: ignore[reportCallIssue]
 
     def create_train_dataset(self) -> Any:
-        """Of as many photos as are to be trained on.
+        """Build the dataset of `max_train_views` photos.
 
         Raises:
-            NifiError: if that is none.
+            NifiError: if that is less than one.
         """
         count, outputs = self.config.max_train_views, self.train_dataparser_outputs
         if count is not None:
@@ -53,13 +53,9 @@ class TrainingViews:
             self.train_dataparser_outputs = _spread(outputs, min(count, len(outputs.image_filenames)))
         return super().create_train_dataset()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def repaired_view(self, step: int) -> tuple[Cameras, dict[str, Any]] | None:
-        """The repaired view to train on at a step, or None for a photo."""
-        return None if self.repaired is None else self.repaired(step)
-
 
 def _spread(outputs: DataparserOutputs, count: int) -> DataparserOutputs:
-    """What a dataparser says of `count` of its photos, from the first to the last."""
+    """Return the dataparser's outputs for `count` of its photos, evenly spread from the first to the last."""
     last = len(outputs.image_filenames) - 1
     chosen = [round(i * last / max(1, count - 1)) for i in range(count)]
     outputs = copy.copy(outputs)

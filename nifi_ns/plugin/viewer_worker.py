@@ -1,4 +1,4 @@
-"""Pictures that come late: what a viewer's render thread does not wait for is made beside it, and shown when ready."""
+"""A worker thread for the viewer: makes what its render threads need not wait for, and redraws when it is ready."""
 
 import threading
 import time
@@ -11,56 +11,55 @@ import torch
 from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.lazy_outputs import LazyOutputs
 
-EXPECTED = (NifiError, OSError, torch.cuda.OutOfMemoryError)
+EXPECTED_ERRORS = (NifiError, OSError, torch.cuda.OutOfMemoryError)
 """Errors that a user can do something about: their message says it all."""
 
-REST = 3
-"""While training changes what a resting camera sees, its views are made anew after so many times what they took."""
+PAUSE = 3
+"""While training changes what a resting camera sees, the worker pauses for this many times its last work's time."""
 
 
 def render_thread() -> RenderStateMachine | None:
-    """The viewer's render thread, one for each browser that looks, if this is such a thread."""
+    """Return the viewer's render thread if the caller runs in one; each browser has its own."""
     thread = threading.current_thread()
     return thread if isinstance(thread, RenderStateMachine) else None
 
 
 def is_moving(viewer: RenderStateMachine) -> bool:
-    """Whether the camera of `viewer` moves, or is about to."""
-    coming = viewer.next_action
-    return viewer.state != "high" or (coming is not None and coming.action in ("move", "rerender"))
+    """Return whether the camera of `viewer` moves, or is about to."""
+    upcoming = viewer.next_action
+    return viewer.state != "high" or (upcoming is not None and upcoming.action in ("move", "rerender"))
 
 
 def redraw(viewer: RenderStateMachine) -> None:
-    """Have `viewer` draw its view again, at once and in full, if it rests there."""
-    # what training sends when there is something new to see: ignored while the camera moves
+    """Have `viewer` draw its view again at full resolution, if its camera rests."""
+    # a "step" is what training sends when there is something new to see; it is ignored while the camera moves
     viewer.action(RenderAction("step", viewer.viewer.get_camera_state(viewer.client)))
 
 
-class _Stale(Exception):
-    """Nobody waits for this any more."""
+class _Abandoned(Exception):
+    """Nobody waits for this work any more."""
 
 
 @dataclass(eq=False)
-class _View:
-    """What a viewer rests on, and what of it is there already."""
+class _Job:
+    """What one viewer rests on, and which values of it have been made."""
 
-    ident: Hashable
+    key: Hashable
     step: int
-    recipes: LazyOutputs
+    source: object
     values: dict[str, Any]
-    """By name; may come from an earlier step of training."""
+    """By name; they may come from an earlier training step."""
     wanted: list[str] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
-    shown: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
 
 
-class Late:
-    """Makes values for render threads, in a thread of its own, of nothing but the newest view of each.
+class ViewerWorker:
+    """Makes values for the viewer's render threads in a thread of its own, only for the newest view of each.
 
-    It begins nothing while the camera moves, holds no lock of the viewer or the trainer, and leaves most of the time to
-    a training.
+    It starts nothing while the camera moves, holds no lock of the viewer or the trainer, and leaves most of the time to
+    training.
     """
 
     def __init__(
@@ -69,64 +68,64 @@ class Late:
         """
         Args:
             begin: called before a value is made.
-            done: called with the seconds that it took, or None if it was given up.
+            done: called with the seconds it took, or None if it was abandoned.
             fail: called with the error when a value cannot be made.
         """
         self._begin, self._done, self._fail = begin, done, fail
         self._changed = threading.Condition()
-        self._views: WeakKeyDictionary[RenderStateMachine, _View] = WeakKeyDictionary()
+        self._jobs: WeakKeyDictionary[RenderStateMachine, _Job] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
-        self._rest_until = 0.0
-        self._at_work: tuple[RenderStateMachine, _View] | None = None
+        self._paused_until = 0.0
+        self._current: tuple[RenderStateMachine, _Job] | None = None
 
-    def get(self, viewer: RenderStateMachine, name: str, ident: Hashable, step: int, recipes: LazyOutputs) -> Any:
-        """The value `name` of what `viewer` shows, or None, in which case it is made and the viewer draws again.
+    def get(self, viewer: RenderStateMachine, name: str, key: Hashable, step: int, source: object) -> Any:
+        """Return a value if it has been made; else None, and the viewer draws again once it has.
 
         Args:
             viewer: the render thread.
-            name: one of the recipes.
-            ident: equal for views of which the values are the same, but for what a training changes.
-            step: of training. What an earlier step gave is shown until it is made anew.
-            recipes: how the values of this view are made.
+            name: an attribute of `source`, which is computed when it is read.
+            key: equal for views whose values are equal at the same training step.
+            step: the training step. Values of an earlier step are returned until they are made again.
+            source: what has the values of this view.
         """
         with self._changed:
-            view = self._views.get(viewer)
-            if view is None or view.ident != ident:
-                view = self._views[viewer] = _View(ident, step, recipes, {})
-            elif view.step != step and name in view.shown and not view.wanted and time.monotonic() > self._rest_until:
-                view = self._views[viewer] = _View(ident, step, recipes, view.values)
-            if name in view.made:
-                view.shown.add(name)
-            elif name not in view.wanted:
-                view.wanted.append(name)
+            job = self._jobs.get(viewer)
+            if job is None or job.key != key:
+                job = self._jobs[viewer] = _Job(key, step, source, {})
+            elif job.step != step and name in job.read and not job.wanted and time.monotonic() > self._paused_until:
+                job = self._jobs[viewer] = _Job(key, step, source, job.values)
+            if name in job.made:
+                job.read.add(name)
+            elif name not in job.wanted:
+                job.wanted.append(name)
                 self._wake()
-            return view.values.get(name)
+            return job.values.get(name)
 
     def forget(self) -> None:
-        """Make everything anew: the settings that are no part of `ident` have changed."""
+        """Make everything again: settings that are not part of the keys have changed."""
         with self._changed:
-            self._views.clear()
+            self._jobs.clear()
 
     def check(self) -> None:
-        """To be called now and then by what makes values: raises, in the thread that makes them, if nobody waits."""
-        if threading.current_thread() is self._thread and self._at_work is not None and self._stale(*self._at_work):
-            raise _Stale
+        """Abandon the current work if nobody waits for it. Long work calls this from time to time."""
+        if threading.current_thread() is self._thread and self._current is not None and self._stale(*self._current):
+            raise _Abandoned
 
-    def _stale(self, viewer: RenderStateMachine, view: _View) -> bool:
-        return self._views.get(viewer) is not view or not viewer.running or is_moving(viewer)
+    def _stale(self, viewer: RenderStateMachine, job: _Job) -> bool:
+        return self._jobs.get(viewer) is not job or not viewer.running or is_moving(viewer)
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="nifi-late", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="nifi-viewer-worker", daemon=True)
             self._thread.start()
         self._changed.notify()
 
-    def _next(self) -> tuple[RenderStateMachine, _View, str] | None:
-        for viewer, view in list(self._views.items()):
-            if self._stale(viewer, view):
-                view.wanted.clear()  # asked for again when the camera rests
-            elif view.wanted:
-                return viewer, view, view.wanted[0]
+    def _next(self) -> tuple[RenderStateMachine, _Job, str] | None:
+        for viewer, job in list(self._jobs.items()):
+            if self._stale(viewer, job):
+                job.wanted.clear()  # the viewer asks again when its camera rests
+            elif job.wanted:
+                return viewer, job, job.wanted[0]
         return None
 
     def _work(self) -> None:
@@ -134,30 +133,30 @@ class Late:
             with self._changed:
                 while (found := self._next()) is None:
                     self._changed.wait()
-                viewer, view, name = found
-                self._at_work = viewer, view
+                viewer, job, name = found
+                self._current = viewer, job
             value, started = None, time.perf_counter()
             try:
                 self._begin()
                 with torch.no_grad():
-                    value = view.recipes[name]
+                    value = getattr(job.source, name)
                 seconds = time.perf_counter() - started
                 self._done(seconds)
-                self._rest_until = time.monotonic() + REST * seconds
-            except _Stale:
+                self._paused_until = time.monotonic() + PAUSE * seconds
+            except _Abandoned:
                 self._done(None)
                 with self._changed:
-                    view.wanted.clear()
+                    job.wanted.clear()
                 continue
             except Exception as error:
                 self._fail(error)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
             with self._changed:
-                if name in view.wanted:
-                    view.wanted.remove(name)
-                view.made.add(name)
-                view.values[name] = value
-                stale = self._stale(viewer, view)
+                if name in job.wanted:
+                    job.wanted.remove(name)
+                job.made.add(name)
+                job.values[name] = value
+                stale = self._stale(viewer, job)
             if not stale:
                 redraw(viewer)

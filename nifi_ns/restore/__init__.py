@@ -3,7 +3,7 @@
 from nifi_ns.restore._config import TrainingConfig
 from nifi_ns.restore._description import RESTORER_FILE, Decode, Description, RestorerSettings, packaged_weights
 from nifi_ns.restore._network import OneStepNetwork
-from nifi_ns.restore._objective import Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore._objective import LossNoise, ObjectiveConfig, critic_loss, restorer_loss
 from nifi_ns.restore._restorer import Restorer
 from nifi_ns.restore._training import Trainer
 
@@ -11,7 +11,7 @@ __all__ = [
     "RESTORER_FILE",
     "Decode",
     "Description",
-    "Draws",
+    "LossNoise",
     "ObjectiveConfig",
     "OneStepNetwork",
     "Restorer",

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from nifi_ns.diffusion import WEIGHTS
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
-from nifi_ns.pairs import Inputs
+from nifi_ns.pairs import Input
 
 VERSION = 1
 RESTORER_FILE = "restorer.json"
@@ -31,13 +31,13 @@ class RestorerSettings:
     """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
     attended_photos: int = 0
     """How many photos of other cameras it was trained to look at; more or fewer may be given."""
-    input: Inputs = "degraded"
+    input: Input = "degraded"
     """What it was trained on: plain renders, or views already restored by reference photos."""
     seed: int = 0
     """Of the noise, which is the same for every image of a size, so that frames do not flicker."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Inputs))):
+        for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
             if getattr(self, name) not in allowed:
                 raise NifiError(f"{name} is {getattr(self, name)!r}: expected {' or '.join(allowed)}")
         if self.attended_photos < 0:

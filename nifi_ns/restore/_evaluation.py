@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from nifi_ns import metrics
-from nifi_ns.pairs import Inputs, PairFolder
+from nifi_ns.metrics import REFERENCE_METRICS
+from nifi_ns.pairs import Input, PairFolder
 
-REFERENCE_METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd")
-"""The metrics that need no weights: the default to choose by, the same on every machine."""
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Values = Mapping[str, float | None]
@@ -36,7 +35,7 @@ def score_views(
     *,
     attended_photos: int = 0,
     strengths: Sequence[float] = (1.0,),
-    inputs: Inputs = "degraded",
+    inputs: Input = "degraded",
     names: Iterable[str] = REFERENCE_METRICS,
     pictures: bool = True,
 ) -> list[ViewScores]:

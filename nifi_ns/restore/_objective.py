@@ -79,7 +79,7 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class Draws:
+class LossNoise:
     """The random numbers of one loss."""
 
     start_noise: Tensor
@@ -92,17 +92,17 @@ class Draws:
     """[B] whether the prompt is dropped."""
 
     @classmethod
-    def of(cls, shape: Sequence[int], config: ObjectiveConfig, generator: torch.Generator) -> "Draws":
-        """Drawn on the CPU, so that every device sees the same numbers; `shape` is that of the latents."""
+    def sample(cls, shape: Sequence[int], config: ObjectiveConfig, generator: torch.Generator) -> "LossNoise":
+        """Sample on the CPU, so that every device sees the same numbers; `shape` is that of the latents."""
         low, high = config.timesteps
         start_noise = torch.randn(*shape, generator=generator)
         timestep = torch.randint(low, high + 1, shape[:1], generator=generator).float()
         noise = torch.randn(*shape, generator=generator)
         return cls(start_noise, timestep, noise, torch.rand(shape[:1], generator=generator) < config.prompt_dropout)
 
-    def part(self, samples: slice, device: torch.device) -> "Draws":
-        """Those of some samples of the batch, on `device`."""
-        return Draws(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise, self.dropped)))
+    def part(self, samples: slice, device: torch.device) -> "LossNoise":
+        """Return the numbers of some samples of the batch, on `device`."""
+        return LossNoise(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise, self.dropped)))
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def restorer_loss(
     backbone: LatentBackbone,
     degraded: Tensor,
     clean: Tensor,
-    draws: Draws,
+    noise: LossNoise,
     config: ObjectiveConfig,
     perceptual: Perceptual,
     attended_photos: Tensor | None = None,
@@ -182,10 +182,10 @@ def restorer_loss(
         z_gt = backbone.encode(clean).float()
         others = None if attended_photos is None else encode_photos(backbone, attended_photos)
     z = backbone.encode(degraded, adapter="phi_minus").float()
-    z_hat = restore_latents(backbone, z, config.noise_scale * draws.start_noise, config.t0, others).float()
+    z_hat = restore_latents(backbone, z, config.noise_scale * noise.start_noise, config.t0, others).float()
     terms: dict[str, Tensor] = {}
     if config.match > 0:
-        gradient = matching_gradient(backbone, z_hat, z_gt, draws.timestep, draws.noise, config)
+        gradient = matching_gradient(backbone, z_hat, z_gt, noise.timestep, noise.noise, config)
         terms["match"] = matching_loss(z_hat, gradient)
     if config.latent > 0:
         terms["latent"] = (z_hat - z_gt).square().mean()

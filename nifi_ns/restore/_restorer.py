@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nifi_ns.diffusion import NETWORK_ADAPTER_FILE, PROMPT_FILE, VAE_ADAPTER_FILE, Backbone, CompileMode
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs import Inputs
+from nifi_ns.pairs import Input
 from nifi_ns.restore._description import VERSION, Description, RestorerSettings, checksum, packaged_weights
 from nifi_ns.restore._images import to_batch
 from nifi_ns.restore._layouts import Options, find_restorer
@@ -132,7 +132,7 @@ class Restorer:
         return self
 
     @property
-    def input(self) -> Inputs:
+    def input(self) -> Input:
         """What it was trained on: plain renders ("degraded") or views restored by reference photos ("referenced")."""
         return self.settings.input
 

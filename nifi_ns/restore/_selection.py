@@ -58,10 +58,10 @@ class Selection:
         *,
         choose_by: Sequence[str],
         limit: int,
-        held_out: Collection[str] = (),
+        validation_scenes: Collection[str] = (),
     ):
         """`validation` names views by scene; each evaluation looks at about `limit` of them and of the test views.
-        Scenes that are `held_out` are marked in the final table.
+        Rows of `validation_scenes` say `held_out="scene"`.
 
         Raises:
             NifiError: if a metric of `choose_by` is unknown.
@@ -75,7 +75,7 @@ class Selection:
         self.adapter: dict[str, Tensor] = {}
         """Its phi-, on the CPU."""
         self._restorer, self._folders, self._output, self._names = restorer, folders, output, tuple(choose_by)
-        self._held_out = held_out
+        self._validation_scenes = validation_scenes
         self._history: list[dict[str, Any]] = []
         self._validation = [
             (folder, "train", name)
@@ -124,7 +124,8 @@ class Selection:
             given: results.Variant = "compressed" if self._restorer.input == "degraded" else "referenced"
             kept: dict[results.Variant, dict[str, float | None]] = {given: before, "restored": after}
             for variant, values in kept.items():
-                more = {"rate": folder.rate} | ({"held_out": "scene"} if folder.scene in self._held_out else {})
+                more = {"rate": folder.rate}
+                more |= {"held_out": "scene"} if folder.scene in self._validation_scenes else {}
                 rows.append(results.row(folder.scene, variant, bytes=size, gaussians=count, metrics=values, **more))
         backbone.load_adapter_state_dict("phi_minus", last)
         results.save(self._output / "metrics.json", rows, step=self.step, strength=self.best.strength)

@@ -2,6 +2,19 @@ import os
 import subprocess
 import sys
 
+IMPORTS = """
+from dataclasses import dataclass
+from nifi_ns.commands._cli import run
+
+@dataclass
+class Imports:
+    name: str
+    def main(self):
+        __import__(self.name)
+
+run(Imports)
+"""
+
 COMMAND = """
 import warnings
 from dataclasses import dataclass
@@ -24,3 +37,13 @@ def test_future_warnings_of_libraries_are_shown_only_to_who_asks_for_them() -> N
 
     assert said() == ""
     assert "of a library" in said("-Wdefault")
+
+
+def test_a_package_that_is_missing_is_one_line() -> None:
+    def said(name: str) -> str:
+        command = [sys.executable, "-c", IMPORTS, "--name", name]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+    wanted = "error: absent is not installed: this command needs all that pip install nifi-ns brings\n"
+    assert said("absent.package") == wanted
+    assert "Traceback" in said("nifi_ns.absent")

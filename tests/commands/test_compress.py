@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nifi_ns import formats
-from nifi_ns.commands.compress import Compress
+from nifi_ns.commands._cli import Command
+from nifi_ns.commands.compress import CompressRun, CompressSplats, Decode, Info
 from nifi_ns.compress import CompressionSettings, decode, encode, info
 from nifi_ns.compress.codec import PRESETS
 from nifi_ns.errors import NifiError
@@ -34,7 +35,7 @@ def scene(ply: Path) -> Path:
 
 def test_compresses_a_ply_and_says_what_became_of_it(ply: Path, capsys: pytest.CaptureFixture[str]):
     settings = CompressionSettings(target_size="1KB", steps=2, importance_views=4)
-    Compress(ply=ply, compression=settings).main()
+    CompressSplats(file=ply, compression=settings).main()
     scene = info(ply.with_suffix(".nifi").read_bytes())
     assert 980 <= scene.size <= 1000
     printed = capsys.readouterr().out
@@ -46,24 +47,24 @@ def test_compresses_a_ply_and_says_what_became_of_it(ply: Path, capsys: pytest.C
 
 
 def test_decodes_to_a_ply(scene: Path, tmp_path: Path):
-    Compress(decode=scene, output=tmp_path / "back" / "again.ply").main()
+    Decode(scene=scene, output=tmp_path / "back" / "again.ply").main()
     back, decoded = formats.load(tmp_path / "back" / "again.ply"), decode(scene.read_bytes())
     assert torch.equal(back.means, decoded.means)
     assert torch.equal(back.sh, decoded.sh)
-    Compress(decode=scene).main()
+    Decode(scene=scene).main()
     assert scene.with_suffix(".ply").is_file()
 
 
 @pytest.mark.parametrize("suffix", [".spz", ".splat", ".compressed.ply", ".sog"])
 def test_decodes_to_and_compresses_from_other_formats(scene: Path, tmp_path: Path, suffix: str):
-    Compress(decode=scene, output=tmp_path / f"back{suffix}").main()
+    Decode(scene=scene, output=tmp_path / f"back{suffix}").main()
     settings = CompressionSettings(target_size="1KB", steps=0, importance_views=2)
-    Compress(ply=tmp_path / f"back{suffix}", output=tmp_path / "again.nifi", compression=settings).main()
+    CompressSplats(file=tmp_path / f"back{suffix}", output=tmp_path / "again.nifi", compression=settings).main()
     assert info((tmp_path / "again.nifi").read_bytes()).count > 30
 
 
 def test_tells_what_is_inside(scene: Path, capsys: pytest.CaptureFixture[str]):
-    Compress(info=scene).main()
+    Info(scene=scene).main()
     printed = capsys.readouterr().out
     assert "300 gaussians, SH degree 0, version 1" in printed
     assert all(stream in printed for stream in info(scene.read_bytes()).sizes)
@@ -72,29 +73,24 @@ def test_tells_what_is_inside(scene: Path, capsys: pytest.CaptureFixture[str]):
 def test_tells_which_levels_are_inside(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = encode(formats.load(ply), PRESETS["coarse"], counts=[70, 230])
     (tmp_path / "cut.nifi").write_bytes(data[: info(data).levels[0].size])
-    Compress(info=tmp_path / "cut.nifi").main()
+    Info(scene=tmp_path / "cut.nifi").main()
     assert re.search(r"gaussians by level: 70 in \S+, 1 cut off", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "message"),
     [
-        ({}, "give exactly one of --load-config, --ply, --decode, --info; got none"),
-        ({"ply": Path("a.ply"), "info": Path("b.nifi")}, "got --ply and --info"),
-        ({"ply": Path("missing.ply")}, "no such file: missing.ply"),
-        ({"decode": Path("missing.nifi")}, "no such file: missing.nifi"),
-        ({"info": Path("missing.nifi")}, "no such file: missing.nifi"),
-        ({"ply": Path("a.ply"), "output": Path("b.zip")}, "--output b.zip must end in .nifi"),
-        ({"decode": Path("a.nifi"), "output": Path("b.zip")}, "b.zip must end in one of .ply, "),
-        ({"info": Path("a.nifi"), "output": Path("b.ply")}, "--output does not go with --info"),
-        ({"ply": Path("a.ply"), "sizes": ("1KB", "2KB")}, "go with --load-config, not with --ply"),
-        ({"load_config": Path("c.yml"), "sizes": ("1KB",), "target_psnr_drop": 0.1}, "not both"),
-        ({"load_config": Path("c.yml"), "sizes": ("1KB", "some")}, "cannot read the size 'some'"),
+        (CompressSplats(file=Path("missing.ply")), "no such file: missing.ply"),
+        (Decode(scene=Path("missing.nifi")), "no such file: missing.nifi"),
+        (Info(scene=Path("missing.nifi")), "no such file: missing.nifi"),
+        (CompressSplats(file=Path("a.ply"), output=Path("b.zip")), "--output b.zip must end in .nifi"),
+        (Decode(scene=Path("a.nifi"), output=Path("b.zip")), "b.zip must end in one of .ply, "),
+        (CompressRun(config=Path("c.yml"), sizes=("1KB", "some")), "cannot read the size 'some'"),
     ],
 )
-def test_says_what_is_wrong_before_any_work(arguments: dict, message: str):
+def test_says_what_is_wrong_before_any_work(command: Command, message: str):
     with pytest.raises(NifiError, match=re.escape(message)):
-        Compress(**arguments).main()
+        command.main()
 
 
 def test_antialiasing_goes_from_format_to_format(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -102,35 +98,53 @@ def test_antialiasing_goes_from_format_to_format(ply: Path, tmp_path: Path, caps
     formats.save(tmp_path / "smooth.ply", formats.load(ply), antialiased=True)
     for source, smooth in ((ply, False), (tmp_path / "smooth.ply", True)):
         scene = source.with_suffix(".nifi")
-        Compress(ply=source, compression=settings).main()
+        CompressSplats(file=source, compression=settings).main()
         assert info(scene.read_bytes()).antialiased == smooth
         capsys.readouterr()
-        Compress(info=scene).main()
+        Info(scene=scene).main()
         assert ("drawn antialiased" in capsys.readouterr().out) == smooth
         for suffix in (".spz", ".sog"):
-            Compress(decode=scene, output=tmp_path / f"{source.stem}{suffix}").main()
+            Decode(scene=scene, output=tmp_path / f"{source.stem}{suffix}").main()
             assert formats.is_antialiased(tmp_path / f"{source.stem}{suffix}") == smooth
 
 
 def test_what_cannot_be_compressed_leaves_no_file(ply: Path, tmp_path: Path):
     with pytest.raises(NifiError, match="not a single gaussian fits into 60"):
-        Compress(ply=ply, compression=CompressionSettings(target_size="60", steps=0, importance_views=1)).main()
+        CompressSplats(file=ply, compression=CompressionSettings(target_size="60", steps=0, importance_views=1)).main()
     _ply.save(tmp_path / "empty.ply", formats.load(ply)[torch.zeros(300, dtype=torch.bool)])
     with pytest.raises(NifiError, match="no gaussians"):
-        Compress(ply=tmp_path / "empty.ply").main()
+        CompressSplats(file=tmp_path / "empty.ply").main()
     assert not list(tmp_path.glob("*.nifi"))
+
+
+def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from nifi_ns.commands.compress import entrypoint; entrypoint()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ply", "x.ply", "--target-size", "tiny"], "error: cannot read the size 'tiny'"),
-        (["--info", __file__], "error: not a scene file"),
+        (["splats", "x.ply", "--target-size", "tiny"], "error: cannot read the size 'tiny'"),
+        (["info", __file__], "error: not a scene file"),
     ],
 )
 def test_errors_are_one_line_and_status_one(arguments: list[str], message: str):
-    code = "from nifi_ns.commands.compress import entrypoint; entrypoint()"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = typed(*arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {run, splats, decode, info, hacpp, command}"),
+        (["run", "c.yml", "--sizes", "1KB", "--target-psnr-drop", "1"], "not allowed together"),
+        (["info", "a.nifi", "--output", "b.ply"], "--output"),
+    ],
+)
+def test_what_does_not_go_together_is_not_parsed(arguments: list[str], message: str):
+    done = typed(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr

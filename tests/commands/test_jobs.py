@@ -1,4 +1,4 @@
-"""`ns-nifi-pairs --jobs`: many runs, one process each, restarted and shared out; `--pack`."""
+"""`ns-nifi-pairs jobs`: many runs, one process each, restarted and shared out; `pack`."""
 
 import json
 import os
@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from nifi_ns.commands import _jobs, pairs
-from nifi_ns.commands._jobs import Options, read_jobs, run_jobs
-from nifi_ns.errors import NifiError
+from nifi_ns.commands._jobs import RunOptions, read_jobs, run_jobs
 from nifi_ns.pairs import PairWriter, find_pair_folders
 
 made: list[str] = []
 
 
-def stand_in(config: Path, options: Options) -> dict[str, str]:
+def stand_in(config: Path, options: RunOptions) -> dict[str, str]:
     """A job without nerfstudio: `config`'s text is the scene, or what goes wrong."""
     scene = config.read_text()
     if scene == "killed":
@@ -51,7 +50,7 @@ def typed(*words: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_jobs_are_done_once_and_again_when_their_run_changes(listed, tmp_path, monkeypatch) -> None:
-    words = ("--jobs", listed, "--output-dir", tmp_path / "pairs")
+    words = ("jobs", listed, "--output-dir", tmp_path / "pairs")
     typed(*words, monkeypatch=monkeypatch)
     assert made == ["a", "b", "c", "d"]  # a once, though it is listed twice
     manifest = json.loads((tmp_path / "pairs" / "jobs_1_of_1.json").read_text())
@@ -72,7 +71,7 @@ def test_jobs_are_done_once_and_again_when_their_run_changes(listed, tmp_path, m
 def test_parts_are_all_of_the_list_and_know_what_others_did(listed, tmp_path) -> None:
     parts = [read_jobs(listed, f"{k}/3") for k in (1, 2, 3)]
     assert [[config.parent.name for config in part] for part in parts] == [["a", "d"], ["b"], ["c"]]
-    options = Options(tmp_path / "pairs", None, True)
+    options = RunOptions(tmp_path / "pairs", None, True)
     for k, part in enumerate(parts, 1):
         run_jobs(part, options, f"{k}/3")
     run_jobs(read_jobs(listed, "1/1"), options, "1/1")
@@ -85,10 +84,10 @@ def test_parts_are_all_of_the_list_and_know_what_others_did(listed, tmp_path) ->
 
 
 def test_an_interrupted_list_goes_on_where_it_stopped(listed, tmp_path, monkeypatch) -> None:
-    words = ("--jobs", listed, "--output-dir", tmp_path / "pairs")
+    words = ("jobs", listed, "--output-dir", tmp_path / "pairs")
     job = _jobs._in_own_process
 
-    def interrupted(config: Path, options: Options) -> dict[str, str]:
+    def interrupted(config: Path, options: RunOptions) -> dict[str, str]:
         if config.parent.name == "c":
             raise KeyboardInterrupt
         return job(config, options)
@@ -105,7 +104,7 @@ def test_a_job_that_fails_or_is_killed_does_not_end_the_others(listed, tmp_path,
     monkeypatch.setattr(_jobs, "_make", stand_in)
     (tmp_path / "b" / "config.yml").write_text("killed")
     (tmp_path / "c" / "config.yml").write_text("wrong")
-    words = ("--jobs", listed, "--output-dir", tmp_path / "pairs")
+    words = ("jobs", listed, "--output-dir", tmp_path / "pairs")
     with pytest.raises(SystemExit, match=r"2 of 4 jobs failed.*jobs_1_of_1\.json.*b/config\.yml: its process was kil"):
         typed(*words, monkeypatch=monkeypatch)
     assert {f.scene for f in find_pair_folders([tmp_path / "pairs"])} == {"a", "d"}
@@ -121,7 +120,7 @@ def test_a_job_that_fails_or_is_killed_does_not_end_the_others(listed, tmp_path,
 def test_runs_of_one_name_are_told_apart(listed, tmp_path, monkeypatch) -> None:
     (tmp_path / "d" / "config.yml").write_text("b")
     with pytest.raises(SystemExit, match=r"d/config\.yml: its pairs overwrote those of \S*b/config\.yml: give"):
-        typed("--jobs", listed, "--output-dir", tmp_path / "pairs", monkeypatch=monkeypatch)
+        typed("jobs", listed, "--output-dir", tmp_path / "pairs", monkeypatch=monkeypatch)
 
 
 def test_mistakes_are_one_line_before_any_job(listed, tmp_path, monkeypatch) -> None:
@@ -131,18 +130,16 @@ def test_mistakes_are_one_line_before_any_job(listed, tmp_path, monkeypatch) -> 
         assert isinstance(exit_.value.code, str) and "\n" not in exit_.value.code
         return exit_.value.code
 
-    assert "no such list of jobs" in refused("--jobs", tmp_path / "absent")
+    assert "no such list of jobs" in refused("jobs", tmp_path / "absent")
     for part in ("0/3", "4/3", "3", "a/b"):
-        assert f"--part {part}: expected K/N" in refused("--jobs", listed, "--part", part)
-    assert "--part goes with --jobs" in refused("--load-config", tmp_path / "a" / "config.yml", "--part", "1/2")
-    assert "give one of" in refused("--jobs", listed, "--pack", tmp_path)
+        assert f"--part {part}: expected K/N" in refused("jobs", listed, "--part", part)
     listed.write_text(f"{tmp_path}/a/config.yml\n{tmp_path}/e/config.yml\n")
-    assert "jobs.txt, line 2: no such config" in refused("--jobs", listed)
+    assert "jobs.txt, line 2: no such config" in refused("jobs", listed)
     assert not made
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "jobs_1_of_2.json").write_text('{"a": 3}')
     listed.write_text("")
-    assert "is no manifest of jobs" in refused("--jobs", listed)
+    assert "is no manifest of jobs" in refused("jobs", listed)
 
 
 def test_folders_are_packed_into_shards(tmp_path, monkeypatch) -> None:
@@ -153,11 +150,11 @@ def test_folders_are_packed_into_shards(tmp_path, monkeypatch) -> None:
         for name in "xyz":
             writer.add("train", name, *torch.rand(2, 32, 32, 3))
         writer.finish()
-    words = ("--pack", tmp_path / "pairs", "--output-dir", tmp_path / "shards", "--shard-size", "20KB")
+    words = ("pack", tmp_path / "pairs", "--output-dir", tmp_path / "shards", "--shard-size", "20KB")
     typed(*words, monkeypatch=monkeypatch)
     assert len(list((tmp_path / "shards").glob("pairs-*.tar"))) > 1
     assert [f.label for f in find_pair_folders([tmp_path / "shards"])] == ["a/9KB", "b/9KB"]
     with pytest.raises(SystemExit, match=r"pairs-\d+\.tar is there already"):
         typed(*words, monkeypatch=monkeypatch)
-    with pytest.raises(NifiError, match="give one of"):
-        pairs.Pairs().main()
+    with pytest.raises(SystemExit, match="give one or more folders of pairs"):
+        typed("pack", monkeypatch=monkeypatch)

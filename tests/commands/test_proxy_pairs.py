@@ -1,4 +1,4 @@
-"""`ns-nifi-pairs --proxy`: folders of photos become pairs that the trainer reads; mistakes are one line."""
+"""`ns-nifi-pairs proxy`: folders of photos become pairs that the trainer reads; mistakes are one line."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ def pixels(folder: PairFolder) -> list[np.ndarray]:
 
 
 def test_photos_become_pairs_that_the_trainer_reads(photos, tmp_path, monkeypatch, capsys):
-    typed("--proxy", photos, "--output-dir", tmp_path / "out", *FAST, monkeypatch=monkeypatch)
+    typed("proxy", photos, "--output-dir", tmp_path / "out", *FAST, monkeypatch=monkeypatch)
     folders = find_pair_folders([tmp_path / "out"])
     assert [folder.label for folder in folders] == ["roses/proxy-0.25", "roses/proxy-0.5", "roses/proxy-1"]
     errors = []
@@ -78,7 +78,7 @@ def test_photos_become_pairs_that_the_trainer_reads(photos, tmp_path, monkeypatc
 def test_a_seed_decides_and_what_is_current_stays(photos, tmp_path, monkeypatch):
     def write(where: str, *words: object) -> list[np.ndarray]:
         options = ("--output-dir", tmp_path / where, "--strengths", 0.5, *FAST, *words)
-        typed("--proxy", photos, *options, monkeypatch=monkeypatch)
+        typed("proxy", photos, *options, monkeypatch=monkeypatch)
         return pixels(PairFolder.open(tmp_path / where / "roses" / "rate_proxy-0.5"))
 
     first, again, other = write("a"), write("b"), write("c", "--seed", 1)
@@ -105,7 +105,7 @@ def test_an_interrupted_writing_is_not_taken_for_a_whole_one(photos, tmp_path, m
 
     monkeypatch.setattr(_proxy, "degrade", stop)
     with pytest.raises(SystemExit, match="interrupted"):
-        typed("--proxy", photos, "--output-dir", tmp_path / "out", monkeypatch=monkeypatch)
+        typed("proxy", photos, "--output-dir", tmp_path / "out", monkeypatch=monkeypatch)
     assert (tmp_path / "out" / "roses" / "rate_proxy-0.25" / "train").is_dir()
     assert not list((tmp_path / "out").rglob("pairs.json"))
 
@@ -115,7 +115,7 @@ def test_a_captures_own_split_is_kept_and_its_smaller_copies_are_not_taken(tmp_p
     capture = write_photos(tmp_path / "fox", *(f"images/{i}.png" for i in range(5)), "images_2/0.png")
     held_out = {"val_filenames": ["images/3.png"], "test_filenames": ["./images/4.png"]}
     (capture / "transforms.json").write_text(json.dumps({"frames": [], **held_out}))
-    words = ("--proxy", capture / given, "--output-dir", tmp_path / "out", "--strengths", 1, *FAST)
+    words = ("proxy", capture / given, "--output-dir", tmp_path / "out", "--strengths", 1, *FAST)
     typed(*words, monkeypatch=monkeypatch)
     folder = PairFolder.open(tmp_path / "out" / "fox" / "rate_proxy-1")
     assert folder.splits == {"train": ("0", "1", "2"), "test": ("3", "4")}
@@ -126,32 +126,30 @@ def test_photos_lie_as_they_are_shown(tmp_path, monkeypatch):
     exif[0x0112] = 6  # turned by a quarter
     (tmp_path / "turned").mkdir()
     Image.new("RGB", (40, 20), "red").save(tmp_path / "turned" / "a.jpg", exif=exif)
-    words = ("--proxy", tmp_path / "turned", "--output-dir", tmp_path / "out", "--strengths", 1, *FAST)
+    words = ("proxy", tmp_path / "turned", "--output-dir", tmp_path / "out", "--strengths", 1, *FAST)
     typed(*words, monkeypatch=monkeypatch)
     folder = PairFolder.open(tmp_path / "out" / "turned" / "rate_proxy-1")
     assert folder.load("train", "a")[0].shape == (40, 20, 3)
 
 
 def test_mistakes_are_one_line_before_anything_is_written(photos, tmp_path, refused):
-    assert "give one of --load-config" in refused()
-    assert "give one of --load-config" in refused("--proxy", photos, "--load-config", tmp_path / "config.yml")
-    assert "no such config" in refused("--load-config", tmp_path / "config.yml")
-    assert "go with --proxy" in refused("--load-config", tmp_path / "config.yml", "--seed", 3)
-    assert "go with --load-config" in refused("--proxy", photos, "--prune-levels", 3)
-    assert "no such folder" in refused("--proxy", tmp_path / "absent")
-    assert "two folders are called roses" in refused("--proxy", photos, write_photos(tmp_path / "b/roses", "a.png"))
-    assert "expected different numbers" in refused("--proxy", photos, "--strengths", 2)
+    assert "give one or more folders of photos" in refused("proxy")
+    assert "give the config.yml" in refused("run")
+    assert "no such config" in refused("run", tmp_path / "config.yml")
+    assert "no such folder" in refused("proxy", tmp_path / "absent")
+    assert "two folders are called roses" in refused("proxy", photos, write_photos(tmp_path / "b/roses", "a.png"))
+    assert "expected different numbers" in refused("proxy", photos, "--strengths", 2)
     (tmp_path / "empty").mkdir()
-    assert "no photos" in refused("--proxy", photos, tmp_path / "empty")
+    assert "no photos" in refused("proxy", photos, tmp_path / "empty")
     small = write_photos(tmp_path / "small", "a.png", size=(40, 12))
-    assert "a.png is 40x12, expected at least 16" in refused("--proxy", small)
+    assert "a.png is 40x12, expected at least 16" in refused("proxy", small)
     (photos / "3.png").write_bytes(b"no picture")
-    assert "3.png cannot be read" in refused("--proxy", photos)
+    assert "3.png cannot be read" in refused("proxy", photos)
 
 
 def test_a_restorer_is_trained_on_proxies_alone(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
-    words = ("--proxy", photos, "--output-dir", tmp_path / "pairs", "--strengths", 0.5, 1)
+    words = ("proxy", photos, "--output-dir", tmp_path / "pairs", "--strengths", 0.5, 1)
     typed(*words, "--degradations", "blotches", monkeypatch=monkeypatch)
     options = ("--steps", 2, "--batch-size", 1, "--crop", 48, "--eval-every", 2, "--eval-views", 2, "--device", "cpu")
     words = ("--pairs", tmp_path / "pairs", "--output-dir", tmp_path / "restorer", *options)

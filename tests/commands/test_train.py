@@ -134,13 +134,15 @@ def test_the_prompt_goes_to_the_backbone_and_is_not_embedded_again(pairs, tmp_pa
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_that_ships_loads_and_names_its_backbone(name):
     preset = load_preset(name, replace(Train(), backbone="unnamed"), train.PRESET_FIELDS)
-    assert preset.backbone == ("nifi-tiny" if name in ("laptop", "smoke") else preset.backbone) != "unnamed"
+    assert (
+        preset.backbone == ("nifi-tiny" if name in ("laptop", "nifi-tiny", "smoke") else preset.backbone) != "unnamed"
+    )
     assert preset.training != Train().training
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("sd")])
 def test_presets_of_large_backbones_leave_nothing_of_the_miniatures_objective(name):
-    objective = load_preset(name, Train(), train.PRESET_FIELDS).training.objective
+    objective = train.preset(name).training.objective
     its_own = {"guidance_scale", "prompt_dropout"}
     assert {k: v for k, v in asdict(objective).items() if k not in its_own} == {
         k: v for k, v in asdict(ObjectiveConfig(perceptual_metric="lpips")).items() if k not in its_own
@@ -148,10 +150,9 @@ def test_presets_of_large_backbones_leave_nothing_of_the_miniatures_objective(na
 
 
 def test_the_presets_keep_what_their_comments_say():
-    def load(name):
-        return load_preset(name, Train(), train.PRESET_FIELDS)
-
-    assert load("smoke").training == train._smoke(Train().training)
+    load = train.preset
+    assert load("smoke").training == train._smoke(load("nifi-tiny").training)
+    assert load("laptop").training == load("nifi-tiny").training.with_options(steps=300)
     for small, large in (("sd3-24gb", "sd3"), ("sd-turbo-12gb", "sd-turbo")):
         less_memory = {"gradient_accumulation": 4, "gradient_checkpointing": True}
         assert load(small).training == replace(load(large).training, **less_memory)
@@ -160,7 +161,7 @@ def test_the_presets_keep_what_their_comments_say():
 
 def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypatch):
     (tmp_path / "p.yaml").write_text(
-        "backbone: mine\ntraining: {steps: 7, lr: 5e-6, objective: {alpha: 0.5, t0: 99}}\n"
+        "backbone: mine\ntraining: {steps: 7, optimization: {lr: 5e-6}, objective: {alpha: 0.5, t0: 99}}\n"
     )
     seen: list[Train] = []
 
@@ -168,9 +169,9 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypat
         seen.append(command)
 
     monkeypatch.setattr(Train, "main", note)
-    typed("--preset", tmp_path / "p.yaml", "--steps", 8, "--objective.t0", 50, monkeypatch=monkeypatch)
+    typed("--preset", tmp_path / "p.yaml", "--steps", 8, "--t0", 50, monkeypatch=monkeypatch)
     (command,) = seen
-    assert command.backbone == "mine" and command.training.steps == 8 and command.training.lr == 5e-6
+    assert command.backbone == "mine" and command.training.steps == 8 and command.training.optimization.lr == 5e-6
     assert command.training.objective.alpha == 0.5 and command.training.objective.t0 == 50
     assert command.training.batch_size == Train().training.batch_size
 
@@ -186,13 +187,13 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypat
         ("training: {steps: many}", "training: steps is 'many', expected a whole number"),
         ("training: {steps: 10.5}", "training: steps is 10.5, expected a whole number"),
         ("training: {steps: true}", "training: steps is True, expected a whole number"),
-        ("training: {lr: fast}", "training: lr is 'fast', expected a number"),
-        ("training: {lr: true}", "training: lr is True, expected a number"),
-        ("training: {schedule: cosin}", "training: schedule is 'cosin'; did you mean 'cosine'"),
-        ("training: {vae_encoder: 1}", "vae_encoder is 1, expected true or false"),
-        ("training: {choose_by: psnr}", "choose_by is 'psnr', expected tuple"),
-        ("training: {choose_by: [1]}", r"choose_by\[0\] is 1, expected a text"),
-        ("training: {rate_weights: {25KB: often}}", "rate_weights: 25KB is 'often', expected a number"),
+        ("training: {optimization: {lr: fast}}", "optimization: lr is 'fast', expected a number"),
+        ("training: {optimization: {lr: true}}", "optimization: lr is True, expected a number"),
+        ("training: {optimization: {schedule: cosin}}", "optimization: schedule is 'cosin'; did you mean 'cosine'"),
+        ("training: {adapters: {vae_encoder: 1}}", "vae_encoder is 1, expected true or false"),
+        ("training: {evaluation: {choose_by: psnr}}", "choose_by is 'psnr', expected tuple"),
+        ("training: {evaluation: {choose_by: [1]}}", r"choose_by\[0\] is 1, expected a text"),
+        ("training: {data: {rate_weights: {25KB: often}}}", "rate_weights: 25KB is 'often', expected a number"),
         ("training: {objective: {timesteps: [1]}}", "timesteps is .1., expected tuple"),
         ("training: 3", "training: expected names and values"),
         ("prompt: 3", "prompt is 3, expected a text"),

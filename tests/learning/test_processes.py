@@ -14,12 +14,13 @@ from pair_folders import write_scene
 from safetensors.torch import load_file
 from torch import nn
 
+from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError
-from nifi_ns.learning import Learner, processes
-from nifi_ns.restore import ObjectiveConfig, Trainer, TrainingConfig
+from nifi_ns.learning import AdapterOptimizer, processes
+from nifi_ns.restore import ObjectiveConfig, Trainer
 
-CONFIG = TrainingConfig(
+CONFIG = preset("nifi-tiny").training.with_options(
     steps=6,
     batch_size=4,
     crop=32,
@@ -36,11 +37,11 @@ CONFIG = TrainingConfig(
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    assert CONFIG.share(2) == 2
+    assert CONFIG.batch_per_process(2) == 2
     with pytest.raises(NifiError, match=r"batch_size 4: 3 processes .* need a multiple of 3"):
-        CONFIG.share(3)
+        CONFIG.batch_per_process(3)
     with pytest.raises(NifiError, match="2 processes with gradient_accumulation 4 need a multiple of 8"):
-        replace(CONFIG, gradient_accumulation=4).share(2)
+        replace(CONFIG, gradient_accumulation=4).batch_per_process(2)
 
 
 def test_alone_there_is_nothing_to_wait_for():
@@ -55,16 +56,16 @@ def _learn(rank: int, folder: Path) -> None:
     """Of three steps: one on both processes, one that only the second cannot take, one without the second."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     parameter = nn.Parameter(torch.ones(3))
-    learner = Learner([parameter], 0.1, CONFIG, torch.device("cpu"))
+    learner = AdapterOptimizer([parameter], 0.1, CONFIG.optimization, torch.device("cpu"))
     taken, means = [], []
     for factor in (1.0 + rank, torch.nan if rank else 1.0):
         loss = factor * parameter.sum()
-        learner.add(loss)
+        learner.backward(loss)
         values = loss.detach()[None]
         taken.append(learner.step(values, 1.0))
         means.append(values.item())
     if rank == 0:
-        learner.add(parameter.sum())
+        learner.backward(parameter.sum())
         with pytest.raises(NifiError, match="process 0 lost another one"):
             learner.step(torch.ones(1), 1.0)
     torch.save((taken, means, parameter.detach()), folder / f"{rank}.pt")
@@ -100,8 +101,8 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backb
         "--eval-views",
         "1",
     )
-    options += ("--backbone", backbone_folders["sd3"], "--objective.t0", "199", "--objective.noise-scale", "1.0")
-    options += ("--objective.latent", "1.0", "--objective.pixel", "0.0")
+    options += ("--backbone", backbone_folders["sd3"], "--t0", "199", "--noise-scale", "1.0")
+    options += ("--latent", "1.0", "--pixel", "0.0")
     command = [*launch, "--main_process_port", "0", "-m", "nifi_ns.commands.train", *map(str, options)]
     subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
     Trainer(load(), folders, tmp_path / "two", CONFIG, resume=True).train()

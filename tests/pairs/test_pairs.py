@@ -13,8 +13,8 @@ from nifi_ns.pairs import (
     PairFolder,
     PairWriter,
     find_pair_folders,
-    held_out_scenes,
     is_current,
+    matching_scenes,
     split_validation,
 )
 from nifi_ns.pairs._folders import SPLITS
@@ -186,15 +186,17 @@ def test_validation_holds_the_same_views_out_at_every_rate(tmp_path):
 
 def test_held_out_scenes_validate_and_the_others_train_whole(tmp_path):
     folders = [write(tmp_path, scene=scene, train=8) for scene in ("fox", "garden1", "garden2")]
-    held_out = held_out_scenes(folders, ["garden*"])
+    held_out = matching_scenes(folders, ["garden*"])
     assert held_out == {"garden1", "garden2"}
-    train, validation = split_validation(folders, held_out=held_out)
+    train, validation = split_validation(folders, validation_scenes=held_out)
     assert len(train["fox"]) == 8 == len(validation["garden1"])
     assert train["garden2"] == validation["fox"] == []
     with pytest.raises(NifiError, match="no scene is called 'gardn'; there are fox, garden1, garden2"):
-        held_out_scenes(folders, ["fox", "gardn"])
+        matching_scenes(folders, ["fox", "gardn"])
     with pytest.raises(NifiError, match="no training pairs are left"):
-        PairCrops(folders, size=8, seed=0, length=1, names=split_validation(folders, held_out={"fox", *held_out})[0])
+        PairCrops(
+            folders, size=8, seed=0, length=1, names=split_validation(folders, validation_scenes={"fox", *held_out})[0]
+        )
 
 
 def test_views_are_drawn_evenly_whatever_the_weights(tmp_path):

@@ -12,11 +12,12 @@ import torch
 from pair_folders import write_scene
 from PIL import Image
 
+from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.pairs import PairCrops, PairFolder, find_pair_folders, split_validation, write_shards
 from nifi_ns.pairs._shards import open_shards
-from nifi_ns.restore import Trainer, TrainingConfig
+from nifi_ns.restore import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,9 @@ def test_crops_of_shards_are_those_of_folders(folders: list[PairFolder], shards:
 
 def test_a_restorer_is_trained_on_shards(shards: list[Path], sd3: Backbone, tmp_path: Path) -> None:
     found = find_pair_folders(shards)
-    config = TrainingConfig(steps=2, batch_size=2, crop=16, rank=2, eval_views=2, held_out_scenes=("b",))
+    config = preset("nifi-tiny").training.with_options(
+        steps=2, batch_size=2, crop=16, rank=2, eval_views=2, validation_scenes=("b",)
+    )
     trained = Trainer(sd3, found, tmp_path, config).train()
     assert {row["scene"]: row.get("held_out") for row in trained.rows} == {"a": None, "b": "scene"}
     with pytest.raises(NifiError, match="with its pairs"):
@@ -160,7 +163,7 @@ def test_thousands_of_scenes_are_not_held_in_memory(kind: str, tmp_path: Path) -
     tracemalloc.start()
     try:
         folders = find_pair_folders([tmp_path])
-        train, validation = split_validation(folders, held_out={f"scene{i:04d}" for i in range(50)})
+        train, validation = split_validation(folders, validation_scenes={f"scene{i:04d}" for i in range(50)})
         crops = PairCrops(folders, size=16, seed=0, length=300, names=train, cache_bytes=4 * 10**6)
         for i in range(300):
             crops[i]

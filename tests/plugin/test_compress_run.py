@@ -1,10 +1,10 @@
-"""`ns-nifi-compress --load-config`: a run's splats, against its photos."""
+"""`ns-nifi-compress run`: a run's splats, against its photos."""
 
 from pathlib import Path
 
 import pytest
 
-from nifi_ns.commands.compress import Compress
+from nifi_ns.commands.compress import CompressRun
 from nifi_ns.compress import CompressionSettings, info
 from nifi_ns.plugin.runs import load_run
 
@@ -12,7 +12,7 @@ FAST = CompressionSettings(steps=4, stages=1, importance_views=2)
 
 
 def test_several_sizes_in_one_go(run_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Compress(load_config=run_config, sizes=("2KB", "3KB"), compression=FAST).main()
+    CompressRun(config=run_config, sizes=("2KB", "3KB"), compression=FAST).main()
     folder, printed = run_config.parent / "nifi", capsys.readouterr().out
     for size, most in (("2KB", 2000), ("3KB", 3000)):
         config = folder / size / "config.yml"
@@ -24,7 +24,7 @@ def test_several_sizes_in_one_go(run_config: Path, capsys: pytest.CaptureFixture
 def test_a_loss_in_place_of_a_size(run_config: Path) -> None:
     before = set((run_config.parent / "nifi").iterdir())
     settings = CompressionSettings(steps=0, importance_views=2, sh_degree=1)
-    Compress(load_config=run_config, target_psnr_drop=3.0, compression=settings).main()
+    CompressRun(config=run_config, target_psnr_drop=3.0, compression=settings).main()
     (made,) = set((run_config.parent / "nifi").iterdir()) - before
     data = (made / "scene.nifi").read_bytes()
     assert made.name == f"{len(data) / 1e3:.1f}KB" and info(data).count > 0

@@ -25,9 +25,9 @@ COMPRESSION = 40
 """The step before which a tiny run's compression begins, and the last generation is made."""
 
 
-def config_with(data: Path, output: Path, fix: DistillationConfig) -> TrainerConfig:
+def config_with(data: Path, output: Path, distillation: DistillationConfig) -> TrainerConfig:
     config = training_config(data, output)
-    config.pipeline.fix = fix  # type: ignore[attr-defined]
+    config.pipeline.distill = distillation  # type: ignore[attr-defined]
     return config
 
 
@@ -38,20 +38,18 @@ def manager_of(trainer: Trainer) -> NifiDataManager:
 
 
 def folder_of(trainer: Trainer, step: int) -> Path:
-    return trainer.base_dir / "nifi" / "fix" / f"step_{step}"
+    return trainer.base_dir / "nifi" / "distill" / f"step_{step}"
 
 
-def repaired_at(trainer: Trainer, step: int) -> torch.Tensor | None:
-    """The repaired view that a step trains on, if it does."""
-    sampled = manager_of(trainer).repaired
-    assert sampled is not None
-    found = sampled(step)
+def distilled_at(trainer: Trainer, step: int) -> torch.Tensor | None:
+    """The restored view that a step trains on, if it does."""
+    found = manager_of(trainer).distilled_view(step)
     return None if found is None else found[1]["image"]
 
 
 @pytest.fixture(scope="module")
 def seen() -> list[tuple[int, float]]:
-    """The steps that looked at a repaired view, and with which weight."""
+    """The steps that trained on a restored view, and with which weight."""
     return []
 
 
@@ -83,25 +81,25 @@ def test_every_generation_is_kept_to_be_looked_at(distilled: Trainer) -> None:
     first, second = (Generation.find([distilled.base_dir], step) for step in STEPS)
     assert first is not None and second is not None
     ends = [DatasetViews(manager_of(distilled), "train")[i] for i in range(8)]
-    nearest = [min(float((r.view.centre - v.centre).norm()) for v in ends) for g in (first, second) for r in g.repairs]
+    nearest = [min(float((r.view.centre - v.centre).norm()) for v in ends) for g in (first, second) for r in g.views]
     assert min(nearest) > 1e-3 and nearest[5] > 1.5 * nearest[0]  # the second generation is further out
 
 
-def test_repaired_views_are_trained_on_as_often_as_asked_until_the_end(
+def test_restored_views_are_trained_on_as_often_as_asked_until_the_end(
     distilled: Trainer, seen: list[tuple[int, float]]
 ) -> None:
     steps = [step for step, _ in seen]
     assert {weight for _, weight in seen} == {0.4}
     assert min(steps) >= 10 and 15 <= len(steps) <= 35
     assert any(step >= 45 for step in steps)  # while the quantisers are in the loop
-    assert steps == [step for step in range(10, 60) if repaired_at(distilled, step) is not None]
-    drawn = sum(repaired_at(distilled, step) is not None for step in range(100, 1100))
+    assert steps == [step for step in range(10, 60) if distilled_at(distilled, step) is not None]
+    drawn = sum(distilled_at(distilled, step) is not None for step in range(100, 1100))
     assert 450 < drawn < 550
 
 
 def test_a_generation_replaces_the_one_before(distilled: Trainer) -> None:
     kept = [torch.tensor(read_picture(path)) for path in images_in(folder_of(distilled, COMPRESSION) / "fixed")]
-    drawn = [image for step in range(100, 160) if (image := repaired_at(distilled, step)) is not None]
+    drawn = [image for step in range(100, 160) if (image := distilled_at(distilled, step)) is not None]
     assert all(any(torch.equal(image, fixed) for fixed in kept) for image in drawn)
     assert len({float(image.float().mean()) for image in drawn}) == 5
 
@@ -109,16 +107,16 @@ def test_a_generation_replaces_the_one_before(distilled: Trainer) -> None:
 def test_compression_is_taught_by_the_uncompressed_splats_all_over(distilled: Trainer) -> None:
     training, compression = (Generation.find([distilled.base_dir], step) for step in (30, COMPRESSION))
     assert training is not None and compression is not None
-    assert min(int(repair.weights.min()) for repair in training.repairs) < 100
+    assert min(int(restored.weights.min()) for restored in training.views) < 100
     model = model_of(distilled).eval()
-    for repair in compression.repairs:
-        assert repair.weights.min() == 255
-        rgb, _ = model.render_view(repair.view, model.uncompressed_splats)
-        assert (rgb - repair.pred / 255).abs().max() < 0.01
+    for restored in compression.views:
+        assert restored.weights.min() == 255
+        rgb, _ = model.render_view(restored.view, model.uncompressed_splats)
+        assert (rgb - restored.pred / 255).abs().max() < 0.01
 
 
 def test_a_batch_without_a_cam_idx_has_weights_and_a_render(distilled: Trainer) -> None:
-    step = next(step for step in range(100, 160) if repaired_at(distilled, step) is not None)
+    step = next(step for step in range(100, 160) if distilled_at(distilled, step) is not None)
     model_of(distilled).eval()
     camera, batch = manager_of(distilled).next_train(step)
     assert camera.metadata is None or "cam_idx" not in camera.metadata
@@ -128,14 +126,14 @@ def test_a_batch_without_a_cam_idx_has_weights_and_a_render(distilled: Trainer) 
 
 
 def test_a_resumed_run_goes_on_with_the_generation_on_disk(distilled: Trainer, tiny_capture: Path) -> None:
-    config = config_with(tiny_capture, distilled.config.output_dir, distilled.config.pipeline.fix)  # type: ignore[attr-defined]
+    config = config_with(tiny_capture, distilled.config.output_dir, distilled.config.pipeline.distill)  # type: ignore[attr-defined]
     config.load_dir, config.timestamp = distilled.checkpoint_dir, "resumed"
     config.max_num_iterations = 2
     resumed = train(config)
     assert resumed._start_step == 60
     assert not folder_of(resumed, COMPRESSION).exists()
     for step in range(60, 90):
-        again, before = repaired_at(resumed, step), repaired_at(distilled, step)
+        again, before = distilled_at(resumed, step), distilled_at(distilled, step)
         assert (again is None) == (before is None)
         assert again is None or before is None or torch.equal(again, before)
 
@@ -164,10 +162,10 @@ def test_a_restorer_teaches_and_too_large_changes_are_not_believed(tiny_capture:
     config.max_num_iterations = 5
     trainer = train(config)
     generation = Generation.find([trainer.base_dir], 3)
-    assert generation is not None and len(generation.repairs) == 2
-    for repair in generation.repairs:
-        assert (repair.fixed != repair.pred).any()
-        assert repair.weights.float().mean() < 50
+    assert generation is not None and len(generation.views) == 2
+    for restored in generation.views:
+        assert (restored.fixed != restored.pred).any()
+        assert restored.weights.float().mean() < 50
 
 
 def test_a_damaged_generation_is_not_taken(distilled: Trainer, tmp_path: Path) -> None:
@@ -230,12 +228,12 @@ def test_reads_a_path_of_the_viewer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"steps": (20, 10)}, r"fix: steps is \(20, 10\), expected steps of 1 or more, in order"),
-        ({"share": 1.0}, "fix: share is 1.0, expected between 0 and 1"),
-        ({"outward": 0.0}, "fix: outward is 0.0"),
-        ({"weight": 0.0}, "fix: weight is 0.0"),
-        ({"teacher": "restorer"}, "fix: restorer is None, expected one if, and only if, it is the teacher"),
-        ({"restorer": Path("folder")}, "fix: restorer is folder, expected one if"),
+        ({"steps": (20, 10)}, r"distill: steps is \(20, 10\), expected steps of 1 or more, in order"),
+        ({"share": 1.0}, "distill: share is 1.0, expected between 0 and 1"),
+        ({"outward": 0.0}, "distill: outward is 0.0"),
+        ({"weight": 0.0}, "distill: weight is 0.0"),
+        ({"teacher": "restorer"}, "distill: restorer is None, expected one if, and only if, it is the teacher"),
+        ({"restorer": Path("folder")}, "distill: restorer is folder, expected one if"),
     ],
 )
 def test_says_what_is_wrong(wrong: dict[str, object], message: str) -> None:
@@ -249,7 +247,7 @@ def test_says_before_training_what_is_missing(tiny_capture: Path, tmp_path: Path
         train(config_with(tiny_capture, tmp_path, fix))
     config = config_with(tiny_capture, tmp_path, DistillationConfig(steps=(3,)))
     config.pipeline.datamanager.max_train_views = 1  # type: ignore[attr-defined]
-    with pytest.raises(NifiError, match="there is one training view"):
+    with pytest.raises(NifiError, match="a single training view"):
         train(config)
     config.pipeline.datamanager.max_train_views = 0  # type: ignore[attr-defined]
     with pytest.raises(NifiError, match="max_train_views is 0"):

@@ -72,6 +72,19 @@ def test_rgb_is_what_splatfacto_renders(model: NifiSplatModel, camera: Cameras) 
     torch.testing.assert_close(outputs["depth"][covered], depth[covered], atol=1e-4, rtol=1e-4)
 
 
+def test_expected_depth_is_zero_where_nothing_is(model: NifiSplatModel, camera: Cameras) -> None:
+    middle = model.means.detach().median(dim=0).values
+    small = OrientedBox(R=torch.eye(3), T=middle, S=torch.full((3,), 0.3))
+    outputs = model.get_outputs_for_camera(camera, obb_box=small)
+    model.set_crop(None)
+    nothing = outputs["accumulation"] == 0
+    assert nothing.any() and not nothing.all()
+    assert (outputs["depth"][nothing] > 0).all()  # splatfacto fills in the largest depth of the view
+    depth = model.expected_depth(view_of(camera), outputs)
+    assert depth is not None and (depth[nothing] == 0).all()
+    torch.testing.assert_close(depth[~nothing], outputs["depth"][~nothing])
+
+
 def test_a_crop_box_cuts_the_uncompressed_view_too(model: NifiSplatModel, camera: Cameras) -> None:
     nowhere = OrientedBox(R=torch.eye(3), T=torch.full((3,), 1e3), S=torch.ones(3))
     outputs = model.get_outputs_for_camera(camera, obb_box=nowhere)
@@ -223,11 +236,11 @@ def test_a_restorer_that_looks_at_photos_gets_the_nearest(
     model.config.restorer = restorer_folder
     restorer = Restorer.from_pretrained(restorer_folder, "cpu")
     restorer.settings = replace(restorer.settings, attended_photos=2)
-    model.use_restorer(restorer)
+    model.view_restorer.use(restorer)
     try:
         outputs = model.get_outputs_for_camera(camera)
         view = view_of(camera)
-        photos = model.photos(view, outputs["depth"], 2)
+        photos = model.view_restorer.request(view, outputs["rgb"], model.expected_depth(view, outputs)).photos(2)
         others = [other.image for other in model.train_views or () if other.image is not None]
         assert len(photos) == 2 and all(any(torch.equal(photo, other) for other in others) for photo in photos)
         alone, expected = restorer(outputs["rgb"]), restorer(outputs["rgb"], attended_photos=photos)

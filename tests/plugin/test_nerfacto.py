@@ -40,7 +40,7 @@ def small(data: Path, output: Path, steps: int) -> TrainerConfig:
         "num_nerf_samples_per_ray": 12,
         "proposal_net_args_list": [proposal, proposal],
         "implementation": "torch",
-        "num_references": 3,
+        "num_reference_photos": 3,
     }
     vars(config.pipeline.model).update(smaller)
     return config
@@ -82,7 +82,10 @@ def test_depth_is_measured_along_the_optical_axis(nerfacto: Trainer) -> None:
     distance = torch.full((view.height, view.width, 1), 2.0)
     points = rays.origins + 2.0 * rays.directions
     z = (points @ view.viewmat[:3, :3].T + view.viewmat[:3, 3])[..., 2:]
-    torch.testing.assert_close(model_of(nerfacto).depth_of(view, {"expected_depth": distance}), z)
+    seen = torch.ones_like(distance)
+    seen[:3] = 0  # nothing is there: depth is 0, whatever the field says
+    outputs = {"expected_depth": distance, "accumulation": seen}
+    torch.testing.assert_close(model_of(nerfacto).expected_depth(view, outputs), torch.where(seen > 0, z, 0.0))
 
 
 def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_config: Path, tmp_path: Path) -> None:
@@ -96,21 +99,21 @@ def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_c
     assert len(list((tmp_path / "path").glob("*.jpg"))) == 1
 
 
-def test_repaired_views_go_back_into_the_field(tiny_capture: Path, tmp_path: Path) -> None:
+def test_restored_views_go_back_into_the_field(tiny_capture: Path, tmp_path: Path) -> None:
     config = small(tiny_capture, tmp_path, 8)
-    config.pipeline.fix = DistillationConfig(steps=(4,), views_per_step=2, share=0.5, weight=0.3)  # type: ignore[attr-defined]
+    config.pipeline.distill = DistillationConfig(steps=(4,), views_per_step=2, share=0.5, weight=0.3)  # type: ignore[attr-defined]
     config.pipeline.datamanager.max_train_views = 5  # type: ignore[attr-defined]
     trainer = train(config)
     manager, model = trainer.pipeline.datamanager, model_of(trainer)
     assert isinstance(manager, NifiRayManager) and manager.train_dataset is not None
     assert len(manager.train_dataset) == 5 and model.train_views is not None and len(model.train_views) == 5
     generation = Generation.find([trainer.base_dir], 4)
-    assert generation is not None and len(generation.repairs) == 2
-    step = next(step for step in range(100, 160) if manager.repaired_view(step) is not None)
-    camera, picture = manager.repaired_view(step) or (None, {})
+    assert generation is not None and len(generation.views) == 2
+    step = next(step for step in range(100, 160) if manager.distilled_view(step) is not None)
+    camera, picture = manager.distilled_view(step) or (None, {})
     rays, batch = manager.next_train(step)
     assert camera is not None and rays.camera_indices is not None and rays.camera_indices.max() < 5
-    # every ray starts where the camera is, and meets the colour that the repair shows there
+    # every ray starts at the camera, and has the colour of the restored view
     view = view_of(camera)
     points = rays.origins + rays.directions
     torch.testing.assert_close(rays.origins, view.centre.expand_as(rays.origins), atol=1e-4, rtol=0)

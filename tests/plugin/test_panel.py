@@ -17,6 +17,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 
 from nifi_ns.plugin.runs import load_run
+from nifi_ns.plugin.view_restorer import ViewRequest
 from nifi_ns.restore import RestorerSettings
 
 SECONDS = 20
@@ -130,7 +131,7 @@ def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready
         locked.append(eye.lock.locked())
         return 1 - picture
 
-    monkeypatch.setattr(eye.model, "restorer_in", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
+    monkeypatch.setattr(eye.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
     seen = len(eye.pictures)
     eye.panel._restore.value = True
     until(lambda: len(eye.pictures) > seen and "estoring …" in eye.text)
@@ -158,7 +159,7 @@ def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
         assert go.wait(SECONDS)
         return torch.ones_like(picture)
 
-    monkeypatch.setattr(eye.model, "restorer_in", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
+    monkeypatch.setattr(eye.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
     eye.panel._strength.value = 1.0
     eye.panel._restore.value = True
     until(lambda: len(restored) == 1)
@@ -180,11 +181,11 @@ def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeyp
     assert differ(eye.change("_restore", True), compressed) < 1
     assert "Not restored: `no restorer in /nowhere/{at all}" in eye.text
 
-    def out_of_memory(*_: object) -> None:
+    def out_of_memory(_: ViewRequest) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(eye.model, "restoration", out_of_memory)
+        patch.setattr(ViewRequest, "restored", property(out_of_memory))
         eye.change("_restorer", "restorer")
         until(lambda: "CUDA out of memory" in eye.text)
     eye.move()
@@ -199,18 +200,18 @@ def test_without_restorer_and_photos_the_panel_says_what_is_missing(eye: Eye) ->
     eye.change("_restore", True)
     assert "Not restored" in eye.text and "Use photos" in eye.text
     assert eye.panel._strength.disabled
-    eye.change("_references", True)
+    eye.change("_use_photos", True)
     until(lambda: "Last restoration" in eye.text)
 
 
 def test_what_changed_is_tinted(eye: Eye) -> None:
     compressed = eye.settle()
     restored = eye.change("_restore", True)
-    tinted = eye.change("_overlay", True)
+    tinted = eye.change("_show_change", True)
     changed = np.abs(tinted - restored).max(axis=-1) > 20
     assert changed.any() and not changed.all()
     assert (tinted[changed][:, 0] >= restored[changed][:, 0] - 2).mean() > 0.5
-    assert differ(eye.change("_overlay", False), restored) < 1
+    assert differ(eye.change("_show_change", False), restored) < 1
     assert differ(eye.change("_restore", False), compressed) < 1
 
 

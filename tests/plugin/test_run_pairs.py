@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nifi_ns.commands.pairs import Pairs
+from nifi_ns.commands.pairs import RunOptions, RunPairs
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import PairFolder, find_pair_folders
-from nifi_ns.plugin import pairs
+from nifi_ns.plugin import run_pairs
 from nifi_ns.plugin.run_pairs import FEWEST, pruned_counts, write_pruned_pairs
 from nifi_ns.plugin.runs import load_run
 
@@ -30,14 +30,14 @@ def test_a_scene_that_is_too_small_is_one_line(run_config: Path, tmp_path: Path)
         with pytest.raises(NifiError, match="needs more than 4,096"):
             pruned_counts(count, 3)
     with pytest.raises(NifiError, match="needs more than 4,096"):  # the run has a few hundred
-        Pairs(load_config=(run_config,), prune_levels=3, output_dir=tmp_path).main()
+        RunPairs(configs=(run_config,), pairs=RunOptions(tmp_path, prune_levels=3)).main()
     with pytest.raises(NifiError, match="--prune-levels is 0"):
-        Pairs(load_config=(run_config,), prune_levels=0, output_dir=tmp_path).main()
+        RunPairs(configs=(run_config,), pairs=RunOptions(tmp_path, prune_levels=0)).main()
     assert not list(tmp_path.iterdir())
 
 
 def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "FEWEST", 40)
+    monkeypatch.setattr(run_pairs, "FEWEST", 40)
     run = load_run(run_config)
     counts = pruned_counts(len(run.uncompressed), 3)
     written = list(write_pruned_pairs(run_config, 3, tmp_path))
@@ -57,7 +57,7 @@ def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkey
     assert errors[0] > errors[1] > errors[2]  # the most important come first
     listed = written[0].root / "pairs.json"
     before = listed.stat().st_mtime_ns
-    monkeypatch.setattr(pairs, "importance", lambda *_, **__: pytest.fail("what is current was made again"))
+    monkeypatch.setattr(run_pairs, "importance", lambda *_, **__: pytest.fail("what is current was made again"))
     assert list(write_pruned_pairs(run_config, 3, tmp_path)) == written
     assert listed.stat().st_mtime_ns == before
 
@@ -65,10 +65,10 @@ def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkey
 def test_the_scene_files_pairs_and_those_of_levels_lie_side_by_side(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pairs, "FEWEST", 100)
+    monkeypatch.setattr(run_pairs, "FEWEST", 100)
     monkeypatch.setenv("COLUMNS", "300")
-    Pairs(load_config=(run_config,), output_dir=tmp_path, referenced=False).main()
-    Pairs(load_config=(run_config,), output_dir=tmp_path, referenced=False, prune_levels=1).main()
+    for levels in (None, 1):
+        RunPairs(configs=(run_config,), pairs=RunOptions(tmp_path, levels, referenced=False)).main()
     assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["rate_4KB", "rate_pruned-100"]
     assert "tiny/pruned-100: 8 train + 2 test pairs" in capsys.readouterr().out
     shown = load_run(run_config).scene_file

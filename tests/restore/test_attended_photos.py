@@ -1,7 +1,6 @@
 """Adapters that look at reference photos: in the loss, in the crops, in a whole training, on every family."""
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,14 @@ from pair_folders import write_scene
 from PIL import Image
 from torch import Tensor
 
+from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone, encode_photos, restore_latents
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import PairCrops, PairFolder, find_pair_folders, write_shards
-from nifi_ns.restore import Draws, ObjectiveConfig, Restorer, Trainer, TrainingConfig, restorer_loss
+from nifi_ns.restore import LossNoise, ObjectiveConfig, Restorer, Trainer, TrainingConfig, restorer_loss
 
 OBJECTIVE = ObjectiveConfig(guidance_scale=1.0, timesteps=(300, 300), prompt_dropout=0.0)
-CONFIG = TrainingConfig(
+CONFIG = preset("nifi-tiny").training.with_options(
     steps=4, batch_size=2, crop=32, rank=2, eval_every=4, eval_views=2, attended_photos=2, objective=OBJECTIVE
 )
 
@@ -44,7 +44,7 @@ def loss(backbone: Backbone, attended_photos: Tensor | None) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     degraded, clean = torch.rand(2, 2, 3, 32, 32, generator=generator)
     side = 32 // backbone.downsampling
-    draws = Draws.of((2, backbone.latent_channels, side, side), OBJECTIVE, generator)
+    draws = LossNoise.sample((2, backbone.latent_channels, side, side), OBJECTIVE, generator)
     return restorer_loss(
         backbone, degraded, clean, draws, OBJECTIVE, lambda a, b: (a - b).abs().mean(), attended_photos
     ).total
@@ -162,7 +162,7 @@ def test_every_family_learns_to_look(
         return predict(self, *given, num_views=num_views, **more)
 
     backbone = Backbone.from_pretrained(backbone_folders.get(family, family), device="cpu")
-    trainer = Trainer(backbone, [pairs], tmp_path / "restorer", replace(CONFIG, steps=8))
+    trainer = Trainer(backbone, [pairs], tmp_path / "restorer", CONFIG.with_options(steps=8))
     monkeypatch.setattr(Backbone, "predict", counted)
     trainer.train()
     assert set(numbers) == {1, 2, 3} and len(numbers) == 8  # the view and 0 to 2 photos
@@ -193,7 +193,7 @@ def test_who_asks_for_none_trains_to_the_same_bits_as_before(backbone_folders: d
     for number, attended_photos in enumerate((0, 3)):
         folder = write_scene(tmp_path / f"pairs{number}", attended_photos=attended_photos)
         backbone = Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
-        config = replace(CONFIG, attended_photos=0, lr=0.01)
+        config = CONFIG.with_options(attended_photos=0, lr=0.01)
         Trainer(backbone, [folder], tmp_path / f"restorer{number}", config).train()
         states.append(backbone.adapter_state_dict("phi_minus"))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -208,14 +208,11 @@ def test_a_training_of_before_goes_on(
     def load() -> Backbone:
         return Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
 
-    config = replace(CONFIG, attended_photos=0, steps=2)
+    config, options = CONFIG.with_options(attended_photos=0, steps=2), TrainingConfig.options
     with monkeypatch.context() as patch:
-        patch.setattr("nifi_ns.restore._training._json", _without_references)
+        known_then = lambda config: {k: v for k, v in options(config).items() if k != "attended_photos"}  # noqa: E731
+        patch.setattr(TrainingConfig, "options", known_then)
         Trainer(load(), [pairs], output, config).train()
     with pytest.raises(NifiError, match="with its attended_photos"):
-        Trainer(load(), [pairs], output, replace(config, attended_photos=1), resume=True)
-    assert Trainer(load(), [pairs], output, replace(config, steps=4), resume=True).train().output == output
-
-
-def _without_references(config: TrainingConfig) -> dict:
-    return json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "attended_photos"}))
+        Trainer(load(), [pairs], output, config.with_options(attended_photos=1), resume=True)
+    assert Trainer(load(), [pairs], output, config.with_options(steps=4), resume=True).train().output == output

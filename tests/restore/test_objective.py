@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nifi_ns.diffusion import Denoiser, restore_latents
 from nifi_ns.errors import NifiError
-from nifi_ns.restore import Decode, Draws, ObjectiveConfig, critic_loss, restorer_loss
+from nifi_ns.restore import Decode, LossNoise, ObjectiveConfig, critic_loss, restorer_loss
 from nifi_ns.restore._objective import matching_gradient, matching_loss
 
 UNIFORM = ObjectiveConfig(guidance_scale=1.0, weighting="uniform")
@@ -180,8 +180,8 @@ def _asked(config: ObjectiveConfig) -> list[tuple[str, str | None]]:
     return recorder.asked
 
 
-def drawn(config: ObjectiveConfig) -> Draws:
-    return Draws.of((2, 48), config, torch.Generator().manual_seed(0))
+def drawn(config: ObjectiveConfig) -> LossNoise:
+    return LossNoise.sample((2, 48), config, torch.Generator().manual_seed(0))
 
 
 def test_every_part_uses_its_adapter():
@@ -229,14 +229,14 @@ def test_losses_of_pictures_see_what_will_be_shown():
 
 def test_draws_depend_on_the_seed_alone_and_stay_in_range():
     config = replace(PAPER, timesteps=(50, 52))
-    a, b, c = (Draws.of((99, 1), config, torch.Generator().manual_seed(n)) for n in (0, 0, 1))
+    a, b, c = (LossNoise.sample((99, 1), config, torch.Generator().manual_seed(n)) for n in (0, 0, 1))
     assert torch.equal(a.noise, b.noise) and torch.equal(a.timestep, b.timestep)
     assert not torch.equal(a.noise, c.noise)
     assert set(a.timestep.tolist()) == {50.0, 51.0, 52.0}
 
 
 def test_the_critic_alone_learns_without_the_prompt_now_and_then(monkeypatch: pytest.MonkeyPatch):
-    draws = Draws.of((4000, 1), replace(PAPER, prompt_dropout=0.1), torch.Generator().manual_seed(0))
+    draws = LossNoise.sample((4000, 1), replace(PAPER, prompt_dropout=0.1), torch.Generator().manual_seed(0))
     assert draws.dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
     seen = []
     predict = Gaussian.predict

@@ -13,9 +13,10 @@ from miniatures import perturb
 from pair_folders import write_scene
 from PIL import Image
 
+from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import NETWORK_ADAPTER_FILE, PROMPT_FILE, WEIGHTS, Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
-from nifi_ns.restore import Restorer, RestorerSettings, Trainer, TrainingConfig
+from nifi_ns.restore import Restorer, RestorerSettings, Trainer
 
 
 @pytest.fixture
@@ -271,7 +272,13 @@ def test_another_nifi_tiny_is_refused_and_one_that_was_not_noted_is_not(tmp_path
         Restorer.from_pretrained(tmp_path)
     pairs = write_scene(tmp_path / "pairs")
     with pytest.raises(NifiError, match="was trained on another nifi-tiny"):
-        Trainer(tiny, [pairs], tmp_path / "next", TrainingConfig(steps=1, crop=32), start=tmp_path)
+        Trainer(
+            tiny,
+            [pairs],
+            tmp_path / "next",
+            preset("nifi-tiny").training.with_options(steps=1, crop=32),
+            start=tmp_path,
+        )
     image = torch.rand(16, 24, 3)
     own = Restorer.from_pretrained(tmp_path, device="cpu", backbone=WEIGHTS / "nifi-tiny")  # a folder is anybody's
     path.write_text(json.dumps({key: value for key, value in about.items() if key != "weights"}))

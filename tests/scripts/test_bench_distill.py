@@ -22,7 +22,7 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
         compression_steps=6,
         restorer=save_restorer(tmp_path / "restorer"),
         dropout=0.2,
-        fix=DistillationConfig(steps=(4, 8), views_per_step=2),
+        distill=DistillationConfig(steps=(4, 8), views_per_step=2),
         work=tmp_path / "work",
         output=output,
     )
@@ -50,7 +50,7 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
     runs = sorted((tmp_path / "work").glob("*/nifi-splat-lite/*"))
     assert len(runs) == 12
     repaired = {
-        run.name.rpartition("-")[0]: len(list(run.glob("nifi/fix/step_*"))) for run in runs if "KB" not in run.name
+        run.name.rpartition("-")[0]: len(list(run.glob("nifi/distill/step_*"))) for run in runs if "KB" not in run.name
     }
     assert repaired == {"plain": 0, "dropout": 0, "one": 1, "progressive": 2}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/*/*/*/step-*.ckpt")}
@@ -63,7 +63,10 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
     [
         ({"data": Path("/no/such/capture")}, "no capture at /no/such/capture"),
         ({"steps": 1}, "expected 10 or more"),
-        ({"fix": DistillationConfig(teacher="restorer", restorer=Path("folder"))}, "name the restorer as --restorer"),
+        (
+            {"distill": DistillationConfig(teacher="restorer", restorer=Path("folder"))},
+            "name the restorer as --restorer",
+        ),
         ({"sizes": ("1 mile",)}, "cannot read the size"),
     ],
 )

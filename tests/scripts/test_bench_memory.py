@@ -8,9 +8,9 @@ from _architectures import SD3
 from bench_memory import LiveBytes, measure
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nifi_ns.restore import ObjectiveConfig, TrainingConfig
+from nifi_ns.restore import TrainingConfig
 
-TRAINING = TrainingConfig(batch_size=1, crop=32, rank=4, gradient_checkpointing=True, objective=ObjectiveConfig())
+TRAINING = TrainingConfig().with_options(batch_size=1, crop=32, rank=4, gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("fake", [False, True])

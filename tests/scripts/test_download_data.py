@@ -204,6 +204,10 @@ def test_a_server_that_cannot_be_reached_is_told_from_one_that_breaks_off(tmp_pa
         pass
 
 
+def test_official_archives_come_from_servers_that_prove_who_they_are() -> None:
+    assert all(url.startswith("https://") for url in ARCHIVES)
+
+
 # -- scenes ----------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +237,9 @@ def test_only_what_is_asked_for_is_fetched_though_connections_drop(
 def test_ns_train_reads_a_fetched_scene(server: Server, archive: bytes, tmp_path: Path) -> None:
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+    from nifi_ns.plugin.repairs import seed_points
+
+    seed_points.install()  # as ns-train does, to read the points without open3d
     server.data = archive
     fetch(server, tmp_path, downscale=1)
     parser = NerfstudioDataParserConfig(data=tmp_path / "garden", load_3D_points=True).setup()

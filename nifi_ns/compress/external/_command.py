@@ -37,7 +37,7 @@ def command(settings: CommandSettings, data: Path, output: Path) -> ExternalCode
     except ValueError as error:
         raise NifiError(f"--command {settings.command!r} cannot be read: {error}") from error
     if not words or not settings.bytes_of:
-        raise NifiError("--codec command needs --command (what to run) and --bytes-of (the files a decoder needs)")
+        raise NifiError("give --command (what to run) and --bytes-of (the files a decoder needs)")
     if "{split}" not in settings.renders or "{split}" not in settings.photos:
         raise NifiError("--renders and --photos must have {split} in them, which stands for test and train")
     if any(Path(pattern).is_absolute() for pattern in settings.bytes_of):

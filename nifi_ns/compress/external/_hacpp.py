@@ -14,9 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from nifi_ns.compress.external._external import ExternalCodec, model_folder
 from nifi_ns.errors import NifiError
@@ -59,23 +57,23 @@ exec(compile(source, __file__, "exec"), globals())
 class HacppSettings:
     """Where HAC++ is, and how it compresses."""
 
-    root: Annotated[Path | None, tyro.conf.arg(name="hacpp-root")] = None
+    root: Path | None = None
     """A checkout of HAC-plus, installed as its README says."""
-    python: Annotated[Path, tyro.conf.arg(name="hacpp-python")] = Path("python")
+    python: Path = Path("python")
     """The python of HAC++'s environment: .../envs/HAC_env/bin/python."""
-    lmbda: Annotated[float, tyro.conf.arg(name="hacpp-lambda")] = 0.5
+    lmbda: float = 0.5
     """Weight of the rate: more is smaller. No handle on the size: scenes at one lambda differ four-fold."""
-    dataset: Annotated[Literal["mip360", "tandt", "deepblending"], tyro.conf.arg(name="hacpp-dataset")] = "mip360"
+    dataset: Literal["mip360", "tandt", "deepblending"] = "mip360"
     """Whose voxel size and mask_lr_final to take where they are not given."""
-    voxel_size: Annotated[float | None, tyro.conf.arg(name="hacpp-voxel-size")] = None
+    voxel_size: float | None = None
     """HAC++'s --voxel_size."""
-    mask_lr_final: Annotated[float | None, tyro.conf.arg(name="hacpp-mask-lr-final")] = None
+    mask_lr_final: float | None = None
     """HAC++'s --mask_lr_final; by default it grows with lambda."""
-    iterations: Annotated[int, tyro.conf.arg(name="hacpp-iterations")] = 30_000
+    iterations: int = 30_000
     """Training steps. The rate is not part of the loss before step 10,000."""
-    images: Annotated[str, tyro.conf.arg(name="hacpp-images")] = "images"
+    images: str = "images"
     """The folder of photos in the data: images_4 for the photos at a quarter. Wider ones are scaled to 1600 pixels."""
-    arguments: Annotated[str, tyro.conf.arg(name="hacpp-arguments")] = ""
+    arguments: str = ""
     """More arguments for its train.py, as a shell would have them."""
 
     def __post_init__(self) -> None:
@@ -83,7 +81,7 @@ class HacppSettings:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 option = "lambda" if name == "lmbda" else name.replace("_", "-")
-                raise NifiError(f"--hacpp-{option} is {value}, expected more than 0")
+                raise NifiError(f"--{option} is {value}, expected more than 0")
 
 
 def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
@@ -93,7 +91,7 @@ def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
         NifiError: if no checkout was given, or the further arguments cannot be read.
     """
     if settings.root is None:
-        raise NifiError("--codec hacpp needs --hacpp-root: a checkout of github.com/YihangChen-ee/HAC-plus")
+        raise NifiError("give --root: a checkout of github.com/YihangChen-ee/HAC-plus")
     root, data, model = settings.root.resolve(), data.resolve(), model_folder(output)
     voxel_size, slope = _DATASETS[settings.dataset]
     mask_lr = slope * settings.lmbda
@@ -115,7 +113,7 @@ def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
     try:
         more = shlex.split(settings.arguments)
     except ValueError as error:
-        raise NifiError(f"--hacpp-arguments {settings.arguments!r} cannot be read: {error}") from error
+        raise NifiError(f"--arguments {settings.arguments!r} cannot be read: {error}") from error
     python = Path(shutil.which(settings.python) or settings.python).absolute()  # unresolved: a venv's is a link
     arguments = [text for option, value in options.items() for text in (option, str(value))]
     path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))  # as activating would have it
@@ -175,9 +173,9 @@ def _logged_sizes(log: str) -> dict[str, float]:
 def _check(root: Path, python: Path, path: str, data: Path, images: str, output: Path) -> None:
     """Everything that can be known to go wrong before hours of training."""
     if not (root / "train.py").is_file():
-        raise NifiError(f"--hacpp-root {root} has no train.py: give a checkout of HAC-plus")
+        raise NifiError(f"--root {root} has no train.py: give a checkout of HAC-plus")
     if output.resolve().is_relative_to(root):
-        raise NifiError(f"--output {output} is inside --hacpp-root, which HAC++ may copy there: give another folder")
+        raise NifiError(f"--output {output} is inside --root, which HAC++ may copy there: give another folder")
     if not (data / images).is_dir() or not any((data / images).iterdir()):
         raise NifiError(f"--data {data} has no photos in {images}/: HAC++ wants a COLMAP scene, images/ and sparse/0/")
     sparse = data / "sparse" / "0"
@@ -185,7 +183,7 @@ def _check(root: Path, python: Path, path: str, data: Path, images: str, output:
         if not any((sparse / f"{name}{suffix}").is_file() for suffix in (".bin", ".txt")):
             raise NifiError(f"--data {data} has no sparse/0/{name}.bin or .txt: HAC++ wants a COLMAP reconstruction")
     if not (python.is_file() and os.access(python, os.X_OK)):
-        raise NifiError(f"no python at {python}: give that of HAC++'s environment as --hacpp-python")
+        raise NifiError(f"no python at {python}: give that of HAC++'s environment as --python")
     if shutil.which("tmc3", path=path) is None:
         raise NifiError("tmc3 is not on PATH: HAC++ needs it, build it from github.com/MPEGGroup/mpeg-pcc-tmc13")
     environment = {**os.environ, "PATH": path}
@@ -196,4 +194,4 @@ def _check(root: Path, python: Path, path: str, data: Path, images: str, output:
         raise NifiError(f"{python} cannot be asked for torch and HAC++'s modules: {error}") from error
     if asked.returncode:
         said = asked.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with {asked.returncode}"]
-        raise NifiError(f"HAC++ cannot run in {python}: {said[-1]}; give its environment's as --hacpp-python")
+        raise NifiError(f"HAC++ cannot run in {python}: {said[-1]}; give its environment's as --python")

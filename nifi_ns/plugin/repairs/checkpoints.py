@@ -2,7 +2,8 @@
 
 `torch.load` became `weights_only=True` by default; splatfacto's learning-rate schedule leaves a numpy float64 in the
 optimizer's state, so `ns-eval`, `ns-render`, `ns-viewer`, `ns-export` and resuming fail with an UnpicklingError.
-Declaring the scalar's types safe keeps the safe loader. Upstream: nerfstudio issue 3683.
+Declaring the scalar's types safe keeps the safe loader. Upstream: nerfstudio issue 3683,
+PR 3702.
 """
 
 import numpy as np

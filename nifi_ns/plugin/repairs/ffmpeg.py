@@ -7,22 +7,29 @@ issue 2427.
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from nerfstudio.utils import install_checks
 
-_check = install_checks.check_ffmpeg_installed
+upstream = install_checks.check_ffmpeg_installed
 
 
 def _check_with_fallback() -> None:
     if shutil.which("ffmpeg") is None:
-        import imageio_ffmpeg
+        os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + _folder().name
+    upstream()
 
-        # the binary's own name carries its version; tools look for plain "ffmpeg"
-        folder = Path(tempfile.mkdtemp(prefix="nifi-ns-ffmpeg-"))
-        (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
-        os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + str(folder)
-    _check()
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder with a program called `ffmpeg`, which goes when the process ends."""
+    import imageio_ffmpeg
+
+    folder = tempfile.TemporaryDirectory(prefix="nifi-ns-ffmpeg-")
+    # the binary's own name carries its version; tools look for plain "ffmpeg"
+    (Path(folder.name) / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    return folder
 
 
 def install() -> None:

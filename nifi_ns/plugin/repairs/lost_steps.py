@@ -1,17 +1,18 @@
 """The viewer forgets to draw: its render thread, when it has nothing to do, overwrites what it was just asked to do.
 
 Every 0.2 seconds an idle render thread tells itself that the camera is static. If a request to draw again (a "step")
-arrives while it looks up the camera to say so, the request is replaced, and the old picture stays.
+arrives while it looks up the camera to say so, the request is replaced, and the old picture stays. Not reported
+upstream.
 """
 
 from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 
-_action = RenderStateMachine.action
+upstream = RenderStateMachine.action
 
 
 def _keep_what_was_asked(self: RenderStateMachine, action: RenderAction) -> None:
     if action.action != "static" or self.next_action is None:
-        _action(self, action)
+        upstream(self, action)
 
 
 def install() -> None:

@@ -4,17 +4,21 @@ Training goes on with gaussians nobody optimises, or fails once densification fi
 issue 3554.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from nerfstudio.models.splatfacto import SplatfactoModel
+
+upstream = SplatfactoModel.load_state_dict
 
 
-@contextmanager
-def same_parameters(params: nn.ParameterDict) -> Iterator[None]:
-    """Whatever Parameters the block puts into `params`, afterwards they are the old objects with the new values."""
-    old = dict(params.items())
-    yield
+def _load_in_place(self: SplatfactoModel, state: dict[str, Any], **kwargs: Any) -> None:
+    old = {**self.gauss_params}
+    upstream(self, state, **kwargs)
     for name, parameter in old.items():
-        parameter.data = params[name].data
-        params[name] = parameter
+        parameter.data = self.gauss_params[name].data
+        self.gauss_params[name] = parameter
+
+
+def install() -> None:
+    """Load checkpoints into the Parameters that the optimizers hold."""
+    SplatfactoModel.load_state_dict = _load_in_place

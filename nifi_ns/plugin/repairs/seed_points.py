@@ -12,8 +12,10 @@ from torch import Tensor
 
 from nifi_ns.errors import CorruptFileError
 
+upstream = Nerfstudio._load_3D_points
 
-def _load_3D_points(
+
+def _read_with_plyfile(
     self: Nerfstudio, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float
 ) -> dict[str, Tensor] | None:
     from plyfile import PlyData, PlyParseError
@@ -36,4 +38,4 @@ def _load_3D_points(
 
 def install() -> None:
     """Read every nerfstudio dataset's seed points with plyfile."""
-    Nerfstudio._load_3D_points = _load_3D_points
+    Nerfstudio._load_3D_points = _read_with_plyfile

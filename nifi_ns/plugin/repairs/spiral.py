@@ -1,7 +1,7 @@
 """`ns-render spiral` for datamanagers of full images, which it rejects by an assertion on three class names.
 
-Upstream: nerfstudio issue 3023. `ns-render` loads the plugin before it defines what to assert, so that this can only be
-mended once a pipeline is built.
+Upstream: nerfstudio issue 3023. `ns-render` loads plugins before it defines what to assert, so that this comes with a
+pipeline.
 """
 
 import sys
@@ -10,7 +10,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 
 
-def allow_full_images() -> None:
+def install() -> None:
     """Let a running `ns-render spiral` accept a `FullImageDatamanager`; it needs an `eval_dataloader`, as ours has."""
     render = sys.modules.get("nerfstudio.scripts.render")
     if render is not None:

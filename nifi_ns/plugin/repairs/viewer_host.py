@@ -2,7 +2,7 @@
 
 Whoever reaches the viewer can have files written on this machine, and `ns-viewer` takes no notice of the host that a
 run's method has chosen: it has a flag of its own, whose default it inherits from `ViewerConfig`. That class itself is
-left alone, so that other methods train as they did.
+left alone, so that other methods train as they did. Not reported upstream, where listening to all is meant.
 """
 
 from nerfstudio.configs.base_config import ViewerConfig

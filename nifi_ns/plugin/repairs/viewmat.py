@@ -3,11 +3,11 @@
 The function inverts one 3x4 matrix: compiling it costs seconds and gains nothing. Upstream: nerfstudio issue 3242.
 """
 
+from nerfstudio.models import splatfacto
+
+upstream = splatfacto.get_viewmat
+
 
 def install() -> None:
     """Put the plain function back in place of the compiled one."""
-    from nerfstudio.models import splatfacto
-
-    plain = getattr(splatfacto.get_viewmat, "_torchdynamo_orig_callable", None)
-    if plain is not None:
-        splatfacto.get_viewmat = plain
+    splatfacto.get_viewmat = getattr(upstream, "_torchdynamo_orig_callable", upstream)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nifi_ns import results
-from nifi_ns.commands.compress import Compress
+from nifi_ns.commands.compress import CommandCodec
 from nifi_ns.compress.external import CommandSettings
 from nifi_ns.compress.external._command import count_bytes
 from nifi_ns.errors import NifiError
@@ -43,7 +43,7 @@ def settings(tmp_path: Path) -> CommandSettings:
 
 
 def test_any_program_that_leaves_renders_and_bytes_is_a_codec(settings: CommandSettings, tmp_path: Path):
-    Compress(codec="command", command=settings, data=tmp_path / "scene", output=tmp_path / "out").main()
+    CommandCodec(codec=settings, data=tmp_path / "scene", output=tmp_path / "out").main()
     (folder,) = find_pair_folders([tmp_path / "out" / "pairs"])
     assert folder.label == "scene/tiny" and folder.bytes == 117
     assert {split: len(names) for split, names in folder.splits.items()} == {"train": 3, "test": 2}
@@ -59,8 +59,8 @@ def test_every_pattern_of_bytes_must_name_a_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"command": ""}, "needs --command"),
-        ({"bytes_of": ()}, "needs --command (what to run) and --bytes-of"),
+        ({"command": ""}, "give --command"),
+        ({"bytes_of": ()}, "give --command (what to run) and --bytes-of"),
         ({"command": "a 'b"}, "cannot be read"),
         ({"command": "no-such-codec {data}"}, "no program 'no-such-codec'"),
         ({"renders": "out"}, "must have {split}"),
@@ -71,5 +71,5 @@ def test_every_pattern_of_bytes_must_name_a_file(tmp_path: Path):
 def test_says_what_is_wrong_before_any_work(settings: CommandSettings, tmp_path: Path, change: dict, message: str):
     changed = replace(settings, **change)
     with pytest.raises(NifiError, match=re.escape(message)):
-        Compress(codec="command", command=changed, data=tmp_path / "scene", output=tmp_path / "out").main()
+        CommandCodec(codec=changed, data=tmp_path / "scene", output=tmp_path / "out").main()
     assert not (tmp_path / "out").exists()

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
-from nifi_ns.learning import Learner, RunningMean, load_optimizers, make_optimizer, save_checkpoint
-from nifi_ns.restore import TrainingConfig
-from nifi_ns.restore import _config as config_module
+from nifi_ns.learning import (
+    AdapterOptimizer,
+    OptimizerConfig,
+    averaged,
+    load_optimizers,
+    make_optimizer,
+    save_checkpoint,
+)
+from nifi_ns.learning import _optimizer as module
 
 CPU = torch.device("cpu")
 
@@ -21,11 +28,11 @@ def parameter() -> nn.Parameter:
     return nn.Parameter(torch.linspace(-1, 1, 128 * 64).view(128, 64))
 
 
-def descend(learner: Learner, parameter: nn.Parameter, steps: int) -> Tensor:
+def descend(learner: AdapterOptimizer, parameter: nn.Parameter, steps: int) -> Tensor:
     target = torch.linspace(1, 2, parameter.numel()).view_as(parameter)
     for _ in range(steps):
         loss = (parameter - target).square().mean()
-        learner.add(loss)
+        learner.backward(loss)
         assert learner.step(loss.detach()[None], 1.0)
     return parameter.detach().clone()
 
@@ -34,23 +41,23 @@ def descend(learner: Learner, parameter: nn.Parameter, steps: int) -> Tensor:
 def test_every_optimizer_is_about_adamw_and_goes_on_exactly_where_it_was_saved(tmp_path: Path, optimizer):
     if optimizer == "adamw8bit":
         pytest.importorskip("bitsandbytes")
-    config = TrainingConfig(optimizer=optimizer)
+    config = OptimizerConfig(optimizer=optimizer)
     ours, plain = parameter(), parameter()
-    learner = Learner([ours], 0.01, config, CPU)
-    plainly = descend(Learner([plain], 0.01, TrainingConfig(), CPU), plain, 5)
+    learner = AdapterOptimizer([ours], 0.01, config, CPU)
+    plainly = descend(AdapterOptimizer([plain], 0.01, OptimizerConfig(), CPU), plain, 5)
     difference = (descend(learner, ours, 5) - plainly).abs().max()
     assert 0 < difference < (1e-6 if optimizer == "fused" else 2e-2)
     save_checkpoint(tmp_path / "c.safetensors", {}, {"phi_minus": learner.optimizer}, {})
     other = nn.Parameter(ours.detach().clone())
-    again = Learner([other], 0.01, config, CPU)
+    again = AdapterOptimizer([other], 0.01, config, CPU)
     load_optimizers(tmp_path / "c.safetensors", {"phi_minus": again.optimizer})
     assert torch.equal(descend(again, other, 3), descend(learner, ours, 3))
 
 
 def test_eight_bits_without_bitsandbytes_are_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr(config_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(NifiError, match="pip install bitsandbytes"):
-        TrainingConfig(optimizer="adamw8bit")
+        OptimizerConfig(optimizer="adamw8bit")
 
 
 def test_eight_bits_are_asked_of_bitsandbytes(monkeypatch):
@@ -63,26 +70,36 @@ def test_eight_bits_are_asked_of_bitsandbytes(monkeypatch):
     stand_in.optim = type(sys)("bitsandbytes.optim")  # type: ignore[attr-defined]
     stand_in.optim.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bitsandbytes", stand_in)
-    monkeypatch.setattr(config_module, "find_spec", lambda name: stand_in)
-    optimizer = make_optimizer([parameter()], 0.1, TrainingConfig(optimizer="adamw8bit", weight_decay=0.5))
+    monkeypatch.setattr(module, "find_spec", lambda name: stand_in)
+    optimizer = make_optimizer([parameter()], 0.1, OptimizerConfig(optimizer="adamw8bit", weight_decay=0.5))
     assert isinstance(optimizer, AdamW8bit)
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.5)
 
 
-def test_a_running_mean_follows_and_can_stand_in():
-    values = nn.Parameter(torch.zeros(2))
-    mean = RunningMean([values], decay=0.5)
-    expected = torch.zeros(2)
-    for step, decay in enumerate((0.1, 2 / 11, 0.25, 4 / 13, 5 / 14, 0.4, 7 / 16, 8 / 17, 0.5, 0.5, 0.5)):
-        values.data += 1
-        mean.update(step)
-        expected = decay * expected + (1 - decay) * values.detach()
-    with mean.in_place():
-        torch.testing.assert_close(values.detach(), expected)
-    assert torch.equal(values.detach(), torch.full((2,), 11.0))
+def test_a_running_mean_stands_in_and_what_was_trained_comes_back():
+    values = [nn.Parameter(torch.zeros(2))]
+    mean = EMAModel(values, decay=0.5, foreach=True)
+    values[0].data += 1
+    mean.step(values)  # the first one counts for all
+    values[0].data += 1
+    mean.step(values)
+    with pytest.raises(KeyError), averaged(values, mean):
+        torch.testing.assert_close(values[0].detach(), torch.full((2,), 1 * 2 / 11 + 2 * 9 / 11))
+        raise KeyError
+    assert torch.equal(values[0].detach(), torch.full((2,), 2.0))
+    with averaged(values, None):
+        assert torch.equal(values[0].detach(), torch.full((2,), 2.0))
+
+
+def test_learning_rates_rise_and_fall():
+    cosine = OptimizerConfig(schedule="cosine", warmup_steps=4)
+    assert [cosine.lr_factor(step, 10**6) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert cosine.lr_factor(50, 100) == pytest.approx(0.525) and cosine.lr_factor(100, 100) == pytest.approx(0.05)
+    constant = replace(cosine, schedule="constant")
+    assert [constant.lr_factor(step, 100) for step in (1, 3, 99)] == [0.5, 1, 1]
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_is_refused(decay: float):
     with pytest.raises(NifiError, match="ema: expected a decay"):
-        replace(TrainingConfig(), ema=decay)
+        OptimizerConfig(ema=decay)

@@ -1,0 +1,127 @@
+"""The optimizer of an adapter, how its learning rate runs, and the running mean of its parameters."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nifi_ns.errors import NifiError
+from nifi_ns.learning import processes
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How adapters descend. The learning rates are the paper's."""
+
+    optimizer: Literal["adamw", "fused", "adamw8bit"] = "adamw"
+    """AdamW; fused: in one kernel, faster on a GPU; adamw8bit: with moments of a quarter of the size, which needs
+    bitsandbytes (`pip install bitsandbytes`)."""
+    lr: float = 5e-6
+    """Learning rate of the restorer, phi-."""
+    critic_lr: float = 1e-6
+    """Learning rate of its critic, phi+."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rates after the warm-up: as they are, or falling to a twentieth along a cosine."""
+    warmup_steps: int = 500
+    """Steps over which the learning rates rise from zero."""
+    weight_decay: float = 1e-4
+    """Weight decay of AdamW."""
+    grad_clip: float = 1.0
+    """Largest gradient norm of each adapter."""
+    ema: float = 0.0
+    """Decay per step of a running mean of phi-, such as 0.999, which is then what is evaluated and kept; 0: none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise NifiError(f"ema: expected a decay of 0 or more and below 1, got {self.ema}")
+        if self.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+            raise NifiError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or choose another")
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """Return what the learning rates are multiplied by at `step`, from 0, of `steps`.
+
+        A function of the step, where torch's schedulers count their calls: a checkpoint has nothing to keep, a resumed
+        training may have another length, and a step that is skipped still counts.
+        """
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant":
+            return warmup
+        return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+class AdapterOptimizer:
+    """AdamW over one adapter; refuses updates that are not finite, in all processes alike."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        lr: float,
+        config: OptimizerConfig,
+        device: torch.device,
+        *,
+        scale_gradients: bool = False,
+    ):
+        """Optimize `parameters` at the learning rate `lr`; float16 needs `scale_gradients`."""
+        self._parameters = list(parameters)
+        self._lr = lr
+        self._clip = config.grad_clip
+        self.optimizer = make_optimizer(self._parameters, lr, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scale_gradients)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to that of this step."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, losses: Tensor, lr_factor: float) -> bool:
+        """Descend by the mean gradient over all processes, and return whether it did.
+
+        Args:
+            losses: [N], replaced by their means over all processes. Unless they and the gradient are finite, nothing
+                changes.
+            lr_factor: what the learning rate is multiplied by at this step.
+
+        Raises:
+            NifiError: if another process is gone.
+        """
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        processes.average([*gradients, losses])
+        self.optimizer.param_groups[0]["lr"] = self._lr * lr_factor
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        finite = bool(torch.isfinite(losses).all() & torch.isfinite(norm))
+        if finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return finite
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimizer that `config` names, over one group of parameters."""
+    if config.optimizer == "adamw8bit":
+        return import_module("bitsandbytes").optim.AdamW8bit(parameters, lr=lr, weight_decay=config.weight_decay)
+    fused = config.optimizer == "fused"
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=fused)
+
+
+@contextmanager
+def averaged(parameters: Sequence[nn.Parameter], mean: "EMAModel | None") -> Iterator[None]:
+    """Let `parameters` be their running mean within the block, if there is one."""
+    if mean is None:
+        yield
+        return
+    mean.store(parameters)
+    mean.copy_to(parameters)
+    try:
+        yield
+    finally:
+        mean.restore(parameters)
