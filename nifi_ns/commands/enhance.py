@@ -1,4 +1,4 @@
-"""`ns-nifi-enhance`: restores a video, a folder of images or an image, from whatever rendered them."""
+"""`ns-nifi-enhance`: restore a video, a folder of images or an image, whatever rendered them."""
 
 import json
 import shutil
@@ -26,37 +26,37 @@ _JOB_FILE = ".nifi-enhance.json"
 
 @dataclass
 class Enhance:
-    """Restore pictures that are there already: renders of any splats or NeRF, as a video, a folder or one image.
+    """Restore pictures that have been rendered already, from any splats or NeRF: a video, a folder or one image.
 
-    Names, sizes, transparency, colour profiles, the times of a video's frames and its sound are kept. What is done is
-    kept, too: the same command again goes on where it was interrupted.
+    Names, sizes, transparency, colour profiles, the times of a video's frames and its sound are kept. An interrupted
+    command continues where it stopped when it is started again.
     """
 
     input: Path
     """A video, a folder of images, or an image."""
     restorer: Path
-    """What restores: a folder that ns-nifi-train wrote, a checkpoint of the paper's authors, or a folder or hub id of
-    Difix, such as nvidia/difix."""
+    """A folder that ns-nifi-train wrote, a checkpoint of the paper's authors, or a folder or hub id of Difix, such as
+    nvidia/difix."""
     output: Path | None = None
-    """Where to: a video, a folder, or an image. By default beside the input, with `_restored` after its name."""
+    """The video, folder or image to write; by default beside the input, with `_restored` after its name."""
     photos: Path | None = None
-    """A folder of photos that the restorer may look at, for one that does (nvidia/difix_ref). Of a capture with
-    transforms.json the nearest to each picture's camera are taken if --cameras tells it, else the most alike."""
+    """A folder of photos for a restorer that attends to some (nvidia/difix_ref): for each picture the nearest ones by
+    camera, where --cameras and a transforms.json in this folder have both, otherwise the most similar ones."""
     cameras: Path | None = None
     """A transforms.json with the cameras of the input's images, or of the video's frames in their order; by default
-    that in the input's folder, if there is one."""
+    the one in the input's folder, if it has one."""
     num_photos: int | None = None
-    """How many photos to look at; by default as many as the restorer was trained with."""
+    """How many photos to attend to; by default as many as the restorer was trained with."""
     strength: float | None = None
-    """Share of the change that is shown, 0 to 1; by default what the restorer was found best with."""
+    """Share of the restorer's change to apply, 0 to 1; by default the share that served best in its training."""
     batch_size: int = 1
-    """Pictures that are restored at once."""
+    """Pictures to restore at once."""
     preview: bool = False
-    """Only restore one picture, the middle one, and show it: before and after, side by side, as a PNG."""
+    """Only restore the middle picture, and write it before and after, side by side, as a PNG."""
     overwrite: bool = False
-    """Start anew, though there is something at --output."""
+    """Replace what is at --output."""
     device: str | None = None
-    """By default the GPU if there is one, else the CPU."""
+    """Where to compute, such as cuda:1; by default the GPU if there is one, otherwise the CPU."""
     compile: CompileMode | None = None
     """Compile the networks in this mode of torch.compile: faster, after a slow first picture."""
 

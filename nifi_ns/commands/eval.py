@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class Eval:
-    """Measure runs on their held-out photos: uncompressed, compressed, restored with references, restored."""
+    """Measure runs on their held-out photos: uncompressed, compressed, with reference residuals, restored."""
 
     load_config: tuple[Path, ...]
     """The config.yml of one or more runs, or of scene files that ns-nifi-compress made of them."""
     output_path: Path = Path("eval.json")
-    """Where the results go: JSON here, and the same rows as CSV beside it."""
+    """The .json to write; the same rows go to a .csv beside it."""
     restorer: Path | None = None
-    """A restorer for all of the runs; by default each run's own, if it has one."""
+    """The restorer for all runs; by default each run's own, if it has one."""
     images_dir: Path | None = None
-    """Also write every view's pictures to IMAGES_DIR/<scene>_<rate>/<variant>/NAME.png."""
+    """Also write every view to IMAGES_DIR/<scene>_<rate>/<variant>/NAME.png."""
     decoder: str | None = None
-    """Decode what is restored by a small autoencoder in place of the backbone's: a folder or hub id of the
-    AutoencoderTiny made for it, such as madebyollin/taesd3 for SD3. Faster; the table says what it costs."""
+    """Decode with a small autoencoder in place of the backbone's own, which is faster: a folder or hub id of the
+    AutoencoderTiny for this backbone, such as madebyollin/taesd3 for SD3."""
     compile: CompileMode | None = None
-    """Restore with networks compiled in this mode of torch.compile: faster, after a slow first view."""
+    """Compile the networks in this mode of torch.compile: faster, after a slow first view."""
     consistency: bool = False
-    """Also measure whether the pictures flicker: each view is compared with what a camera shows that has gone a
-    twentieth of the way to the next training view, warped back by the splats' depth. Takes twice as long."""
+    """Also measure flicker, which takes twice as long: compare each view with that of a camera a twentieth of the way
+    to the next training view, warped back by the splats' depth."""
 
     def main(self) -> None:
         """Measure every run, then write and print the table."""
@@ -93,7 +93,7 @@ def _consistency_table(rows: "list[Row]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="the same a frame later, warped back", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="against the next frame, warped back", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("scene", "rate", "variant"):
         table.add_column(name)
     table.add_column("PSNR", justify="right")

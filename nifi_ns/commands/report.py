@@ -1,4 +1,4 @@
-"""`ns-nifi-report`: one HTML file that shows a run: sizes, numbers, and held-out views before and after."""
+"""`ns-nifi-report`: one HTML file about a run: sizes, numbers, and held-out views before and after."""
 
 import json
 import shlex
@@ -25,11 +25,11 @@ class Report:
     """Measure every scene file of a run and write one HTML file with the numbers and with views to compare."""
 
     load_config: Path
-    """The config.yml of a run."""
+    """The run's config.yml."""
     output: Path | None = None
     """The file to write; by default nifi/report.html in the run's folder."""
     views: int = 4
-    """Held-out views that are shown, evenly spread."""
+    """How many held-out views to show, evenly spread."""
 
     def main(self) -> None:
         """Measure, and write the page."""

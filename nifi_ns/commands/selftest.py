@@ -1,4 +1,4 @@
-"""`ns-nifi-selftest`: whether this installation works, from the checks of the machine to the table of results."""
+"""`ns-nifi-selftest`: test this installation, from checks of the machine to the table of results."""
 
 import json
 import shutil
@@ -25,24 +25,24 @@ _BUILD_MINUTES = 45  # gsplat compiles its CUDA kernels when they are first used
 
 @dataclass
 class Selftest:
-    """Check the machine, then build, make pairs, train and evaluate in small, to see that everything works.
+    """Check the machine, then train splats, write pairs, train a restorer and evaluate, each for a minute or so.
 
     Each step is a command in a process of its own, which is stopped if it takes too long or hangs, and tried twice.
-    The folder then holds logs/, run_manifest.json (versions, commands, times), selftest_manifest.json (what passed, and
-    what to do if it did not), metrics.json and .csv, and, for what hung or failed, diagnostics/. Nothing is downloaded;
-    the numbers mean little.
+    OUTPUT_DIR then holds logs/, run_manifest.json (versions, commands, times), selftest_manifest.json (what passed, and
+    what to do if something did not), metrics.json and .csv, and diagnostics/ of what hung or failed. Nothing is
+    downloaded. The numbers are those of a very short training.
     """
 
     data: Path | None = None
     """A folder with nerfstudio's transforms.json; by default a small capture is generated."""
     output_dir: Path = Path("selftest")
-    """Where everything goes. An earlier selftest in it is replaced."""
+    """The folder for everything; an earlier selftest in it is replaced."""
     checks_only: bool = False
     """Only check the machine: Python, packages, GPU, compiler, ffmpeg, weights, memory, disk."""
     time_limit: float = 10.0
-    """Minutes that a step may take; more for large --data."""
+    """Minutes a step may take; large --data needs more."""
     silence_limit: float = 60.0
-    """Seconds that a step may write nothing and use less than 1 % of a core."""
+    """Seconds a step may write nothing and use less than 1 % of a core."""
 
     def main(self) -> None:
         """Run the checks, or all steps; exit with status 1 if anything failed."""
