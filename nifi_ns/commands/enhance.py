@@ -150,7 +150,7 @@ class Enhance:
         pose = self._poses.get(number, self._poses.get(Path(name).stem))
         if pose is not None and len(self._photos.cameras):
             return self._photos.by_pose(pose, self._count)
-        return self._photos.by_likeness(picture, self._count)
+        return self._photos.by_appearance(picture, self._count)
 
     def _preview(self) -> None:
         from nifi_ns.media import VIDEO_SUFFIXES, Video, read_picture, write_picture

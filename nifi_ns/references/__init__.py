@@ -1,4 +1,7 @@
-"""Reference residuals: photos repair what a render of the same scene gets wrong, by depth and without learning."""
+"""Reference residuals: photos correct renders of the same scene, by depth and without learning.
+
+Start with `ReferenceBank`: it turns photos into residuals, and corrects a render of a new view by them.
+"""
 
 from nifi_ns.references._bank import ReferenceBank, ReferenceSettings, Renderer
 from nifi_ns.references._consistency import FRAME, consistency

@@ -1,10 +1,10 @@
-"""Reference residuals: repair a view, without training, from the photos that the splats were made of.
+"""Reference residuals: correct a render, without training, by the photos that the splats were trained on.
 
-The splats know roughly where everything is, the photos know what it looks like. For a new view: correct the rendered
-depth until the photos around agree on what is there (`stereo`), lift each pixel to 3D, look up in those photos what
-their own renders got wrong, and add the blend of it to the render. Where no photo sees a pixel, the render stays.
+The splats give rough geometry, the photos give detail. For a new view: refine the rendered depth until the nearby
+photos agree (`_stereo`), lift each pixel to 3D, look up in those photos the residual of photo minus render, and add the
+blended residuals to the render. Pixels that no photo shows stay as rendered.
 
-Only pictures, depths and cameras come in, so that anything that renders colour and depth can be repaired.
+Inputs are pictures, depths and cameras only, so anything that renders colour and depth can be corrected.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nifi_ns.references._exposure import fit_gains, kept_gains
+from nifi_ns.references._exposure import fit_gains, shared_gains
 from nifi_ns.references._stereo import (
-    Sighting,
+    ReferenceView,
     StereoSettings,
     agree,
     box_mean,
     chw,
     hwc,
     same_surface,
+    stack_references,
     sweep,
-    together,
 )
 from nifi_ns.references._warping import (
     angle_squared,
@@ -42,38 +42,38 @@ from nifi_ns.references._warping import (
 from nifi_ns.views import View
 
 Renderer = Callable[[View], tuple[Tensor, Tensor]]
-"""Draws a view: colour [H, W, 3], and depth along the optical axis [H, W, 1] that is 0 where nothing is."""
+"""Renders a view: colour [H, W, 3] in [0, 1], and depth along the optical axis [H, W, 1], 0 where nothing is."""
 
 _CHOICE_ROWS = 20
-"""Rows of the grid of points by which references are chosen."""
-_TOGETHER = 9
-"""Side in pixels of the squares that are taken from a reference together."""
-_RENDER_SAYS = 0.1
-"""How much a render has to say about the depth, relative to the photos around."""
-_PHOTO_SAYS = 1.0
-"""The same of a view's own photo."""
+"""Rows of the grid of points on which references are chosen."""
+_AGREEMENT_WINDOW = 9
+"""Side in pixels of the squares over which agreement with a reference is averaged."""
+_RENDER_WEIGHT = 0.1
+"""Weight of the render in the depth search, relative to the photos."""
+_PHOTO_WEIGHT = 1.0
+"""Weight of a view's own photo in the depth search."""
 
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """How photos are chosen, aligned and blended. The defaults serve scenes of any size: nothing here is in metres."""
+    """How photos are chosen, aligned and blended. Nothing here is in scene units, so the defaults suit any scene."""
 
     count: int = 8
-    """Photos that a view is repaired from."""
+    """Number of photos that correct a view."""
     stereo: StereoSettings = field(default_factory=StereoSettings)
-    """How depth is corrected."""
+    """How depth is refined."""
     colour_tolerance: float = 0.10
-    """Difference of the two renders at which they are taken to show different things."""
+    """Difference of the two renders' colours at which they are considered to show different things."""
     angle: float = 0.05
-    """Angle between two lines of sight, in radians, below which photos count as equally near."""
-    doubt: float = 0.05
+    """Angle between lines of sight, in radians, below which photos count as equally near."""
+    half_agreement: float = 0.05
     """Squared agreement, in [0, 1], at which half of the residual is added."""
     cache_size: int = 64
-    """References that are kept with their renders and depths."""
+    """Number of references whose renders and depths are kept in memory."""
 
 
 class ReferenceBank:
-    """The photos of a capture, and on demand what a render of the same splats gets wrong in them."""
+    """The photos of a capture, and on demand their residuals against renders of the same splats."""
 
     def __init__(
         self,
@@ -83,21 +83,21 @@ class ReferenceBank:
         settings: ReferenceSettings | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Collect the references; they are rendered when they are first needed.
+        """Collect the references. They are rendered when they are first needed.
 
         Args:
             views: the training views, each with its photo.
-            render: draws any view of the splats under repair.
+            render: renders any view of the splats.
             settings: see `ReferenceSettings`.
-            check: called between the parts of what takes long; what it raises ends that.
+            check: called between the parts of long work; an exception that it raises ends the work.
 
         Raises:
             ValueError: if a view has no photo.
         """
-        # a sequence may load its photos when it is asked for them: only the cameras are kept
+        # indexing a sequence of views may load photos: keep only the cameras
         cameras = [(replace(view, image=None), view.image is None) for view in views]
         if missing := [camera.name for camera, without in cameras if without]:
-            raise ValueError(f"references need photos; there is none in {', '.join(missing[:3])}")
+            raise ValueError(f"references need photos: {', '.join(missing[:3])} have none")
         self._views = views
         self._cameras = [camera for camera, _ in cameras]
         self.settings = settings or ReferenceSettings()
@@ -115,18 +115,21 @@ class ReferenceBank:
         *,
         exclude: Collection[str] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Repair `rgb`, what `render` draws of `view` along with `depth`.
+        """Correct a render by the residuals of nearby photos.
 
         Args:
-            view: the camera; its photo is not looked at.
-            rgb: colour in [0, 1].
-            depth: along the optical axis, in the units of the cameras; 0 where nothing is.
-            exclude: names of references not to use: the view itself, when pairs for training are made. Its photo still
-                helped to correct the depths of the others.
+            view: the camera; its photo is not used.
+            rgb: the render of `view`, in [0, 1].
+            depth: its depth along the optical axis, in the units of the cameras; 0 where nothing is.
+            exclude: names of references that may not be used: the view itself when training pairs are made. Its photo
+                has still helped to refine the depths of the others.
 
         Returns:
-            The repaired colour [H, W, 3] in [0, 1], and the confidence [H, W, 1] in [0, 1]: the share of the residual
+            The corrected colour [H, W, 3] in [0, 1], and the confidence [H, W, 1] in [0, 1]: the share of the residual
             that was added.
+
+        Raises:
+            ValueError: if `rgb` or `depth` does not have the view's size.
         """
         if rgb.shape != (view.height, view.width, 3) or depth.shape != (view.height, view.width, 1):
             raise ValueError(
@@ -136,15 +139,15 @@ class ReferenceBank:
         chosen = self.choose(view, depth, exclude=exclude)
         if not chosen:
             return rgb.clamp(0, 1), torch.zeros_like(depth)
-        references = together([self._reference(i, rgb.device) for i in chosen])
+        references = stack_references([self._reference(i, rgb.device) for i in chosen])
         stereo = self.settings.stereo
         for over in stereo.coarse:
-            depth = sweep(view, rgb, depth, references, stereo, over, say=_RENDER_SAYS)
+            depth = sweep(view, rgb, depth, references, stereo, over, image_weight=_RENDER_WEIGHT)
         depth = agree(view, depth, references, stereo)
         for over in stereo.fine:
-            depth = sweep(view, rgb, depth, references, stereo, over, say=_RENDER_SAYS)
+            depth = sweep(view, rgb, depth, references, stereo, over, image_weight=_RENDER_WEIGHT)
         residual, agreement = self._blend(view, rgb, depth, references)
-        confidence = agreement / (agreement + self.settings.doubt)
+        confidence = agreement / (agreement + self.settings.half_agreement)
         return (rgb + confidence * residual).clamp(0, 1), confidence
 
     @torch.no_grad()
@@ -157,12 +160,21 @@ class ReferenceBank:
         exclude: Collection[str] = (),
         occlusion: bool = False,
     ) -> list[int]:
-        """Indices of the `count` references (by default as many as the settings say) that together see most of what
-        `view` sees, from nearby; the best first.
+        """Choose the references that together show most of `view` from nearby.
 
-        Greedy: each next one adds most to the sum over points of the square root of how well they are seen, so that a
-        second look at a point counts less than a first look at another. With `occlusion` a point counts for a reference
-        whose own depth shows it, too; who weighs that for each pixel, as `restore` does, need not ask here.
+        Greedy: each one adds most to the sum over points of the square root of their visibility, so that seeing a point
+        twice counts less than seeing another one for the first time.
+
+        Args:
+            view: the camera.
+            depth: its depth along the optical axis, [H, W, 1]; 0 where nothing is.
+            count: how many; by default as many as the settings say.
+            exclude: names of references that may not be chosen.
+            occlusion: count a point only where the reference's own depth shows it. `restore` tests this for each pixel
+                anyway.
+
+        Returns:
+            Up to `count` indices, the best first.
         """
         self._check()
         height = min(_CHOICE_ROWS, view.height)
@@ -170,7 +182,7 @@ class ReferenceBank:
         coarse = F.interpolate(chw(depth), (height, width), mode="nearest")[0].movedim(0, -1)
         points = lift(view, coarse).flatten(0, 1)
         scores = visibility(points, view, self._stacked(depth.device))
-        scores = (scores * (coarse > 0).flatten()).cpu()  # once: every choice has to be known here
+        scores = (scores * (coarse > 0).flatten()).cpu()  # the greedy choice runs on the CPU: one copy, one wait
         for i, reference in enumerate(self._cameras):
             if reference.name in exclude:
                 scores[i] = 0
@@ -180,7 +192,7 @@ class ReferenceBank:
             best = int(gains.argmax())
             if gains[best] <= 0:
                 break
-            if occlusion and best not in checked:  # which lowers gains, so only the best has to be drawn
+            if occlusion and best not in checked:  # the check only lowers gains, so only the best needs to be rendered
                 checked.add(best)
                 scores[best] *= self._unoccluded(best, points).cpu()
                 continue
@@ -189,65 +201,65 @@ class ReferenceBank:
         return chosen
 
     def _unoccluded(self, index: int, points: Tensor) -> Tensor:
-        """[P] in [0, 1]: whether a reference's depth shows the surface at `points` [P, 3], or something before it."""
+        """Return whether a reference's own depth shows the points [P, 3] unoccluded: [P] in [0, 1]."""
         other = self._drawn(index, points.device)
         at, z = project(other.view, points)
         return same_surface(at[None, None], z[None, None], other, self.settings.stereo.tolerance, ramp=1.0).flatten()
 
     def photo(self, index: int) -> Tensor:
-        """[H, W, 3] in [0, 1]: the photo of a reference that `choose` has named."""
+        """Return the photo of a reference that `choose` has returned, [H, W, 3] in [0, 1]."""
         image = self._views[index].image
         assert image is not None
         return image
 
-    # A reference in three stages, each of which looks at its neighbours in the stage before: as drawn, with the depth
-    # that the photos around agree with, and with the depth that the views around agree with.
+    # A reference goes through three stages, each of which reads its neighbours in the stage before: as rendered; with
+    # its depth refined by the nearby photos; with its depth refined by the nearby depths.
 
-    def _draw(self, index: int, device: torch.device) -> Sighting:
+    def _draw(self, index: int, device: torch.device) -> ReferenceView:
         view = self._views[index].to(device)
         rgb, depth = self._render(view)
         assert view.image is not None
         rgb, photo = chw(rgb.clamp(0, 1)), chw(view.image)
         gain = fit_gains(photo, rgb)
         photo = photo / gain
-        return Sighting(self._cameras[index].to(device), photo, photo - rgb, chw(depth), gain)
+        return ReferenceView(self._cameras[index].to(device), photo, photo - rgb, chw(depth), gain)
 
-    def _sweep(self, index: int, device: torch.device) -> Sighting:
-        sighting, stereo = self._drawn(index, device), self.settings.stereo
+    def _sweep(self, index: int, device: torch.device) -> ReferenceView:
+        reference, stereo = self._drawn(index, device), self.settings.stereo
         around = [self._drawn(i, device) for i in self._around(index, device)]
         if not around or not stereo.coarse:
-            return sighting
-        photo, depth, others = hwc(sighting.photo), hwc(sighting.depth), together(around)
+            return reference
+        photo, depth, others = hwc(reference.photo), hwc(reference.depth), stack_references(around)
         for over in stereo.coarse:
-            depth = sweep(sighting.view, photo, depth, others, stereo, over, say=_PHOTO_SAYS)
-        return sighting._replace(depth=chw(depth))
+            depth = sweep(reference.view, photo, depth, others, stereo, over, image_weight=_PHOTO_WEIGHT)
+        return reference._replace(depth=chw(depth))
 
-    def _agree(self, index: int, device: torch.device) -> Sighting:
-        sighting = self._swept(index, device)
+    def _agree(self, index: int, device: torch.device) -> ReferenceView:
+        reference = self._swept(index, device)
         around = [self._swept(i, device) for i in self._around(index, device)]
         if not around:
-            return sighting
-        depth = agree(sighting.view, hwc(sighting.depth), together(around), self.settings.stereo)
-        return sighting._replace(depth=chw(depth))
+            return reference
+        depth = agree(reference.view, hwc(reference.depth), stack_references(around), self.settings.stereo)
+        return reference._replace(depth=chw(depth))
 
     def _around(self, index: int, device: torch.device) -> list[int]:
-        sighting = self._drawn(index, device)
-        return self.choose(sighting.view, hwc(sighting.depth), exclude=(sighting.view.name,))
+        reference = self._drawn(index, device)
+        return self.choose(reference.view, hwc(reference.depth), exclude=(reference.view.name,))
 
-    def _blend(self, view: View, rgb: Tensor, depth: Tensor, references: Sighting) -> tuple[Tensor, Tensor]:
-        """The references' residuals as `view` sees them [H, W, 3], and how well they agree with it [H, W, 1]."""
+    def _blend(self, view: View, rgb: Tensor, depth: Tensor, references: ReferenceView) -> tuple[Tensor, Tensor]:
+        """Return the references' blended residuals in `view`, [H, W, 3], and their agreement with it, [H, W, 1]."""
         at, z = epipolar(view, references.view, pixels(depth.shape[:2], depth.device)).project(depth)
         both = torch.cat([references.photo, references.residual], dim=1)
         photo, residual = sample(both, at).split(3, dim=1)
         difference = (photo - residual - chw(rgb)).square().mean(dim=1, keepdim=True)
         same_colour = torch.exp(-difference / self.settings.colour_tolerance**2)
         surface = same_surface(at, z, references, self.settings.stereo.tolerance).movedim(-1, 1)
-        # a decision for each pixel alone speckles
-        agreement = box_mean(same_colour * surface, _TOGETHER)
+        # deciding on single pixels gives speckles
+        agreement = box_mean(same_colour * surface, _AGREEMENT_WINDOW)
         agreement = (agreement * inside(at, references.view).movedim(-1, 1) * chw(depth > 0)).square()
         angle = angle_squared(lift(view, depth), view.centre, centres(references.view))[:, None]
         nearness = (angle + self.settings.angle**2) ** -2
         weights = agreement * (nearness / nearness.amax(dim=0))
         total = weights.sum(dim=0, keepdim=True)
-        residual = residual + (kept_gains(references.gain, weights.mean(dim=(1, 2, 3))) - 1) * photo
+        residual = residual + (shared_gains(references.gain, weights.mean(dim=(1, 2, 3))) - 1) * photo
         return hwc((weights * residual).sum(dim=0, keepdim=True) / (total + 1e-6)), hwc(total)

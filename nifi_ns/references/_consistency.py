@@ -1,6 +1,6 @@
-"""Do two views show one world? A view is warped into another by the splats' depth, and compared where both see it.
+"""Consistency between views: a view is warped into another by the splats' depth, and compared where both see it.
 
-A restorer that invents detail for each frame anew scores worse than what it was given, however sharp its frames are.
+A restorer that invents new detail in each frame scores worse than its input, however sharp its frames are.
 """
 
 import math
@@ -12,14 +12,14 @@ from nifi_ns.references._warping import epipolar, inside, pixels, sample
 from nifi_ns.views import View
 
 FRAME = 0.05
-"""Part of the way to a neighbouring view that stands for a frame of a video."""
-_OCCLUDED = 0.03  # relative difference of depths from which two pixels show different things
+"""Share of the way to a neighbouring view that stands for one frame of a video."""
+_OCCLUDED = 0.03  # relative difference of depths above which two pixels show different surfaces
 
 
 def consistency(
     view: View, picture: Tensor, depth: Tensor, other: View, other_picture: Tensor, other_depth: Tensor
 ) -> float | None:
-    """PSNR, in dB, of `other_picture` warped into `view` against `picture`, where both show the same surface.
+    """Return the PSNR, in dB, of `other_picture` warped into `view` against `picture`, where both show one surface.
 
     Args:
         view, other: the cameras.
@@ -27,7 +27,7 @@ def consistency(
         depth, other_depth: [H, W, 1] along the optical axis, 0 where nothing is.
 
     Returns:
-        None if less than a hundredth of the pixels is seen by both.
+        None if both see less than a hundredth of the pixels.
     """
     at, expected = epipolar(view, other, pixels(depth.shape[:2], depth.device)).project(depth)
     there = torch.cat([other_picture, other_depth], dim=-1).movedim(-1, 0)[None]

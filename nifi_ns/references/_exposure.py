@@ -1,28 +1,28 @@
-"""Exposure and white balance: by what factors a photo is brighter than another picture of the same."""
+"""Exposure and white balance: the factors by which a photo is brighter than a render of the same view."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _SHRINK = 8
-"""Pixels a side that are averaged first: a render that is not sharp has about the right colours."""
+"""Side of the squares that are averaged first: an unsharp render still has about the right mean colours."""
 _DARK, _BRIGHT = 0.02, 0.98
-"""Values outside are taken for clipped."""
+"""Values outside are treated as clipped."""
 _TOLERANCE = 0.05
-"""Difference of colours at which a pixel is taken to show something else."""
+"""Difference of colours at which a pixel is considered to show something else."""
 _ROUNDS = 4
 _FURTHEST = 2.0
-"""The largest factor, and its inverse the smallest: beyond it, something else is wrong."""
+"""The largest factor; its inverse is the smallest. Larger ones have other causes."""
 _DIFFERING = 0.03
-"""Standard deviation of the factors' logarithms at which half of it is taken for differences of exposure."""
+"""Standard deviation of the factors' logarithms at which half of it is attributed to exposure."""
 _SURE = 4.0
-"""How many times its variance by chance the square of what several have in common has to be."""
+"""The square of the common factor has to exceed its variance by chance this many times."""
 
 
 def fit_gains(photo: Tensor, render: Tensor) -> Tensor:
-    """[N, 3, 1, 1]: the factors by which `photo` [N, 3, H, W] has other colours than `render`, the same of it.
+    """Fit the factors [N, 3, 1, 1] between the colours of `photo` and `render`, both [N, 3, H, W].
 
-    Least squares, with less weight for pixels that do not fit.
+    Iteratively reweighted least squares: pixels that do not fit get less weight.
     """
     size = [max(1, side // _SHRINK) for side in photo.shape[-2:]]
     unclipped = ((photo > _DARK) & (photo < _BRIGHT)).all(dim=1, keepdim=True).to(photo)
@@ -38,12 +38,15 @@ def fit_gains(photo: Tensor, render: Tensor) -> Tensor:
     return gain
 
 
-def kept_gains(gain: Tensor, weights: Tensor) -> Tensor:
-    """[N, 3, 1, 1]: what a view is to have of the gains [N, 3, 1, 1] of photos that count as much as `weights` [N].
+def shared_gains(gain: Tensor, weights: Tensor) -> Tensor:
+    """Return the share of photos' gains that a corrected view keeps, [N, 3, 1, 1].
 
-    All of it where they differ by a percent or so: there they tell how the view itself would have been exposed. Where
-    they differ by more: what they have in common, if that is more than the chance of so few (compare James & Stein
-    1961).
+    Where gains differ by about a percent, all of it: they tell how the view itself would have been exposed. Where they
+    differ more, only what they have in common, shrunk by what so few could share by chance (James & Stein 1961).
+
+    Args:
+        gain: [N, 3, 1, 1], one for each photo.
+        weights: [N], how much each photo counts.
     """
     weights = (weights / (weights.sum() + 1e-9)).view(-1, 1, 1, 1)
     log = gain.log()

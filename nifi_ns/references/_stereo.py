@@ -1,9 +1,9 @@
-"""Depth that photos agree on: plane sweeps (Collins 1996) from the rendered depth, then agreement between views.
+"""Depth refinement: plane sweeps (Collins 1996) around the rendered depth, and agreement between views.
 
-A render of few gaussians has depth that is off by a few percent, which moves what another photo shows there by many
-pixels. Two things mend it in turn. A sweep tries depths around the present one and takes those at which the photos show
-the same. Agreement moves the depth to where other views' depths put the surface, if that reprojects to about the same
-pixel; it carries depth from views that see a surface well to those that do not.
+The depth of a render of few gaussians is off by a few percent, which displaces what another photo shows there by many
+pixels. Two steps refine it in turn. A sweep tries depths around the present one and prefers those at which the photos
+agree in colour. Agreement moves the depth to the surface that other views' depths give, if it reprojects to about the
+same pixel; this carries depth from views that see a surface well to views that do not.
 """
 
 from collections.abc import Sequence
@@ -18,30 +18,30 @@ from nifi_ns.references._warping import epipolar, inside, pixels, sample, stack
 from nifi_ns.views import View
 
 _BORDER = 8.0
-"""Pixels over which another view fades in from its border."""
-_DECISIVENESS = 0.0015
-"""Mean absolute difference of colours that makes one depth clearly better than another."""
+"""Width in pixels of the ramp over which another view's weight rises from its border."""
+_TEMPERATURE = 0.0015
+"""Temperature of the softmax over depths: a mean absolute colour difference that makes one depth clearly better."""
 _INERTIA = 0.1
-"""How much the present depth has to say where other views have their own, relative to one of these."""
+"""Weight of the present depth in the agreement step, relative to one other view."""
 
 
-class Sighting(NamedTuple):
-    """A photo, with what is known of it; or several as one (see `together`)."""
+class ReferenceView(NamedTuple):
+    """A photo with its camera, residual and depth; or several, stacked (see `stack_references`)."""
 
     view: View
     photo: Tensor
     """[N, 3, H, W]"""
     residual: Tensor
-    """[N, 3, H, W]: the photo less its render."""
+    """[N, 3, H, W], photo minus render."""
     depth: Tensor
     """[N, 1, H, W] along the optical axis; 0 where nothing is."""
     gain: Tensor
-    """[N, 3, 1, 1]: the factors of exposure and white balance that were taken out of the photo."""
+    """[N, 3, 1, 1], the exposure and white balance factors that were divided out of the photo."""
 
 
-def together(sightings: Sequence[Sighting]) -> Sighting:
-    """Several as one. If they differ in size, smaller ones are enlarged."""
-    view = stack([sighting.view for sighting in sightings])
+def stack_references(references: Sequence[ReferenceView]) -> ReferenceView:
+    """Stack references along the batch dimension; smaller pictures are enlarged to the largest size."""
+    view = stack([reference.view for reference in references])
     size = (view.height, view.width)
 
     def joined(pictures: Sequence[Tensor]) -> Tensor:
@@ -52,52 +52,52 @@ def together(sightings: Sequence[Sighting]) -> Sighting:
             ]
         )
 
-    _, photos, residuals, depths, gains = zip(*sightings, strict=True)
-    return Sighting(view, joined(photos), joined(residuals), joined(depths), torch.cat(gains))
+    _, photos, residuals, depths, gains = zip(*references, strict=True)
+    return ReferenceView(view, joined(photos), joined(residuals), joined(depths), torch.cat(gains))
 
 
 class Sweep(NamedTuple):
-    """One pass over the depths around the present one."""
+    """One pass over depths around the present one."""
 
     reach: float
-    """How far is searched to either side, relative to the depth."""
+    """Search range to either side, relative to the depth."""
     window: int
-    """Side, in pixels, of the squares whose colours are compared."""
+    """Side in pixels of the squares over which colour differences are averaged."""
     halved: bool = True
-    """At half the resolution: photos smoothed that much hide less of the depth's error than they cost in time."""
+    """Whether the pass runs at half the resolution, which is faster and loses little."""
 
 
 @dataclass(frozen=True)
 class StereoSettings:
-    """How depth is corrected. The defaults serve scenes of any size: nothing here is in metres."""
+    """How depth is refined. Nothing here is in scene units, so the defaults suit any scene."""
 
     coarse: tuple[Sweep, ...] = (Sweep(0.08, 11), Sweep(0.02, 5))
-    """Passes that start from the rendered depth."""
+    """Passes from the rendered depth."""
     fine: tuple[Sweep, ...] = (Sweep(0.03, 7), Sweep(0.01, 5, halved=False))
-    """Passes after views have agreed."""
+    """Passes after the agreement step."""
     steps: int = 5
-    """Depths tried per pass, besides two of the neighbours."""
+    """Depths tried per pass, besides two taken from neighbouring pixels."""
     rounds: int = 3
-    """How often the depth is moved to where the other views' depths put the surface."""
+    """Iterations of the agreement step."""
     reprojection: float = 0.04
-    """Share of the picture's longer side from which on another view's surface is taken to reproject elsewhere."""
+    """Reprojection distance at which another view's surface loses most of its weight, as a share of the longer side."""
     tolerance: float = 0.2
-    """Relative difference of depths at which another view is taken to see something else."""
+    """Relative difference of depths at which two views are considered to see different surfaces."""
 
 
 def sweep(
     view: View,
     image: Tensor,  # [H, W, 3]
     depth: Tensor,  # [H, W, 1]
-    others: Sighting,
+    others: ReferenceView,
     settings: StereoSettings,
     over: Sweep,
     *,
-    say: float,
+    image_weight: float,
 ) -> Tensor:
-    """`depth` [H, W, 1], moved to where the others' photos agree with each other, and with `image` if it has a `say`.
+    """Return `depth`, [H, W, 1], moved to where the others' photos agree with each other and with `image`.
 
-    `image` is the view's own photo or, where there is none, its render, which has little to say.
+    `image` is the view's own photo with a high `image_weight`, or else its render with a low one.
     """
     shrink = 2 if over.halved else 1
     height, width = max(1, view.height // shrink), max(1, view.width // shrink)
@@ -111,8 +111,8 @@ def sweep(
     base = hwc(base)
     weights = same_surface(*lines.project(base), others, settings.tolerance).movedim(-1, 1) + 1e-4
     weights = weights / weights.sum(dim=0)
-    # besides a range around the depth: the nearest and the furthest of the neighbours, because at a silhouette the
-    # expected depth lies between the two surfaces, on neither
+    # besides a range around the depth, the nearest and furthest neighbours are tried: at a silhouette the expected
+    # depth lies between the two surfaces, on neither
     offsets = [
         torch.full_like(log_depth, step) for step in torch.linspace(-over.reach, over.reach, settings.steps).tolist()
     ]
@@ -123,14 +123,14 @@ def sweep(
         seen = sample(photos, lines.project(base * hwc(offset).exp())[0])
         mean = (weights * seen).sum(dim=0, keepdim=True)
         spread = (weights * (seen - mean).abs_().mean(dim=1, keepdim=True)).sum(dim=0, keepdim=True)
-        costs.append(spread + say * (mean - own).abs_().mean(dim=1, keepdim=True))
+        costs.append(spread + image_weight * (mean - own).abs_().mean(dim=1, keepdim=True))
     cost = box_mean(torch.cat(costs), over.window)
-    best = (torch.softmax(-cost / _DECISIVENESS, dim=0) * torch.cat(offsets)).sum(dim=0, keepdim=True)
+    best = (torch.softmax(-cost / _TEMPERATURE, dim=0) * torch.cat(offsets)).sum(dim=0, keepdim=True)
     return depth * hwc(F.interpolate(best, depth.shape[:2], mode="bilinear", align_corners=False)).exp()
 
 
-def agree(view: View, depth: Tensor, others: Sighting, settings: StereoSettings) -> Tensor:
-    """`depth` [H, W, 1], moved to where the others' depths put the surface."""
+def agree(view: View, depth: Tensor, others: ReferenceView, settings: StereoSettings) -> Tensor:
+    """Return `depth`, [H, W, 1], moved to the surface that the others' depths give."""
     here = pixels(depth.shape[:2], depth.device)
     longer = max(view.height, view.width)
     near = (2 * settings.reprojection * longer / view.width, 2 * settings.reprojection * longer / view.height)
@@ -141,27 +141,35 @@ def agree(view: View, depth: Tensor, others: Sighting, settings: StereoSettings)
         back, theirs = epipolar(others.view, view, at).project(there)
         off = back - here
         off = (off[..., :1] / near[0]).square() + (off[..., 1:] / near[1]).square()
-        trust = torch.exp(-off) * _alike(z, there, settings.tolerance) * inside(at, others.view)
+        trust = torch.exp(-off) * _same_depth(z, there, settings.tolerance) * inside(at, others.view)
         depth = (_INERTIA * depth + (trust * theirs).sum(dim=0)) / (_INERTIA + trust.sum(dim=0))
     return depth
 
 
-def same_surface(at: Tensor, z: Tensor, others: Sighting, tolerance: float, *, ramp: float = _BORDER) -> Tensor:
-    """[N, H, W, 1] in [0, 1]: whether `others` show at `at` [N, H, W, 2] what lies at depth `z` before them.
+def same_surface(at: Tensor, z: Tensor, others: ReferenceView, tolerance: float, *, ramp: float = _BORDER) -> Tensor:
+    """Return whether `others` show, at positions `at`, a surface at depth `z` in their own views.
 
-    `z` is [N, H, W, 1]. Over `ramp` pixels from their borders they say so less and less.
+    Args:
+        at: [N, H, W, 2] positions in [-1, 1].
+        z: [N, H, W, 1] depths along the others' optical axes.
+        others: stacked references.
+        tolerance: relative difference of depths at which the result has dropped to 1/e.
+        ramp: width in pixels over which the result falls to 0 at their borders.
+
+    Returns:
+        [N, H, W, 1] in [0, 1].
     """
-    return _alike(z, sample(others.depth, at).movedim(1, -1), tolerance) * inside(at, others.view, ramp=ramp)
+    return _same_depth(z, sample(others.depth, at).movedim(1, -1), tolerance) * inside(at, others.view, ramp=ramp)
 
 
-def _alike(z: Tensor, there: Tensor, tolerance: float) -> Tensor:
-    """In [0, 1]: whether depths are of one surface; where nothing is, 0."""
+def _same_depth(z: Tensor, there: Tensor, tolerance: float) -> Tensor:
+    """Return whether two depths belong to one surface, in [0, 1]; 0 where nothing is."""
     distance = (z - there) / (tolerance * z.clamp_min(1e-6))
     return torch.exp(-distance.square()) * (z > 0) * (there > 0)
 
 
 def box_mean(pictures: Tensor, side: int) -> Tensor:
-    """`pictures` [N, C, H, W], each pixel the mean of a square of an odd number of pixels a `side`."""
+    """Average `pictures`, [N, C, H, W], over squares with an odd `side` in pixels."""
     for size in ((side, 1), (1, side)):
         padding = (size[0] // 2, size[1] // 2)
         pictures = F.avg_pool2d(pictures, size, 1, padding, count_include_pad=False)
@@ -169,10 +177,10 @@ def box_mean(pictures: Tensor, side: int) -> Tensor:
 
 
 def chw(image: Tensor) -> Tensor:
-    """[H, W, C] -> [1, C, H, W]."""
+    """Convert [H, W, C] to [1, C, H, W]."""
     return image.movedim(-1, 0)[None]
 
 
 def hwc(image: Tensor) -> Tensor:
-    """[1, C, H, W] -> [H, W, C]."""
+    """Convert [1, C, H, W] to [H, W, C]."""
     return image[0].movedim(0, -1)

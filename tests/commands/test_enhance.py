@@ -113,14 +113,14 @@ def test_an_image_and_a_preview(tmp_path: Path, folder: Path, difix_folder: Path
     assert not (tmp_path / "flight_restored.mp4").exists()
 
 
-def test_photos_are_chosen_by_camera_or_by_likeness(
+def test_photos_are_chosen_by_camera_or_by_appearance(
     folder: Path, capture: Path, difix_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = NearestPhotos(capture)
     pose = np.eye(4)
     pose[0, 3] = 2.8
     assert [path.stem for path in photos.by_pose(pose, 2)] == ["photo2", "photo3"]
-    assert photos.by_likeness(np.asarray(picture(12, (80, 64))), 1)[0].stem == "photo2"
+    assert photos.by_appearance(np.asarray(picture(12, (80, 64))), 1)[0].stem == "photo2"
 
     def photos_beside(**options: object) -> list[list[str]]:
         """What each picture's photos are."""
@@ -133,7 +133,7 @@ def test_photos_are_chosen_by_camera_or_by_likeness(
         return seen
 
     assert photos_beside(photos=capture / "images", num_photos=2) == [
-        [path.stem for path in photos.by_likeness(read_picture(folder / f"view{i}.png"), 2)] for i in range(4)
+        [path.stem for path in photos.by_appearance(read_picture(folder / f"view{i}.png"), 2)] for i in range(4)
     ]
     frames = [{"file_path": f"elsewhere/view{i}.jpg", "transform_matrix": np.eye(4).tolist()} for i in range(4)]
     for i in range(4):

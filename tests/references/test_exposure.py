@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from nifi_ns.references._exposure import fit_gains, kept_gains
+from nifi_ns.references._exposure import fit_gains, shared_gains
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,8 +44,8 @@ def test_what_photos_have_in_common_is_kept_and_chance_is_not() -> None:
     chance = (0.08 * torch.randn(8, 3, 1, 1, generator=generator)).exp()
     alike = (0.004 * torch.randn(8, 3, 1, 1, generator=generator)).exp()
     weights = torch.ones(8)
-    assert (kept_gains(alike, weights) / alike - 1).abs().max() < 1e-3
-    assert (kept_gains(chance, weights) - 1).abs().max() < 0.02
-    torch.testing.assert_close(kept_gains(0.7 * alike, weights), 0.7 * alike, atol=1e-3, rtol=0)
-    assert (kept_gains(0.7 * chance, weights).mean() - 0.7).abs() < 0.04
-    assert kept_gains(chance, torch.zeros(8)).isfinite().all()
+    assert (shared_gains(alike, weights) / alike - 1).abs().max() < 1e-3
+    assert (shared_gains(chance, weights) - 1).abs().max() < 0.02
+    torch.testing.assert_close(shared_gains(0.7 * alike, weights), 0.7 * alike, atol=1e-3, rtol=0)
+    assert (shared_gains(0.7 * chance, weights).mean() - 0.7).abs() < 0.04
+    assert shared_gains(chance, torch.zeros(8)).isfinite().all()

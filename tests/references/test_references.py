@@ -16,7 +16,7 @@ from torch import Tensor
 from nifi_ns import metrics, rasterize
 from nifi_ns.capture import CaptureSettings, make_capture
 from nifi_ns.references import ReferenceBank, ReferenceSettings
-from nifi_ns.references._stereo import Sighting, StereoSettings, Sweep, agree, chw, sweep, together
+from nifi_ns.references._stereo import ReferenceView, StereoSettings, Sweep, agree, chw, stack_references, sweep
 from nifi_ns.references._warping import epipolar, lift, pixels
 from nifi_ns.splats import SH_C0, Splats
 from nifi_ns.views import View
@@ -121,37 +121,37 @@ def bent(depth: Tensor) -> Tensor:
     return depth * (1 + 0.05 * torch.sin(torch.linspace(0, 6, depth.shape[1])))[None, :, None]
 
 
-def sightings(depth_of: Callable[[Tensor], Tensor]) -> Sighting:
+def stacked(depth_of: Callable[[Tensor], Tensor]) -> ReferenceView:
     found = []
     for view in VIEWS[1:6]:
         image, depth = truth(view)
         residual = image - render(view)[0]
-        found.append(Sighting(view, chw(image), chw(residual), chw(depth_of(depth)), torch.ones(1, 3, 1, 1)))
-    return together(found)
+        found.append(ReferenceView(view, chw(image), chw(residual), chw(depth_of(depth)), torch.ones(1, 3, 1, 1)))
+    return stack_references(found)
 
 
 def off(wrong: Tensor, right: Tensor) -> float:
     return ((wrong - right).abs() / right).mean().item()
 
 
-@pytest.mark.parametrize(("own", "say"), [("photo", 1.0), ("render", 0.1)])
-def test_a_sweep_finds_the_depth_that_photos_agree_on(own: str, say: float) -> None:
+@pytest.mark.parametrize(("own", "image_weight"), [("photo", 1.0), ("render", 0.1)])
+def test_a_sweep_finds_the_depth_that_photos_agree_on(own: str, image_weight: float) -> None:
     image, depth = truth(HERE)
     image = image if own == "photo" else render(HERE)[0]
-    swept = sweep(HERE, image, bent(depth), sightings(bent), StereoSettings(), Sweep(0.08, 11), say=say)
+    swept = sweep(HERE, image, bent(depth), stacked(bent), StereoSettings(), Sweep(0.08, 11), image_weight=image_weight)
     assert off(swept, depth) < 0.6 * off(bent(depth), depth)
 
 
 def test_views_whose_depths_are_right_mend_one_that_is_wrong() -> None:
     _, depth = truth(HERE)
-    mended = agree(HERE, bent(depth), sightings(lambda right: right), StereoSettings())
+    mended = agree(HERE, bent(depth), stacked(lambda right: right), StereoSettings())
     assert off(mended, depth) < 0.2 * off(bent(depth), depth)
 
 
-def test_views_that_see_something_else_have_no_say() -> None:
+def test_views_that_see_something_else_have_no_weight() -> None:
     """The board is in front of what the others are said to see behind it."""
     _, depth = truth(HERE)
-    kept = agree(HERE, depth, sightings(lambda right: 3 * right), StereoSettings())
+    kept = agree(HERE, depth, stacked(lambda right: 3 * right), StereoSettings())
     torch.testing.assert_close(kept, depth, rtol=1e-4, atol=0)
 
 
@@ -282,7 +282,7 @@ def test_references_may_differ_in_size() -> None:
 
 
 def test_unusable_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="none in blind"):
+    with pytest.raises(ValueError, match="blind have none"):
         ReferenceBank([camera("blind", 0.0)], render)
     rgb, depth = render(HERE)
     with pytest.raises(ValueError, match="expected \\(72, 96\\) pixels"):
