@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gsplat.strategy import DefaultStrategy, MCMCStrategy
+from gsplat.strategy import DefaultStrategy
+
+from nifi_ns.rasterize.mcmc import TorchMCMCStrategy
 
 
 @dataclass
@@ -27,8 +29,8 @@ class CappedDefaultStrategy(DefaultStrategy):
 
 
 @dataclass
-class SplatfactoMCMCStrategy(MCMCStrategy):
-    """Gsplat's MCMC strategy with the attribute and the call that splatfacto expects of a strategy."""
+class SplatfactoMCMCStrategy(TorchMCMCStrategy):
+    """The MCMC strategy with the attribute and the call that splatfacto expects of a strategy."""
 
     absgrad: bool = False
 
@@ -40,13 +42,10 @@ class SplatfactoMCMCStrategy(MCMCStrategy):
     def step_post_backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: Any, optimizers: Any, state: Any, step: int, info: Any, packed: bool = False
     ) -> None:
-        """As gsplat's, with the means' learning rate read from its optimizer."""
+        """Do what gsplat's does, with the means' learning rate read from its optimizer."""
         del packed
-        from nifi_ns.rasterize.mcmc import cpu_mcmc_ops
-
         lr = optimizers["means"].param_groups[0]["lr"]
-        with cpu_mcmc_ops(params["means"].device):
-            super().step_post_backward(params, optimizers, state, step, info, lr)
+        super().step_post_backward(params, optimizers, state, step, info, lr)
 
 
 def densification(

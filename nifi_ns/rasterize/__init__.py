@@ -1,10 +1,9 @@
 """Draw gaussians: gsplat's kernels on CUDA, our own on a CPU, with one signature and one meaning.
 
-`rasterization` stands in for `gsplat.rasterization`, `render` draws `Splats` from a `View`, and `contributions` says
-how much each gaussian matters to a set of views.
+`rasterization` stands in for `gsplat.rasterization`, and `render` draws `Splats` from a `View`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from torch import Tensor
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
-__all__ = ["Render", "contributions", "kernels_own_the_threads", "rasterization", "render"]
+__all__ = ["Render", "kernels_own_the_threads", "rasterization", "render"]
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 
@@ -203,30 +202,3 @@ def render(
         rasterize_mode="antialiased" if antialiased else "classic",
     )
     return Render(image[0, ..., :3], alpha[0], image[0, ..., 3:] if depth else None, info)
-
-
-def contributions(splats: Splats, views: Iterable[View], *, antialiased: bool = False) -> Tensor:
-    """How much of the pixels of `views` each gaussian covers: the sum of its blending weights, [N].
-
-    A gaussian's weight in a pixel is its alpha times the transmittance in front of it. It is the gradient of the sum
-    of the image with respect to a colour of the gaussian that is constant over its extent.
-    """
-    total = torch.zeros(len(splats), device=splats.device)
-    with torch.no_grad():
-        shared: dict[str, Any] = {
-            "means": splats.means.detach(),
-            "quats": splats.quats.detach(),
-            "scales": splats.scales.exp(),
-            "opacities": splats.opacities.sigmoid(),
-            "rasterize_mode": "antialiased" if antialiased else "classic",
-        }
-    for view in views:
-        viewmats, Ks = view.viewmat[None].to(splats.means), view.K[None].to(splats.means)
-        with torch.enable_grad():
-            weight = torch.ones(len(splats), 1, device=splats.device, requires_grad=True)
-            image, _, _ = rasterization(
-                colors=weight, viewmats=viewmats, Ks=Ks, width=view.width, height=view.height, **shared
-            )
-            (gradient,) = torch.autograd.grad(image.sum(), weight)
-        total += gradient[:, 0]
-    return total

@@ -1,31 +1,95 @@
-"""gsplat's MCMC strategy (Kheradmand et al. 2024) on a CPU: torch equivalents of the two CUDA kernels it calls."""
+"""gsplat's MCMC strategy (Kheradmand et al. 2024) in torch alone: gsplat's own calls kernels that only CUDA has."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from gsplat.strategy import MCMCStrategy
+from gsplat.utils import normalized_quat_to_rotmat
 from torch import Tensor
 
+Parameters = dict[str, torch.nn.Parameter] | torch.nn.ParameterDict
+Optimizers = dict[str, torch.optim.Optimizer]
 
-@contextmanager
-def cpu_mcmc_ops(device: torch.device) -> Iterator[None]:
-    """Let `gsplat.MCMCStrategy.step_post_backward` run on a CPU inside this block; does nothing on CUDA.
 
-    `gsplat.strategy.ops` calls two functions that exist as CUDA kernels only. They are replaced by `compute_relocation`
-    and gsplat's own torch code, which run on any device, and put back at the end.
-    """
-    if device.type == "cuda":
-        yield
-        return
-    from gsplat.cuda._torch_impl import _quat_scale_to_covar_preci
-    from gsplat.strategy import ops
+@dataclass
+class TorchMCMCStrategy(MCMCStrategy):
+    """The same schedule and the same draws of random numbers as gsplat's, on any device."""
 
-    kernels = ops.quat_scale_to_covar_preci, ops.compute_relocation
-    ops.quat_scale_to_covar_preci, ops.compute_relocation = _quat_scale_to_covar_preci, compute_relocation
-    try:
-        yield
-    finally:
-        ops.quat_scale_to_covar_preci, ops.compute_relocation = kernels
+    @torch.no_grad()
+    def step_post_backward(
+        self, params: Parameters, optimizers: Optimizers, state: dict[str, Any], step: int, info: Any, lr: float
+    ) -> None:
+        """Relocate, add and shake gaussians after an optimiser's step.
+
+        Args:
+            params: "means" [N, 3], "scales" [N, 3] logarithms, "quats" [N, 4], "opacities" [N] or [N, 1] logits, and
+                any others [N, ...]. Replaced where gaussians are added.
+            optimizers: one for each of `params`, with one group.
+            state: as `initialize_state` returns it.
+            step: of the training.
+            info: not looked at.
+            lr: the learning rate of means.
+        """
+        del info
+        state["binoms"] = state["binoms"].to(params["means"].device)
+        if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
+            self._relocate_gs(params, optimizers, state["binoms"])
+            self._add_new_gs(params, optimizers, state["binoms"])
+        opacities = params["opacities"].flatten().sigmoid()
+        axes = normalized_quat_to_rotmat(F.normalize(params["quats"], dim=-1)) * params["scales"].exp()[:, None]
+        # opaque gaussians stay where they are
+        noise = torch.randn_like(params["means"]) * torch.sigmoid(100 * (0.005 - opacities))[:, None]
+        params["means"] += ((axes @ axes.mT) @ (noise * lr * self.noise_lr)[..., None])[..., 0]
+
+    @torch.no_grad()
+    def _relocate_gs(self, params: Parameters, optimizers: Optimizers, binoms: Tensor) -> int:
+        # those that are hardly seen become copies of others, drawn by opacity
+        opacities = params["opacities"].flatten().sigmoid()
+        dead, alive = (mask.nonzero()[:, 0] for mask in (opacities <= self.min_opacity, opacities > self.min_opacity))
+        if len(dead) == 0:
+            return 0
+        chosen = alive[torch.multinomial(opacities[alive], len(dead), replacement=True)]
+        self._share(params, chosen, binoms)
+        for name, parameter in params.items():
+            parameter[dead] = parameter[chosen]
+            for value in _per_gaussian(optimizers[name], parameter).values():
+                value[chosen] = 0
+        return len(dead)
+
+    @torch.no_grad()
+    def _add_new_gs(self, params: Parameters, optimizers: Optimizers, binoms: Tensor) -> int:
+        count = len(params["means"])
+        more = max(0, min(self.cap_max, int(1.05 * count)) - count)
+        if more == 0:
+            return 0
+        chosen = torch.multinomial(params["opacities"].flatten().sigmoid(), more, replacement=True)
+        self._share(params, chosen, binoms)
+        for name, old in list(params.items()):
+            optimizer = optimizers[name]
+            new = torch.nn.Parameter(torch.cat([old, old[chosen]]), requires_grad=old.requires_grad)
+            grown = {k: torch.cat([v, torch.zeros_like(v[chosen])]) for k, v in _per_gaussian(optimizer, old).items()}
+            if old in optimizer.state:
+                optimizer.state[new] = optimizer.state.pop(old) | grown
+            optimizer.param_groups[0]["params"] = [new]
+            params[name] = new
+        return more
+
+    def _share(self, params: Parameters, chosen: Tensor, binoms: Tensor) -> None:
+        # each of `chosen` is about to be several gaussians, that together look as it does
+        opacities, scales = params["opacities"][chosen].sigmoid(), params["scales"][chosen].exp()
+        ratios = torch.bincount(chosen)[chosen] + 1
+        opacities, scales = compute_relocation(opacities, scales, ratios, binoms)
+        most = 1 - torch.finfo(torch.float32).eps
+        params["opacities"][chosen] = opacities.clamp(self.min_opacity, most).logit()
+        params["scales"][chosen] = scales.log()
+
+
+def _per_gaussian(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+    # the optimiser's moments, but not its count of steps
+    state = optimizer.state.get(parameter, {})
+    return {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == parameter.shape}
 
 
 def compute_relocation(
@@ -34,7 +98,7 @@ def compute_relocation(
     ratios: Tensor,  # [N], integers
     binoms: Tensor,  # [n_max, n_max]
 ) -> tuple[Tensor, Tensor]:
-    """Opacities and scales of gaussians that are each split into `ratios` equal ones (equation 9 of the paper).
+    """Return opacities and scales of gaussians that are each split into `ratios` equal ones (equation 9 of the paper).
 
     As `gsplat.relocation.compute_relocation`, with its sum over the binomial coefficients C(0, k) ... C(n - 1, k)
     written as C(n, k + 1), and in float64: the sum alternates.

@@ -1,16 +1,17 @@
 """The same images by plain PyTorch and autograd: slow, obvious, and what the kernels are tested against.
 
-Projection, covariance and spherical harmonics are gsplat's own torch implementations; blending is dense, every gaussian
-in every pixel, without tiles or lists. Any floating dtype; float64 shows the rounding of the kernels.
+Blending is dense, every gaussian in every pixel, without tiles or lists. Any floating dtype; float64 shows the rounding
+of the kernels. A test compares the projection and the spherical harmonics with gsplat's own torch implementations.
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nifi_ns.rasterize._constants import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
+from nifi_ns.rasterize._constants import FRUSTUM_MARGIN, MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
 _TILE = 16
 
@@ -38,44 +39,90 @@ def rasterization(
     Takes time in N x pixels. With `tiled`, a gaussian is blended only into the tiles that its bounding box touches:
     plain PyTorch at its best, what the kernels' speed is measured against.
     """
-    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
-
     per_camera = colors.ndim == (3 if sh_degree is None else 4)
     images, alphas = [], []
     for c, (viewmat, K) in enumerate(zip(viewmats, Ks, strict=True)):
         depths = means @ viewmat[2, :3] + viewmat[2, 3]
         drawn = ((depths >= near_plane) & (depths <= far_plane)).nonzero()[:, 0]
         drawn = drawn[depths[drawn].argsort(stable=True)]
-        covariances, _ = _quat_scale_to_covar_preci(quats[drawn], scales[drawn], compute_preci=False)
-        assert covariances is not None
-        _, means2d, depths, conics, compensations = _fully_fused_projection(
-            means[drawn],
-            covariances,
-            viewmat[None],
-            K[None],
-            width,
-            height,
-            eps2d=eps2d,
-            near_plane=near_plane,
-            far_plane=far_plane,
-            calc_compensations=rasterize_mode == "antialiased",
+        means2d, depths, conics, compensations = project(
+            means[drawn], quats[drawn], scales[drawn], viewmat, K, width, height, eps2d
         )
-        weights = opacities[drawn] * compensations[0] if compensations is not None else opacities[drawn]
+        weights = opacities[drawn] * compensations if rasterize_mode == "antialiased" else opacities[drawn]
         features = (colors[c] if per_camera else colors)[drawn]
         if sh_degree is not None:
             directions = means[drawn] - torch.linalg.inv(viewmat)[:3, 3]
-            features = (_spherical_harmonics(sh_degree, directions, features) + 0.5).clamp_min(0)
+            basis = sh_basis(sh_degree, directions)
+            features = ((basis[..., None] * features[:, : basis.shape[1]]).sum(dim=1) + 0.5).clamp_min(0)
         if render_mode in ("D", "ED"):
             features = features[:, :0]
         if render_mode != "RGB":
-            features = torch.cat([features, depths[0, :, None]], dim=-1)
+            features = torch.cat([features, depths[:, None]], dim=-1)
         blending = _tiled if tiled else _dense
-        image, alpha = blending(means2d[0], conics[0], features, weights, width, height)
+        image, alpha = blending(means2d, conics, features, weights, width, height)
         if render_mode in ("ED", "RGB+ED"):
             image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
         images.append(image)
         alphas.append(alpha)
     return torch.stack(images), torch.stack(alphas)
+
+
+def project(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    viewmat: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    width: int,
+    height: int,
+    eps2d: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Project gaussians in front of a camera into its image plane (Zwicker et al. 2002, EWA splatting).
+
+    Returns:
+        means2d: [N, 2] in pixels.
+        depths: [N] along the optical axis.
+        conics: [N, 3] inverse covariances in pixels: xx, xy, yy.
+        compensations: [N] what to multiply opacities with for antialiasing (Yu et al. 2024).
+    """
+    from gsplat.utils import normalized_quat_to_rotmat
+
+    axes = normalized_quat_to_rotmat(F.normalize(quats, dim=-1)) * scales[:, None]
+    axes = viewmat[:3, :3] @ axes
+    x, y, z = (means @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(-1)
+    (fx, fy), (cx, cy) = (K[0, 0], K[1, 1]), (K[0, 2], K[1, 2])
+    means2d = torch.stack([fx * x / z + cx, fy * y / z + cy], dim=-1)
+    # linearised no further out than a margin around the image
+    margin_x, margin_y = FRUSTUM_MARGIN * 0.5 * width / fx, FRUSTUM_MARGIN * 0.5 * height / fy
+    u = (x / z).clamp(min=-cx / fx - margin_x, max=(width - cx) / fx + margin_x)
+    v = (y / z).clamp(min=-cy / fy - margin_y, max=(height - cy) / fy + margin_y)
+    zero = torch.zeros_like(z)
+    jacobian = torch.stack([fx / z, zero, -fx * u / z, zero, fy / z, -fy * v / z], dim=-1).unflatten(-1, (2, 3))
+    projected = jacobian @ axes
+    covariances = projected @ projected.mT
+    before = torch.linalg.det(covariances)
+    a, b, c = covariances[:, 0, 0] + eps2d, covariances[:, 0, 1], covariances[:, 1, 1] + eps2d
+    determinants = (a * c - b * b).clamp_min(1e-10)
+    conics = torch.stack([c, -b, a], dim=-1) / determinants[:, None]
+    return means2d, z, conics, (before / determinants).clamp_min(0).sqrt()
+
+
+def sh_basis(degree: int, directions: Tensor) -> Tensor:
+    """Evaluate the real spherical harmonics up to `degree` (0 to 3) in `directions` [N, 3]: [N, (degree + 1)^2]."""
+    x, y, z = F.normalize(directions, dim=-1).unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    basis = [torch.full_like(x, 0.28209479177387814)]
+    if degree > 0:
+        basis += [0.48860251190291992 * part for part in (-y, z, -x)]
+    if degree > 1:
+        basis += [1.0925484305920792 * part for part in (x * y, -y * z)]
+        basis += [0.31539156525252005 * (3 * zz - 1), -1.0925484305920792 * x * z, 0.54627421529603959 * (xx - yy)]
+    if degree > 2:
+        basis += [-0.59004358992664352 * y * (3 * xx - yy), 2.8906114426405538 * x * y * z]
+        basis += [-0.45704579946446572 * y * (5 * zz - 1), 0.37317633259011540 * z * (5 * zz - 3)]
+        basis += [-0.45704579946446572 * x * (5 * zz - 1), 1.4453057213202769 * z * (xx - yy)]
+        basis += [-0.59004358992664352 * x * (xx - 3 * yy)]
+    return torch.stack(basis, dim=-1)
 
 
 def _dense(

@@ -230,3 +230,30 @@ def test_tiled_reference_is_the_dense_one(rasterize_mode: str) -> None:
     scene = random_scene(views=2, render_mode="RGB+ED", rasterize_mode=rasterize_mode)
     tiled = draw(partial(reference.rasterization, tiled=True), scene, torch.float64)
     assert max(relative_errors(tiled, draw(reference.rasterization, scene, torch.float64)).values()) < 1e-12
+
+
+def test_reference_projects_and_shades_as_gsplat_does() -> None:
+    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
+
+    scene = random_scene(300)
+    means, quats, scales = (t.double() for t in (scene.means, scene.quats, scene.scales))
+    viewmat, K, size = scene.viewmats[0].double(), scene.Ks[0].double(), (scene.width, scene.height)
+    means = means[(means @ viewmat[2, :3] + viewmat[2, 3]) > 0.01]
+    quats, scales = quats[: len(means)], scales[: len(means)]
+    covariances, _ = _quat_scale_to_covar_preci(quats, scales, compute_preci=False)
+    assert covariances is not None
+    _, *theirs = _fully_fused_projection(
+        means, covariances, viewmat[None], K[None], *size, eps2d=0.3, calc_compensations=True
+    )
+    means2d, depths, conics, compensations = (part[0] for part in theirs if part is not None)
+    for ours, expected in zip(
+        reference.project(means, quats, scales, viewmat, K, *size, 0.3),
+        (means2d, depths, conics, compensations),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+    coefficients = scene.colors[: len(means)].double()
+    for degree in range(4):
+        basis = reference.sh_basis(degree, means)
+        shaded = (basis[..., None] * coefficients[:, : basis.shape[1]]).sum(dim=1)
+        torch.testing.assert_close(shaded, _spherical_harmonics(degree, means, coefficients))

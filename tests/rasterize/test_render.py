@@ -1,10 +1,9 @@
-"""Splats seen from views: `render`, and what `contributions` counts."""
+"""Splats seen from views."""
 
-import pytest
 import torch
 from raster_scenes import Scene, random_scene
 
-from nifi_ns.rasterize import contributions, rasterization, reference, render
+from nifi_ns.rasterize import rasterization, render
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
@@ -47,27 +46,3 @@ def test_render_on_a_background() -> None:
     splats, (view,), white = _splats(random_scene(60)), _views(random_scene(1)), torch.ones(3)
     black, on_white = render(splats, view), render(splats, view, background=white)
     assert torch.allclose(on_white.rgb, black.rgb + 1 - black.alpha, atol=1e-6)
-
-
-@pytest.mark.parametrize("antialiased", [False, True])
-def test_contributions_are_the_summed_blending_weights(antialiased: bool) -> None:
-    scene = random_scene(40, views=3)
-    mode = "antialiased" if antialiased else "classic"
-    one_channel_each = scene.arguments(torch.float64, colors=torch.eye(40), sh_degree=None, rasterize_mode=mode)
-    weights, _ = reference.rasterization(**one_channel_each)
-    found = contributions(_splats(scene), _views(scene), antialiased=antialiased)
-    assert torch.allclose(found.double(), weights.sum((0, 1, 2)), rtol=1e-3, atol=1e-4)
-
-
-def test_contributions_work_without_gradients_and_leave_none() -> None:
-    splats, views = _splats(random_scene(40)), _views(random_scene(1))
-    splats.means.requires_grad_()
-    with torch.no_grad():
-        found = contributions(splats, views)
-    assert not found.requires_grad
-    assert splats.means.grad is None
-    assert found.sum() > 0
-
-
-def test_contributions_of_no_views_are_zero() -> None:
-    assert torch.equal(contributions(_splats(random_scene(3)), []), torch.zeros(3))

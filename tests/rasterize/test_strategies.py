@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from gsplat.cuda._torch_impl import _quat_scale_to_covar_preci
 from gsplat.strategy import DefaultStrategy, MCMCStrategy, ops
 from raster_scenes import random_scene
 
 from nifi_ns.rasterize import rasterization
-from nifi_ns.rasterize.mcmc import compute_relocation, cpu_mcmc_ops
-
-CPU = torch.device("cpu")
+from nifi_ns.rasterize.mcmc import TorchMCMCStrategy, compute_relocation
 
 
 class Training:
@@ -66,30 +65,40 @@ def test_default_strategy_densifies_and_prunes(absgrad: bool) -> None:
     training.step(strategy, state, step=3)  # and it goes on with the new ones
 
 
-def test_mcmc_strategy_relocates_and_grows_to_its_cap() -> None:
+def trained(strategy: MCMCStrategy) -> Training:
+    """Two steps, of which the first relocates and adds some of the gaussians."""
+    torch.manual_seed(0)
     training = Training()
     training.params["opacities"].data[:20] = -9.0
-    strategy = MCMCStrategy(cap_max=155, refine_start_iter=0, refine_every=1, noise_lr=1.0)
     strategy.check_sanity(training.params, training.optimizers)
     state = strategy.initialize_state()
-    before = training.params["means"][20:].detach().clone()
-    with cpu_mcmc_ops(CPU):
-        training.step(strategy, state, step=1, lr=1e-3)
-        training.step(strategy, state, step=2, lr=1e-3)
+    training.step(strategy, state, step=1, lr=1e-3)
+    training.step(strategy, state, step=2, lr=1e-3)
+    return training
+
+
+MCMC: dict[str, Any] = {"cap_max": 155, "refine_start_iter": 0, "refine_every": 1, "noise_lr": 1.0}
+
+
+def test_mcmc_strategy_relocates_and_grows_to_its_cap() -> None:
+    before = Training().params["means"][20:].detach()
+    training = trained(TorchMCMCStrategy(**MCMC))
     assert len(training.params["means"]) == 155
     assert torch.sigmoid(training.params["opacities"]).min() > 0.004
     assert not torch.equal(training.params["means"][20:150], before)
     assert all(torch.isfinite(parameter).all() for parameter in training.params.values())
 
 
-def test_nothing_stays_replaced() -> None:
-    kernels = ops.quat_scale_to_covar_preci, ops.compute_relocation
-    with pytest.raises(KeyError), cpu_mcmc_ops(CPU):
-        assert ops.compute_relocation is compute_relocation
-        raise KeyError
-    assert kernels == (ops.quat_scale_to_covar_preci, ops.compute_relocation)
-    with cpu_mcmc_ops(torch.device("cuda")):
-        assert kernels == (ops.quat_scale_to_covar_preci, ops.compute_relocation)
+def test_mcmc_strategy_does_what_gsplat_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gsplat's, with torch in place of the two kernels that only CUDA has."""
+    ours = trained(TorchMCMCStrategy(**MCMC))
+    monkeypatch.setattr(ops, "quat_scale_to_covar_preci", _quat_scale_to_covar_preci)
+    monkeypatch.setattr(ops, "compute_relocation", compute_relocation)
+    theirs = trained(MCMCStrategy(**MCMC))
+    for name, parameter in theirs.params.items():
+        torch.testing.assert_close(ours.params[name], parameter)
+        moments = (training.optimizers[name].state[training.params[name]] for training in (ours, theirs))
+        torch.testing.assert_close(*moments)
 
 
 def test_relocation_is_equation_9() -> None:
