@@ -64,10 +64,10 @@ class Backbone:
         Raises:
             NifiError: if it cannot be found, reached, read, is of no supported family, or cannot embed a text.
         """
-        if str(name) == NIFI_TINY:
+        source = resolve(str(name))
+        if source.packaged:
             dtype = dtype or torch.float32  # as fast for the miniature, and sharper
         device, dtype = placement(device, dtype)
-        source = resolve(str(name))
         name = source.name
         with reading(name):
             import diffusers

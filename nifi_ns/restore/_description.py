@@ -34,7 +34,7 @@ class RestorerSettings:
     input: Input = "degraded"
     """What it was trained on: plain renders, or views already restored by reference photos."""
     seed: int = 0
-    """Of the noise, which is the same for every image of a size, so that frames do not flicker."""
+    """Seed of the noise, which is the same for every image of a size, so that frames do not flicker."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
@@ -49,7 +49,7 @@ class RestorerSettings:
 
 @dataclass(frozen=True)
 class Description:
-    """restorer.json: the settings, and what goes with them; read by `read`, checked against a backbone apart."""
+    """What restorer.json says. `read` checks it against the files beside it, `check_backbone` against a backbone."""
 
     version: int
     backbone: str
@@ -58,9 +58,9 @@ class Description:
     settings: RestorerSettings
     training: dict[str, Any]
     files: dict[str, str]
-    """Checksums by name."""
+    """Checksums of the files beside it, by name."""
     weights: str | None = None
-    """`packaged_weights` of the backbone; None where there is none, or of a restorer written before it was noted."""
+    """`packaged_weights` of the backbone; None if it did not come with this package, or was not noted."""
 
     def check_backbone(self, name: str | Path, directory: Path) -> None:
         """Refuse another nifi-tiny than the adapters in `directory` were trained on.
@@ -107,12 +107,12 @@ class Description:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache
 def packaged_weights(backbone: str) -> str | None:
-    """SHA-256 of a backbone's weights if it comes with this package, whose versions may differ in them; else None."""
+    """Return the SHA-256 of the weights of a backbone that comes with this package; None for another."""
     files = sorted((WEIGHTS / backbone).glob("*/*.safetensors")) if "/" not in backbone else []
     return hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest() if files else None

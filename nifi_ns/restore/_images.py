@@ -1,4 +1,4 @@
-"""Images as callers have them (PIL, numpy, torch) and as networks want them, and back again in kind."""
+"""Images as callers have them (PIL, numpy, torch), as networks take them, and back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from nifi_ns.errors import NifiError
 
 
 def to_batch(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """`image` as float32 [B, 3, H, W] in [0, 1], and the function that makes of such a batch what `image` was.
+    """Return an image as float32 [B, 3, H, W] in [0, 1], and a function that turns such a batch back into its kind.
 
     Args:
         image: a PIL image; or a numpy array or torch tensor, [H, W, 3] or [B, H, W, 3], else [3, H, W] or [B, 3, H, W],

@@ -52,7 +52,7 @@ class Restorer:
         self.training = training or {}
         self._network = network
         self._lock = threading.RLock()
-        self._noise: tuple[tuple[int, ...], Tensor] | None = None
+        self._noise: tuple[tuple[int, ...], Tensor] | None = None  # the last one, with its shape and seed
 
     @staticmethod
     def from_pretrained(
@@ -193,9 +193,10 @@ class Restorer:
         """Return standard normal noise [1, C, h, w] for the latents of `padded`, the same every time."""
         network = self.network
         shape = (1, network.latent_channels, *(side // network.downsampling for side in padded.shape[-2:]))
-        if self._noise is None or self._noise[0] != shape:
+        key = (*shape, self.settings.seed)
+        if self._noise is None or self._noise[0] != key:
             generator = torch.Generator().manual_seed(self.settings.seed)
-            self._noise = shape, torch.randn(shape, generator=generator).to(network.device)
+            self._noise = key, torch.randn(shape, generator=generator).to(network.device)
         return self._noise[1]
 
     def save_pretrained(self, directory: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""Covering an image with overlapping tiles, and putting tiles back together without seams."""
+"""Overlapping tiles that cover an image, put back together without seams."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def windows(size: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-    """[start, stop) of the fewest equal windows of at most `tile` that cover `size` with at least `overlap` in common.
+    """Return [start, stop) of the fewest equal windows, of at most `tile`, that cover `size`.
+
+    Neighbours have at least `overlap` in common.
 
     Starts and lengths are multiples of `multiple`; `size` and `tile` must be.
     """
@@ -25,7 +27,7 @@ def feathered(
     rows: list[tuple[int, int]],
     columns: list[tuple[int, int]],
 ) -> Tensor:
-    """`restore(tile, top, left)` over windows of an image [B, C, H, W], blended linearly where they overlap."""
+    """Return `restore(tile, top, left)` of all windows of an image [B, C, H, W], blended where they overlap."""
     if len(rows) == len(columns) == 1:
         return restore(image, 0, 0)
     result, total = torch.zeros_like(image), image.new_zeros(image.shape[-2:])
@@ -39,7 +41,7 @@ def feathered(
 
 
 def _ramps(spans: list[tuple[int, int]]) -> Iterator[Tensor]:
-    """The weights of each window, [length]: 1, falling linearly towards a neighbour over what they have in common."""
+    """Yield the weights of each window, [length]: 1, falling linearly to 0 over what it shares with a neighbour."""
     for i, (start, stop) in enumerate(spans):
         position = torch.arange(start, stop) + 0.5
         weight = torch.ones(stop - start)

@@ -1,4 +1,4 @@
-"""Adapters that look at reference photos: in the loss, in the crops, in a whole training, on every family."""
+"""Adapters that attend to photos: in the loss, in the crops, in a whole training, on every family."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ CONFIG = preset("nifi-tiny").training.with_options(
 
 @pytest.fixture(params=[*FAMILIES, "nifi-tiny"])
 def adapted(request: pytest.FixtureRequest, backbone_folders: dict[str, Path]) -> Backbone:
-    """Of each family and nifi-tiny, with adapters that say something."""
+    """Each family and nifi-tiny, with adapters that say something."""
     family: str = request.param
     backbone = Backbone.from_pretrained(backbone_folders.get(family, family), device="cpu")
     with torch.random.fork_rng():
@@ -40,7 +40,7 @@ def pairs(tmp_path: Path) -> PairFolder:
 
 
 def loss(backbone: Backbone, attended_photos: Tensor | None) -> Tensor:
-    """Of two fixed crops."""
+    """The loss of two fixed crops."""
     generator = torch.Generator().manual_seed(1)
     degraded, clean = torch.rand(2, 2, 3, 32, 32, generator=generator)
     side = 32 // backbone.downsampling

@@ -46,7 +46,7 @@ def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, difix_fol
 
 
 @torch.no_grad()
-def test_references_are_looked_at(difix: Difix) -> None:
+def test_photos_are_attended_to(difix: Difix) -> None:
     image, photo = torch.rand(2, 3, 32, 48), torch.rand(2, 1, 3, 32, 48)
     alone, with_photo = difix.restore(image, NONE, 199), difix.restore(image, NONE, 199, attended_photos=photo)
     assert with_photo.shape == image.shape and (with_photo - alone).abs().mean() > 1e-5
@@ -79,7 +79,7 @@ def test_another_autoencoder_is_one_line(difix_folder: Path, backbone_folders: d
         Difix.from_pretrained(broken, device="cpu")
 
 
-def test_is_a_restorer_that_takes_references(difix_folder: Path) -> None:
+def test_is_a_restorer_that_attends_to_photos(difix_folder: Path) -> None:
     restorer = Restorer.from_pretrained(difix_folder, device="cpu")
     assert (restorer.settings.t0, restorer.settings.noise_scale, restorer.settings.decode) == (199, 0, "full")
     image, photo = (Image.effect_noise((44, 30), sigma).convert("RGB") for sigma in (20, 60))
