@@ -1,4 +1,4 @@
-"""Gaussians left out at random in training, so that each learns to stand for itself where few photos look.
+"""Random dropout of gaussians in training, against overfitting to few photos.
 
 Park et al. 2025, "DropGaussian: Structural Regularization for Sparse-view Gaussian Splatting", section 3.2.
 """
@@ -8,13 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _OPAQUE = 0.9999
-"""What raised opacities stay below; of more no logit could be had."""
+"""Raised opacities stay below this: an opacity of 1 has no finite logit."""
 
 
 def drop(opacities: Tensor, rate: float) -> Tensor:
-    """Logits [N, 1] of opacities, of which a part `rate` in [0, 1) is 0 and the others are raised by 1 / (1 - rate).
+    """Drop opacities at random, and scale the others up to compensate.
 
-    Differentiable; what is dropped has no gradient.
+    Args:
+        opacities: [N, 1] logits.
+        rate: share that is dropped, in [0, 1).
+
+    Returns:
+        [N, 1] logits: of opacity 0 for the dropped ones, of opacity / (1 - rate) for the others. Differentiable; dropped
+        gaussians get no gradient.
     """
     kept = F.dropout(torch.sigmoid(opacities), rate)
     return torch.logit(kept.clamp(max=_OPAQUE), eps=1e-6)

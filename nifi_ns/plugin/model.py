@@ -1,6 +1,5 @@
 """`nifi-splat`: splatfacto on any device, with a compression stage and restored outputs."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.compression_stage import CompressionStage, CompressionStageConfig
 from nifi_ns.plugin.dropout import drop
+from nifi_ns.plugin.repairs.intrinsics import on_own_device
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
 from nifi_ns.plugin.restorable import RenderSnapshot
 from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
@@ -44,21 +44,6 @@ class NifiSplatModelConfig(RestoredOutputsConfig, SplatfactoModelConfig):
     """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
     scene_file: Path | None = None
     """The scene file that is used in place of the checkpoint's splats. Set by training and `ns-nifi-compress`."""
-
-
-class _StaysOnDevice(Tensor):
-    """A tensor whose `cuda()` does nothing: splatfacto moves the intrinsics to CUDA whatever its device."""
-
-    def cuda(self, *_: Any, **__: Any) -> Tensor:
-        return self.as_subclass(Tensor)
-
-
-def _local(camera: Cameras) -> Cameras:
-    """A copy of `camera` whose intrinsics stay on its device when splatfacto calls `.cuda()` on them."""
-    camera = copy.copy(camera)
-    intrinsics = lambda: Cameras.get_intrinsics_matrices(camera).as_subclass(_StaysOnDevice)  # noqa: E731
-    object.__setattr__(camera, "get_intrinsics_matrices", intrinsics)
-    return camera
 
 
 class _KeptSplats(nn.Module):
@@ -184,7 +169,7 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
             rate = self.config.dropout * min(1.0, self.step / self._last_step)
             self._substituted = dict(self.gauss_params, opacities=drop(self.gauss_params["opacities"], rate))
         try:
-            return super().get_outputs(_local(camera))
+            return super().get_outputs(on_own_device(camera))
         finally:
             self._substituted = None
 

@@ -88,7 +88,7 @@ def inside(at: Tensor, view: View, *, ramp: float = 1.0) -> Tensor:
 
 
 def angle_squared(points: Tensor, one: Tensor, others: Tensor) -> Tensor:
-    """Return the squared angles [N, ...] in radians between `one`, [3], and `others`, [N, 3], as seen from points, [..., 3]."""
+    """Return the squared angles, [N, ...] in radians, from points [..., 3] to `one` [3] and `others` [N, 3]."""
     sight, aside = points - one, one - others
     squared = sight.square().sum(dim=-1)
     # |a|^2, |b|^2 and a.b of the lines of sight a and b = a + aside, without a tensor [N, ..., 3]

@@ -27,6 +27,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 from tiny_runs import model_of, train, training_config
 
 from nifi_ns.errors import CorruptFileError
+from nifi_ns.plugin import model as model_module
 from nifi_ns.plugin.repairs import (
     ffmpeg,
     lost_steps,
@@ -44,7 +45,9 @@ def repaired(request: pytest.FixtureRequest) -> bool:
 
 
 @contextmanager
-def works_only(repaired: bool, symptom: type[BaseException], match: str | None = None) -> Iterator[None]:
+def works_only(
+    repaired: bool, symptom: type[BaseException] | tuple[type[BaseException], ...], match: str | None = None
+) -> Iterator[None]:
     """The block passes when repaired, and fails with the symptom when not."""
     with nullcontext() if repaired else pytest.raises(symptom, match=match):
         yield
@@ -162,6 +165,18 @@ def test_splats_are_drawn_on_a_cpu(trained: Trainer, monkeypatch: pytest.MonkeyP
     camera, _ = trained.pipeline.datamanager.next_train(0)
     with works_only(repaired, Exception):
         assert model_of(trained).get_outputs(camera)["rgb"].std() > 0.01
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a machine with a GPU intrinsics may move there")
+def test_intrinsics_stay_on_a_cpu(trained: Trainer, monkeypatch: pytest.MonkeyPatch, repaired: bool) -> None:
+    dataset = trained.pipeline.datamanager.train_dataset
+    assert dataset is not None
+    if not repaired:
+        monkeypatch.setattr(model_module, "on_own_device", lambda camera: camera)
+    with works_only(
+        repaired, (RuntimeError, AssertionError), "NVIDIA|CUDA"
+    ):  # the latter from torch built without CUDA
+        model_of(trained).get_outputs(dataset.cameras[0:1])
 
 
 @pytest.mark.parametrize("more_gaussians", [False, True])
