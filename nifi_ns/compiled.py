@@ -6,11 +6,13 @@ cache's folder is named after the contents of every file in the function's own f
 that lies beside them (and nothing of ours that does not).
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from numba import config
 
 _PREFIX = "kernels-"
 _SETTING = "CACHE_DIR"  # of NUMBA_CACHE_DIR; Numba makes its settings at run time, unseen by type checkers
+_UNUSED_SECONDS = 30 * 24 * 3600
 _lock = threading.Lock()
 
 
@@ -45,6 +48,17 @@ def compiled(*signature: Any, **options: Any) -> Callable[..., Any]:
     return decorate
 
 
+def _remove_unused(parent: Path, folder: Path) -> None:
+    # Other installations may share the cache: only what none of them has used for a long time goes. Numba makes a
+    # folder again that was removed under its feet.
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+    for other in set(parent.glob(f"{_PREFIX}*")) - {folder}:
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > _UNUSED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+
+
 @functools.cache
 def _cache_folder(sources: Path, chosen: str) -> Path | None:
     # where kernels of the files in `sources` as they are now are kept; None if nothing can be written
@@ -60,7 +74,6 @@ def _cache_folder(sources: Path, chosen: str) -> Path | None:
         except OSError:
             continue
         if os.access(folder, os.W_OK):
-            for older in set(parent.glob(f"{_PREFIX}*")) - {folder}:
-                shutil.rmtree(older, ignore_errors=True)
+            _remove_unused(parent, folder)
             return folder
     return None

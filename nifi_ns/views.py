@@ -40,3 +40,10 @@ def view_names(files: Sequence[Path]) -> list[str]:
         return stems
     names = ["_".join(file.with_suffix("").parts[1:]) for file in files]
     return names if len(set(names)) == len(names) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
+
+
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """Return `count` indices from the first to the last of `total`, evenly spaced; all of them if there are no more."""
+    if count >= total:
+        return list(range(total))
+    return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]

@@ -20,10 +20,10 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "compiled": BASICS,
     "morton": set(),
+    "subprocesses": set(),
     "views": set(),
     "novel_views": {"views"},
     "splats": set(),
-    "morton": set(),
     "media": BASICS,
     "distributions": set(),
     "metrics": {"errors", "distributions"},
@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "presets": {"errors"},
     # Nix knows nothing of diffusion
     "compress.codec": {"errors", "compiled", "morton", "splats"},
-    "compress.external": BASICS | {"media"},
+    "compress.external": BASICS | {"media", "subprocesses"},
     "compress": SCENE | {"compress.codec", "metrics", "rasterize"},
     # photos and renders to residuals, without learning
     "references": {"errors", "media", "novel_views", "views"},

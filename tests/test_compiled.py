@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,15 @@ def test_a_kernel_is_compiled_again_when_the_file_of_what_it_calls_changes(sourc
     (sources / "helper.py").write_text(HELPER.format(step=20))
     assert run(sources, **environment) == (22, 0)
     cache = tmp_path / "cache" / "nifi_ns" / "sources" if chosen else sources / "__pycache__"
-    assert len(list(cache.glob("kernels-*"))) == 1  # the older one is gone
+    older, newer = sorted(cache.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime)
+    # another installation that shares the cache finds its own again
+    (sources / "helper.py").write_text(HELPER.format(step=10))
+    assert run(sources, **environment) == (12, 1)
+    # what nobody has used for a month goes
+    month_ago = time.time() - 31 * 24 * 3600
+    os.utime(newer, (month_ago, month_ago))
+    assert run(sources, **environment) == (12, 1)
+    assert list(cache.glob("kernels-*")) == [older]
 
 
 def test_without_a_place_for_the_cache_kernels_work_all_the_same(sources: Path, tmp_path: Path):

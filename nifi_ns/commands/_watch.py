@@ -19,6 +19,8 @@ from typing import Literal
 
 import psutil
 
+from nifi_ns.subprocesses import end, process_tree
+
 LOGGED = {
     "COLUMNS": "160",
     "PYTHONWARNINGS": "ignore",
@@ -91,7 +93,7 @@ def watch(
         alive_at, written, used = started, -1, 0.0
         while ending is None:
             now = time.monotonic()
-            tree = _tree(process.pid)
+            tree = process_tree(process.pid)
             peak = max(peak, sum(_memory(p) for p in tree))
             size, cpu = log.stat().st_size, _cpu_seconds(tree)
             if size != written or abs(cpu - used) >= _BUSY * limits.silence:
@@ -108,7 +110,7 @@ def watch(
         if ending != "done":
             _diagnose(diagnostics, process, ending, stacks, log, folder)
     finally:
-        _stop(process)
+        end(process, patience=_PATIENCE)
         stacks.unlink(missing_ok=True)
     return Outcome(ending, process.returncode, round(seconds, 1), peak)
 
@@ -116,15 +118,6 @@ def watch(
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    """The process and its descendants, the process first; none once it is gone."""
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
 
 
 def _memory(process: psutil.Process) -> int:
@@ -143,20 +136,6 @@ def _cpu_seconds(tree: Sequence[psutil.Process]) -> float:
     return total
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its descendants, gently first, and whatever is left of its session."""
-    tree = _tree(process.pid) if process.poll() is None else []
-    for one in tree:
-        _signal(one, signal.SIGTERM)
-    _wait(process, _PATIENCE)  # not by psutil, which would take its exit code
-    psutil.wait_procs(tree[1:], timeout=_PATIENCE)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for one in tree:
-        _signal(one, signal.SIGKILL)
-    process.wait()
-
-
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
     with suppress(psutil.Error):
         process.send_signal(number)
@@ -166,7 +145,7 @@ def _diagnose(
     path: Path, process: subprocess.Popen[bytes], ending: Ending, stacks: Path, log: Path, folder: Path
 ) -> None:
     """Write what can be known of a command that hangs, or has failed."""
-    tree = _tree(process.pid) if process.poll() is None else []
+    tree = process_tree(process.pid) if process.poll() is None else []
     shown = "\n".join(_describe(tree)) or "(it has ended)"
     if tree:
         _signal(tree[0], signal.SIGUSR1)

@@ -10,6 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from nifi_ns.errors import NifiError
+from nifi_ns.views import evenly_spaced
 
 
 @dataclass
@@ -17,7 +18,7 @@ class TrainingViewsConfig:
     """Which photos are trained on."""
 
     max_train_views: int | None = None
-    """Train on this many of the photos, evenly spread over their order; None: on all. Held-out photos are the same."""
+    """Train on this many of the photos, evenly spaced over their order; None: on all. Held-out photos are the same."""
 
 
 class TrainingViews:
@@ -50,14 +51,13 @@ class TrainingViews:
         if count is not None:
             if count < 1:
                 raise NifiError(f"max_train_views is {count}, expected 1 or more")
-            self.train_dataparser_outputs = _spread(outputs, min(count, len(outputs.image_filenames)))
+            self.train_dataparser_outputs = _evenly_spaced(outputs, count)
         return super().create_train_dataset()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _spread(outputs: DataparserOutputs, count: int) -> DataparserOutputs:
-    """Return the dataparser's outputs for `count` of its photos, evenly spread from the first to the last."""
-    last = len(outputs.image_filenames) - 1
-    chosen = [round(i * last / max(1, count - 1)) for i in range(count)]
+def _evenly_spaced(outputs: DataparserOutputs, count: int) -> DataparserOutputs:
+    """Return the dataparser's outputs for `count` of its photos, evenly spaced from the first to the last."""
+    chosen = evenly_spaced(count, len(outputs.image_filenames))
     outputs = copy.copy(outputs)
     outputs.cameras = outputs.cameras[torch.tensor(chosen)]
     outputs.image_filenames = [outputs.image_filenames[i] for i in chosen]

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
+from nifi_ns.subprocesses import end
 
 Split = Literal["train", "test"]
 
@@ -197,29 +197,8 @@ def _stream(codec: ExternalCodec, log: IO[bytes]) -> int:
                     progress.update(task, description=name, completed=step.done, total=step.total, loss=loss)
         return process.wait()
     finally:
-        _end(process)
+        end(process, (signal.SIGINT, signal.SIGTERM), _GRACE_SECONDS)
         process.stdout.close()
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a command that still runs, and what it started: asked first, then forced."""
-    try:
-        for request in (signal.SIGINT, signal.SIGTERM):
-            if process.poll() is None:
-                _signal_all(process, request)
-                try:
-                    process.wait(_GRACE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
-    finally:  # also after a second Ctrl-C
-        _signal_all(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal_all(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    """Send a signal to the command and to all that it started."""
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left (macOS says the latter of a zombie)
-        os.killpg(process.pid, number)
 
 
 def _last_lines(text: str, count: int = 3) -> list[str]:

@@ -62,7 +62,7 @@ class HacppSettings:
     python: Path = Path("python")
     """The python of HAC++'s environment: .../envs/HAC_env/bin/python."""
     lmbda: float = 0.5
-    """Weight of the rate: more is smaller. No handle on the size: scenes at one lambda differ four-fold."""
+    """The weight of the rate: more is smaller. No handle on the size: scenes at one lambda differ four-fold."""
     dataset: Literal["mip360", "tandt", "deepblending"] = "mip360"
     """Whose voxel size and mask_lr_final to take where they are not given."""
     voxel_size: float | None = None
