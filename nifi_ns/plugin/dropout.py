@@ -19,8 +19,8 @@ def drop(opacities: Tensor, rate: float) -> Tensor:
         rate: share that is dropped, in [0, 1).
 
     Returns:
-        [N, 1] logits: of opacity 0 for the dropped ones, of opacity / (1 - rate) for the others. Differentiable; dropped
-        gaussians get no gradient.
+        [N, 1] logits, of opacity 0 for the dropped ones and of opacity / (1 - rate) for the others. Differentiable;
+        dropped gaussians get no gradient.
     """
     kept = F.dropout(torch.sigmoid(opacities), rate)
     return torch.logit(kept.clamp(max=_OPAQUE), eps=1e-6)

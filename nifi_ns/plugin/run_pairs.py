@@ -1,4 +1,4 @@
-"""Pairs of a run: every photo with what its splats render there, as the folders restorers are trained on."""
+"""Writes the pairs of a run: every photo with its render, in the folders that restorers are trained on."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,27 +14,27 @@ from nifi_ns.pairs import PairFolder, PairWriter, is_current
 from nifi_ns.plugin.runs import Run, load_run
 
 VERSION = 4
-"""Counted up whenever the same splats would give other pairs, so that cached pairs are made again."""
+"""Increased whenever the same splats would give other pairs, so that cached pairs are written again."""
 
 FEWEST = 4096
-"""Gaussians of the coarsest level of pruning, as in the NiFi paper's training data."""
+"""Gaussians of the coarsest pruning level, as in the NiFi paper's training data."""
 _IMPORTANCE_VIEWS = 96
 
 
 def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced: bool = True) -> PairFolder:
-    """Write the pairs of a run with a scene file to `<output_dir>/<scene>/rate_<rate>`, unless they are there already.
+    """Write the pairs of a run with a scene file to `<output_dir>/<scene>/rate_<rate>`, unless they are up to date.
 
     Args:
         config_path: the `config.yml` beside a scene file, or that of a run that ended in one.
         output_dir: `pairs` in the run's `nifi` folder by default.
-        referenced: also write each view restored by reference photos; a training view never by its own photo.
+        referenced: also write each view corrected by reference residuals, a training view never by its own photo.
 
     Raises:
-        NifiError: if the run cannot be opened, or shows no scene file.
+        NifiError: if the run cannot be opened, or uses no scene file.
     """
     run = load_run(config_path)
     if run.scene_file is None:
-        raise NifiError(f"{config_path} shows no scene file: write one with ns-nifi-compress run {config_path}")
+        raise NifiError(f"{config_path} uses no scene file: write one with ns-nifi-compress run {config_path}")
     root = (output_dir or run.folder / "nifi" / "pairs") / run.scene
     rate, data = run.scene_file.parent.name, run.scene_file.read_bytes()
     fingerprint = _fingerprint(run, referenced, data)
@@ -48,8 +48,8 @@ def write_pruned_pairs(
 ) -> Iterator[PairFolder]:
     """Write `<output_dir>/<scene>/rate_pruned-<gaussians>` of a run's uncompressed splats, the coarsest level first.
 
-    The least important gaussians are left out, without fine-tuning: see `pruned_counts`. Folders that are there and
-    current are kept. `bytes` is the size of the plain .ply.
+    The least important gaussians are removed, without fine-tuning: see `pruned_counts`. Folders that are up to date
+    are kept. `bytes` is the size of the plain .ply.
 
     Raises:
         NifiError: if the run cannot be opened, or has no more gaussians than the coarsest level.
@@ -78,22 +78,22 @@ def write_pruned_pairs(
 
 
 def pruned_counts(count: int, levels: int) -> list[int]:
-    """How many of `count` gaussians are in each of `levels` coarser scenes: `FEWEST`, then more by equal factors.
+    """Return how many of `count` gaussians each of `levels` coarser scenes keeps: `FEWEST`, then more by equal factors.
 
-    The next one would be the whole. Levels that would be equal are one. Compare the levels of GoDe (Di Sario et al.
-    2025) and RAVE, and the training data of NiFi, with three of them.
+    The level after the last would be the whole scene. Equal levels are merged. Similar to the levels of GoDe (Di Sario
+    et al. 2025) and RAVE, and to the three of NiFi's training data.
 
     Raises:
-        NifiError: if there are no more than `FEWEST`.
+        NifiError: if `count` is not above `FEWEST`.
     """
     if count <= FEWEST:
-        raise NifiError(f"the splats are {count:,} gaussians: --prune-levels needs more than {FEWEST:,}")
+        raise NifiError(f"the run has {count:,} gaussians: --prune-levels needs more than {FEWEST:,}")
     counts = (round(FEWEST * (count / FEWEST) ** (level / levels)) for level in range(levels))
     return sorted({min(level, count - 1) for level in counts})
 
 
 def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referenced: bool) -> PairFolder:
-    """Pairs of what the run's model shows."""
+    """Write pairs of what the run's model draws now."""
     splats = run.model.splats
     what = {"bytes": size, "gaussians": len(splats), "fingerprint": fingerprint}
     writer = PairWriter(root / f"rate_{rate}", scene=run.scene, rate=rate, **what)
@@ -112,7 +112,7 @@ def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referen
 
 
 def _fingerprint(run: Run, referenced: bool, *made_of: bytes) -> str:
-    """A hash of all that decides what the pairs look like; `made_of` says what is rendered."""
+    """Return a hash of everything that determines the pairs; `made_of` identifies what is rendered."""
     digest = hashlib.sha256()
     for part in made_of:
         digest.update(part)

@@ -1,4 +1,4 @@
-"""Runs that `ns-train` left behind: opened for evaluation, with their splats and views."""
+"""Finished runs of `ns-train`, opened for evaluation with their splats and views."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +73,10 @@ class Run:
 
 
 def load_run(config_path: Path) -> Run:
-    """Open a run of `splatfacto`, `nifi-splat` or one of their kin by a `config.yml`.
+    """Open a run of `splatfacto`, `nifi-splat` or `nifi-splat-lite` by a `config.yml`.
 
     Raises:
-        NifiError: if there is none, or it is of another kind of method, or its checkpoint or data are missing.
+        NifiError: if there is no such config, its method holds no gaussians, or its checkpoint or data are missing.
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
@@ -89,7 +89,7 @@ def load_run(config_path: Path) -> Run:
     assert isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig)
     data = config.pipeline.datamanager.data or config.pipeline.datamanager.dataparser.data
     if not data.exists():
-        raise NifiError(f"the run's dataset {data} is not there: run from the folder ns-train was started in")
+        raise NifiError(f"the run's dataset {data} does not exist: run from the folder ns-train was started in")
     config, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=_as_nifi)
     assert isinstance(pipeline, VanillaPipeline)
     assert isinstance(pipeline.model, NifiSplatModel)
@@ -98,9 +98,9 @@ def load_run(config_path: Path) -> Run:
 
 def _read_config(path: Path) -> TrainerConfig:
     if not path.is_file():
-        raise NifiError(f"no such config: {path}; ns-train leaves a config.yml in outputs/SCENE/METHOD/TIMESTAMP")
+        raise NifiError(f"no such config: {path}; ns-train writes a config.yml to outputs/SCENE/METHOD/TIMESTAMP")
     try:
-        # the loader nerfstudio itself uses on the same file; it names classes, so only open configs you trust
+        # nerfstudio's own loader for this file. It can construct any class: only open configs that you trust
         config = yaml.load(path.read_text(), Loader=yaml.Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ImportError, AttributeError) as error:
         raise NifiError(f"{path} is not a nerfstudio config.yml: {' '.join(str(error).split())}") from error
@@ -109,12 +109,12 @@ def _read_config(path: Path) -> TrainerConfig:
     if not isinstance(config.pipeline.model, SplatfactoModelConfig):
         raise NifiError(f"{path} is a run of {config.method_name}: only splatfacto and nifi-splat runs hold gaussians")
     if not isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig):
-        raise NifiError(f"{path}: its datamanager does not keep full images, which splatfacto's does")
+        raise NifiError(f"{path}: its datamanager does not keep full images, as splatfacto's does")
     return config
 
 
 def _as_nifi(config: TrainerConfig) -> TrainerConfig:
-    """A run of stock splatfacto as one of this project's model; the rest of its config is kept."""
+    """Turn the config of a stock splatfacto run into one of this project's model; all other settings are kept."""
     model = config.pipeline.model
     if not isinstance(model, NifiSplatModelConfig):
         fields = {name: value for name, value in vars(model).items() if name != "_target"}

@@ -1,4 +1,4 @@
-"""How fast `ns-render` renders, and how fast it restores."""
+"""Measures how fast `ns-render` renders and restores."""
 
 import time
 from collections import deque
@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Remembers how long the last views took, of each kind of work, once somebody wants to know."""
+    """Keeps the time of the last views for each kind of work, while it is running."""
 
     def __init__(self, views: int = 30) -> None:
         self.running = False
@@ -27,8 +27,8 @@ class Stopwatch:
         self._seconds.setdefault(work, deque(maxlen=self._views)).append(_now() - start)
 
     def __str__(self) -> str:
-        """Frames per second of each kind of work, mean of the last views."""
-        # a copy, since the progress line is drawn by a thread of its own
+        """Return the frames per second of each kind of work, averaged over the last views."""
+        # a copy, because another thread draws the progress line
         means = {work: sum(seconds) / len(seconds) for work, seconds in list(self._seconds.items())}
         return ", ".join(f"{work} {1 / max(mean, 1e-9):.2f} fps" for work, mean in means.items())
 
@@ -38,5 +38,5 @@ STOPWATCH = Stopwatch()
 
 def _now() -> float:
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # else the work would be counted where its result is first needed
+        torch.cuda.synchronize()  # otherwise the time would count where the result is first used
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Densification: gsplat's two strategies as splatfacto calls them, both with a cap on the number of gaussians."""
+"""Densification: gsplat's two strategies behind splatfacto's interface, both with a cap on the number of gaussians."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from nifi_ns.rasterize.mcmc import TorchMCMCStrategy
 
 @dataclass
 class CappedDefaultStrategy(DefaultStrategy):
-    """Gsplat's default strategy that stops growing at `cap_max` gaussians; it goes on pruning and resetting."""
+    """Gsplat's default strategy with a cap: at `cap_max` gaussians it stops growing, but still prunes and resets."""
 
     cap_max: int = 1_000_000
 
@@ -20,7 +20,7 @@ class CappedDefaultStrategy(DefaultStrategy):
             return 0, 0
         threshold = self.grow_grad2d
         gradients = state["grad2d"] / state["count"].clamp_min(1)
-        if int((gradients > threshold).sum()) > room:  # those in the most need of it grow
+        if int((gradients > threshold).sum()) > room:  # the gaussians with the largest gradients grow
             self.grow_grad2d = float(gradients.topk(room + 1).values[-1])
         try:
             return super()._grow_gs(params, optimizers, state, step)
@@ -35,7 +35,7 @@ class SplatfactoMCMCStrategy(TorchMCMCStrategy):
     absgrad: bool = False
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
-        """MCMC keeps no scale."""
+        """Return the initial state; MCMC does not use the scene scale."""
         del scene_scale
         return super().initialize_state()
 
