@@ -12,7 +12,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.restore._description import RESTORER_FILE, Description, RestorerSettings
 from nifi_ns.restore._difix import DIFIX_SETTINGS, Difix, is_difix
 from nifi_ns.restore._network import OneStepNetwork
-from nifi_ns.restore._published import PUBLISHED_SETTINGS, is_checkpoint, is_tsd_sr, load_published
+from nifi_ns.restore._published import PUBLISHED_SETTINGS, Published, is_checkpoint, is_tsd_sr
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,10 @@ def _open_own(path: Path, options: Options) -> Found:
 
 
 def _open_published(path: Path, options: Options) -> Found:
+    published = Published.read(path)
+
     def load() -> OneStepNetwork:
-        return _with_decoder(load_published(path, options.device, options.dtype, options.backbone), options)
+        return _with_decoder(published.load(options.device, options.dtype, options.backbone), options)
 
     return Found(PUBLISHED_SETTINGS, load)
 

@@ -17,6 +17,7 @@ A checkpoint restores here nearly as it does with the authors' code, which diffe
 import pickle
 import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +53,45 @@ def is_tsd_sr(path: Path) -> bool:
     return all((path / f"{part}.safetensors").is_file() for part in _PARTS)
 
 
-def load_published(
-    path: Path, device: torch.device | str | None, dtype: torch.dtype | None, backbone: str | Path | None
-) -> Backbone:
-    """Load SD3, or the `backbone` given, with the checkpoint at `path` as phi_minus.
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that was read, and what is needed beside it."""
 
-    The prompt is that of `default_embeddings.npz`, as the authors' code writes it, beside the checkpoint or in the
-    `example/` beside its folder, as in the authors' repository; else their text, embedded by the backbone's text
-    encoders.
+    path: Path
+    adapter: dict[str, Tensor]
+    """LoRA tensors under diffusers' keys."""
+    prompt: Prompt | str
+    """The authors' embeddings, or else their text, which the backbone's text encoders embed."""
 
-    Raises:
-        NifiError: if the backbone cannot be loaded, or the checkpoint is damaged (CorruptFileError) or for another.
-    """
-    adapter = read_published(path)
-    folder = path if path.is_dir() else path.parent
-    files = (folder / EMBEDDINGS_FILE, folder.resolve().parent / "example" / EMBEDDINGS_FILE)
-    prompt = next((_read_embeddings(file) for file in files if file.is_file()), PROMPT)
-    loaded = Backbone.from_pretrained(backbone or BACKBONE, device, dtype, prompt)
-    loaded.add_adapter("phi_minus", adapter, str(path))
-    return loaded
+    @staticmethod
+    def read(path: Path) -> "Published":
+        """Read a checkpoint.
+
+        The prompt is that of `default_embeddings.npz`, as the authors' code writes it, beside the checkpoint or in the
+        `example/` beside its folder, as in the authors' repository; else their text.
+
+        Raises:
+            CorruptFileError: if one of the files is damaged or of another layout.
+        """
+        folder = path if path.is_dir() else path.parent
+        files = (folder / EMBEDDINGS_FILE, folder.resolve().parent / "example" / EMBEDDINGS_FILE)
+        prompt = next((_read_embeddings(file) for file in files if file.is_file()), PROMPT)
+        return Published(path, read_lora_tensors(path), prompt)
+
+    def load(
+        self, device: torch.device | str | None, dtype: torch.dtype | None, backbone: str | Path | None
+    ) -> Backbone:
+        """Load SD3, or the `backbone` given, with the checkpoint as phi_minus.
+
+        Raises:
+            NifiError: if the backbone cannot be loaded, or the checkpoint is for another.
+        """
+        loaded = Backbone.from_pretrained(backbone or BACKBONE, device, dtype, self.prompt)
+        loaded.add_adapter("phi_minus", self.adapter, str(self.path))
+        return loaded
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
+def read_lora_tensors(path: Path) -> dict[str, Tensor]:
     """Return the LoRA tensors of both models under diffusers' keys (`transformer.`, `vae.`).
 
     The frozen weights, gigabytes that a checkpoint may hold beside them, are not read.

@@ -26,6 +26,7 @@ from nifi_ns.diffusion import (
 )
 from nifi_ns.diffusion.families import FAMILIES
 from nifi_ns.errors import NifiError
+from nifi_ns.presets import preset_names
 from nifi_ns.restore import Restorer, RestorerSettings
 
 SHIFT, SCALE = 0.25, 0.8
@@ -145,6 +146,7 @@ def test_a_family_brings_its_own_preset(sana_folder: Path, backbone_folders: dic
     presets = {"sd3": "sd3", "sd-turbo": "sd-turbo", "sd2-v": "sd-turbo"}
     assert {name: default_preset(folder) for name, folder in backbone_folders.items()} == presets
     assert default_preset("nifi-tiny") == default_preset(WEIGHTS / "nifi-tiny") == "nifi-tiny"  # an SD3 by its class
+    assert {"nifi-tiny", *presets.values()} <= set(preset_names())
 
 
 def test_its_text_is_embedded(sana_folder: Path) -> None:

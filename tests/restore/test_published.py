@@ -15,7 +15,7 @@ from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.restore import Restorer
 from nifi_ns.restore._layouts import LAYOUTS
-from nifi_ns.restore._published import EMBEDDINGS_FILE, PROMPT, read_published
+from nifi_ns.restore._published import EMBEDDINGS_FILE, PROMPT, read_lora_tensors
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "proj", "linear", "proj_out"]
 CLOSE = {"rtol": 0, "atol": 5e-3}  # their network is told timestep 199, ours that of the nearest sigma, 197.9
@@ -126,10 +126,10 @@ def test_what_is_no_such_checkpoint_is_refused(authors, backbone_folders, tmp_pa
         load()
     torch.save({"state_dict": {}}, path)
     with pytest.raises(CorruptFileError, match="expected state dicts of transformer and vae"):
-        read_published(path)
+        read_lora_tensors(path)
     path.write_bytes(b"no checkpoint")
     with pytest.raises(CorruptFileError, match="is no checkpoint that can be read"):
-        read_published(path)
+        Restorer.from_pretrained(path)  # at once, before there is an image or a backbone
     torch.save(states, path)
     (tmp_path / EMBEDDINGS_FILE).write_bytes(b"PK")
     with pytest.raises(CorruptFileError, match="holds no prompt embeddings"):
