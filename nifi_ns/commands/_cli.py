@@ -26,10 +26,11 @@ def run(command: Any, default: Callable[[], Command] | None = None, *, descripti
     """
     from nifi_ns.errors import NifiError
 
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's uses of torch, which no user can mend
     try:
-        parse(command, default, description).main()
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore", FutureWarning)  # nerfstudio's uses of torch, which no user can mend
+            parse(command, default, description).main()
     except NifiError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`ns-nifi-train`: a restorer, trained on what scene files render to beside the photos."""
+"""`ns-nifi-train`: train a restorer on what scene files render to, beside the photos."""
 
 import argparse
 import math
@@ -8,10 +8,10 @@ from pathlib import Path
 import tyro
 
 from nifi_ns.commands._cli import run
-from nifi_ns.diffusion import PROMPT_FILE, Prompt
+from nifi_ns.diffusion import NIFI_TINY, PROMPT_FILE, Prompt, default_preset
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import Input, PairFolder
-from nifi_ns.presets import load_preset
+from nifi_ns.presets import preset_names, read_preset, with_values
 from nifi_ns.restore import TrainingConfig
 
 PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
@@ -23,38 +23,38 @@ PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
 class Train:
     """Train a restorer on pairs of compressed renders and photos.
 
-    The restorer that serves best on validation views (a part of the training views) is kept, at the strength that
-    serves best there; test views are only measured. To train on several GPUs or machines, start this command with
-    `accelerate launch` or `torchrun`; all processes have to see the same folders.
+    Keeps the step that is best on validation views (a part of the training views), at the strength that is best there;
+    test views are only measured. To train on several GPUs or machines, start it with `accelerate launch` or
+    `torchrun`; all processes have to see the same folders.
     """
 
     pairs: tuple[Path, ...] = ()
-    """Folders of pairs, as ns-nifi-pairs writes them: of one rate, one scene or many."""
+    """Folders of pairs that ns-nifi-pairs wrote: of one rate or several, of one scene or many."""
     load_config: tuple[Path, ...] = ()
-    """Make the pairs first, of these config.yml of scene files (kept and reused until a scene file changes)."""
+    """The config.yml of scene files whose pairs to write first, unless they are there and current."""
     output_dir: Path | None = None
-    """The restorer's folder. By default that of the first run of --load-config, where the viewer finds it."""
-    backbone: str = "nifi-tiny"
-    """The frozen diffusion model: nifi-tiny, a diffusers folder, or a hub id of an SD3, SD2, SD1.5 or SD-Turbo. The
-    other options' defaults are for nifi-tiny: use a preset with others."""
+    """The restorer's folder; by default nifi/restorer in the first run of --load-config, where the viewer finds it."""
+    backbone: str = NIFI_TINY
+    """The frozen diffusion model: nifi-tiny, which comes with the package, or a diffusers folder or hub id of an SD3,
+    SD2, SD1.5 or SD-Turbo. By default that of --preset."""
     prompt: str | None = None
-    """The one text that --backbone is told, with every view; "" for none. Its text encoders embed it once, and the
-    embeddings are kept with the restorer. nifi-tiny, which knows no text, takes none."""
+    """The text to give --backbone with every view; "" for none. It is embedded once, and the embeddings are kept with
+    the restorer. nifi-tiny knows no text and takes none."""
     inputs: Input = "degraded"
-    """What to restore: plain renders, or renders that reference photos have already restored."""
+    """What to restore: plain renders, or renders with the photos' reference residuals."""
     start_from: Path | None = None
     """A restorer to begin with, such as one trained on other scenes: of the same backbone, --rank and --vae-encoder."""
     device: str | None = None
-    """By default the GPU if there is one (for each process its own), else the CPU."""
+    """Where to compute, such as cuda:1; by default the GPU if there is one, for each process its own."""
     resume: bool = False
     """Continue the training in --output-dir where it stopped; its settings must be the same, but for --steps."""
     overwrite: bool = False
-    """Start anew though --output-dir holds a training, which is lost."""
+    """Replace the training in --output-dir."""
     smoke: bool = False
-    """A very short training, to see that everything works."""
+    """Train for ten steps, to see that everything works."""
     preset: str | None = None
-    """Settings that belong together, which other options override: nifi-tiny, laptop, smoke, sd3, sd3-24gb, sd-turbo,
-    sd-turbo-12gb, or the path of a YAML file of your own."""
+    """Defaults for all other options: nifi-tiny, laptop, sd3, sd3-24gb, sd-turbo, sd-turbo-12gb, or the path of a YAML
+    file. By default the preset of --backbone's family."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def main(self) -> None:
@@ -126,21 +126,56 @@ def _smoke(config: TrainingConfig) -> TrainingConfig:
     return config.with_options(steps=10, batch_size=2, **often)
 
 
-def preset(name: str) -> Train:
-    """Return the command as a preset has it: `preset("nifi-tiny").training` is how nifi-tiny is trained."""
-    return load_preset(name, Train(), PRESET_FIELDS)
+def preset(name: str, backbone: str | None = None) -> Train:
+    """Return the command as a preset has it: `preset("nifi-tiny").training` is how nifi-tiny is trained.
+
+    Args:
+        name: of a preset that comes with the package, or the path of a YAML file. A file says what it changes of its
+            `base`, which by default is the preset of its backbone's family.
+        backbone: the backbone of a file that names neither base nor backbone; by default nifi-tiny.
+
+    Raises:
+        NifiError: if there is no such preset or backbone, or a value does not fit.
+    """
+    values = read_preset(name)
+    base = values.pop("base", None)
+    if base is None and name not in preset_names():
+        base = default_preset(backbone or str(values.get("backbone", NIFI_TINY)))
+    if base is not None and base not in preset_names():
+        raise NifiError(f"{name}: base is {base!r}, expected one of {', '.join(preset_names())}")
+    return with_values(Train() if base is None else preset(base), values, PRESET_FIELDS, where=name)
 
 
-def _with_preset() -> Train:
-    """The defaults of the options: those of --preset, which is looked for before all others are parsed."""
+def _defaults() -> Train:
+    """Return the options' defaults, those of --preset or --backbone, which are looked for before others are parsed.
+
+    Raises:
+        NifiError: if the preset is for a backbone of another family than --backbone.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
-    return preset(parser.parse_known_args()[0].preset or "nifi-tiny")
+    parser.add_argument("--backbone")
+    given = parser.parse_known_args()[0]
+    if given.preset is None:
+        return preset(default_preset(given.backbone or NIFI_TINY))
+    chosen = preset(given.preset, given.backbone)
+    if given.backbone is not None and _trained_like(given.backbone) != _trained_like(chosen.backbone):
+        raise NifiError(
+            f"--preset {given.preset} is for {chosen.backbone} and does not fit --backbone {given.backbone}: "
+            f"leave out --preset, or give --preset {default_preset(given.backbone)}"
+        )
+    return chosen
+
+
+def _trained_like(backbone: str) -> str:
+    """Return the backbone of the preset that fits `backbone`; those that presets name are not looked for on the hub."""
+    named = {preset(name).backbone for name in preset_names()}
+    return backbone if backbone in named else preset(default_preset(backbone)).backbone
 
 
 def entrypoint() -> None:
     """`ns-nifi-train`."""
-    run(Train, _with_preset)
+    run(Train, _defaults)
 
 
 if __name__ == "__main__":  # accelerate launch -m nifi_ns.commands.train

@@ -1,4 +1,4 @@
-"""Find a preset and put its values in place of a dataclass's own."""
+"""Find and read a preset, and put its values in place of a dataclass's own."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,17 +20,14 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
 
-def load_preset(preset: str, defaults: Dataclass, allowed: Sequence[str]) -> Dataclass:
-    """Return `defaults`, a dataclass that may hold others, with the values of a preset in place of its own.
+def read_preset(preset: str) -> dict[str, Any]:
+    """Return what a preset says.
 
     Args:
         preset: one of `preset_names`, or the path of a YAML file: whatever has a slash or ends in .yaml or .yml.
-        defaults: the values of all fields that the preset does not name.
-        allowed: the fields of `defaults` that a preset may name; it may name every field of those below.
 
     Raises:
-        NifiError: if there is no such preset, it is no YAML mapping, or it names an unknown field or a value of
-            another type.
+        NifiError: if there is no such preset, or it is no YAML mapping.
     """
     import yaml
 
@@ -39,7 +36,24 @@ def load_preset(preset: str, defaults: Dataclass, allowed: Sequence[str]) -> Dat
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise NifiError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return _merge(defaults, {} if values is None else values, str(path), allowed)
+    if not isinstance(values, dict):
+        raise NifiError(f"{path}: expected names and values, got {values!r}")
+    return values
+
+
+def with_values(defaults: Dataclass, values: dict[str, Any], allowed: Sequence[str], where: str) -> Dataclass:
+    """Return `defaults`, a dataclass that may hold others, with `values` in place of its own.
+
+    Args:
+        defaults: the values of all fields that `values` does not name.
+        values: what `read_preset` returns.
+        allowed: the fields of `defaults` that `values` may name; it may name every field of those below.
+        where: what error messages call `values`.
+
+    Raises:
+        NifiError: if `values` names an unknown field or a value of another type.
+    """
+    return _merge(defaults, values, where, allowed)
 
 
 def _find(preset: str) -> Path:

@@ -1,6 +1,12 @@
 import os
 import subprocess
 import sys
+import warnings
+from dataclasses import dataclass
+
+import pytest
+
+from nifi_ns.commands._cli import run
 
 IMPORTS = """
 from dataclasses import dataclass
@@ -37,6 +43,17 @@ def test_future_warnings_of_libraries_are_shown_only_to_who_asks_for_them() -> N
 
     assert said() == ""
     assert "of a library" in said("-Wdefault")
+
+
+def test_a_command_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class Nothing:
+        def main(self) -> None: ...
+
+    monkeypatch.setattr(sys, "argv", ["nothing"])
+    before = list(warnings.filters)
+    run(Nothing)
+    assert warnings.filters == before
 
 
 def test_a_package_that_is_missing_is_one_line() -> None:

@@ -13,7 +13,7 @@ from nifi_ns.commands.train import Train
 from nifi_ns.diffusion import PROMPT_FILE, Backbone, Prompt
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import PairFolder, PairWriter
-from nifi_ns.presets import load_preset, preset_names
+from nifi_ns.presets import preset_names, read_preset
 from nifi_ns.restore import ObjectiveConfig, Restorer
 
 
@@ -133,11 +133,10 @@ def test_the_prompt_goes_to_the_backbone_and_is_not_embedded_again(pairs, tmp_pa
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_that_ships_loads_and_names_its_backbone(name):
-    preset = load_preset(name, replace(Train(), backbone="unnamed"), train.PRESET_FIELDS)
-    assert (
-        preset.backbone == ("nifi-tiny" if name in ("laptop", "nifi-tiny", "smoke") else preset.backbone) != "unnamed"
-    )
-    assert preset.training != Train().training
+    tiny = name in ("laptop", "nifi-tiny")
+    assert (train.preset(name).backbone == "nifi-tiny") is tiny
+    assert {"base", "backbone"} & read_preset(name).keys()
+    assert train.preset(name).training != Train().training
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("sd")])
@@ -149,31 +148,79 @@ def test_presets_of_large_backbones_leave_nothing_of_the_miniatures_objective(na
     }
 
 
-def test_the_presets_keep_what_their_comments_say():
-    load = train.preset
-    assert load("smoke").training == train._smoke(load("nifi-tiny").training)
-    assert load("laptop").training == load("nifi-tiny").training.with_options(steps=300)
+def test_presets_for_less_memory_give_the_same_result():
     for small, large in (("sd3-24gb", "sd3"), ("sd-turbo-12gb", "sd-turbo")):
         less_memory = {"gradient_accumulation": 4, "gradient_checkpointing": True}
-        assert load(small).training == replace(load(large).training, **less_memory)
-        assert (load(small).backbone, load(small).prompt) == (load(large).backbone, load(large).prompt)
+        expected = train.preset(large)
+        assert train.preset(small) == replace(expected, training=replace(expected.training, **less_memory))
 
 
-def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypatch):
-    (tmp_path / "p.yaml").write_text(
-        "backbone: mine\ntraining: {steps: 7, optimization: {lr: 5e-6}, objective: {alpha: 0.5, t0: 99}}\n"
-    )
-    seen: list[Train] = []
+@pytest.fixture
+def parsed(monkeypatch):
+    """Type a command line; the command it becomes, which is not run."""
 
-    def note(command: Train) -> None:
-        seen.append(command)
+    def call(*words: object) -> Train:
+        seen: list[Train] = []
 
-    monkeypatch.setattr(Train, "main", note)
-    typed("--preset", tmp_path / "p.yaml", "--steps", 8, "--t0", 50, monkeypatch=monkeypatch)
-    (command,) = seen
+        def note(command: Train) -> None:
+            seen.append(command)
+
+        monkeypatch.setattr(Train, "main", note)
+        typed(*words, monkeypatch=monkeypatch)
+        return seen[0]
+
+    return call
+
+
+def test_a_preset_alone_decides_the_backbone(parsed):
+    assert parsed("--preset", "sd-turbo").backbone == "stabilityai/sd-turbo"
+    assert parsed("--preset", "laptop").backbone == parsed().backbone == "nifi-tiny"
+
+
+def test_a_backbone_alone_brings_the_training_of_its_family(parsed, backbone_folders):
+    assert parsed().training == parsed("--backbone", "nifi-tiny").training == train.preset("nifi-tiny").training
+    folder = backbone_folders["sd3"]
+    command = parsed("--backbone", folder, "--steps", 9)
+    assert command.backbone == str(folder)
+    assert command.training == replace(train.preset("sd3").training, steps=9)
+    assert command.prompt == train.preset("sd3").prompt
+
+
+def test_a_preset_and_a_backbone_have_to_fit(parsed, refused, backbone_folders):
+    """Also without a network: the backbones that presets name are not looked for."""
+    sd3, turbo = backbone_folders["sd3"], backbone_folders["sd-turbo"]
+    assert parsed("--preset", "sd3-24gb", "--backbone", sd3).training == train.preset("sd3-24gb").training
+    said = refused("--preset", "sd-turbo", "--backbone", "nifi-tiny")
+    assert said.endswith("does not fit --backbone nifi-tiny: leave out --preset, or give --preset nifi-tiny")
+    assert "--preset sd3 is for stabilityai/" in refused("--preset", "sd3", "--backbone", turbo)
+    assert "--preset laptop is for nifi-tiny" in refused("--preset", "laptop", "--backbone", sd3)
+
+
+def test_a_file_stands_on_its_base_or_on_its_backbones_preset(parsed, refused, tmp_path, backbone_folders):
+    mine = tmp_path / "mine.yaml"
+
+    def trained(text: str, *words: object):
+        mine.write_text(text)
+        return parsed("--preset", mine, *words).training
+
+    assert trained("training: {steps: 7}") == train.preset("nifi-tiny").training.with_options(steps=7)
+    for text, words in (
+        ("{base: sd3, training: {steps: 7}}", ()),
+        (f"{{backbone: '{backbone_folders['sd3']}', training: {{steps: 7}}}}", ()),
+        ("training: {steps: 7}", ("--backbone", backbone_folders["sd3"])),
+    ):
+        assert trained(text, *words) == train.preset("sd3").training.with_options(steps=7)
+    mine.write_text("base: mine.yaml")
+    assert "base is 'mine.yaml', expected one of laptop, " in refused("--preset", mine)
+
+
+def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, parsed):
+    training = "{steps: 7, optimization: {lr: 5e-6}, objective: {alpha: 0.5, t0: 99}}"
+    (tmp_path / "p.yaml").write_text(f"base: nifi-tiny\nbackbone: mine\ntraining: {training}\n")
+    command = parsed("--preset", tmp_path / "p.yaml", "--steps", 8, "--t0", 50)
     assert command.backbone == "mine" and command.training.steps == 8 and command.training.optimization.lr == 5e-6
     assert command.training.objective.alpha == 0.5 and command.training.objective.t0 == 50
-    assert command.training.batch_size == Train().training.batch_size
+    assert command.training.data.crop == 96
 
 
 @pytest.mark.parametrize(
@@ -204,4 +251,4 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, monkeypat
 def test_a_preset_that_does_not_fit_is_one_line(tmp_path, text, message):
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(NifiError, match=message):
-        load_preset(str(tmp_path / "p.yaml"), Train(), train.PRESET_FIELDS)
+        train.preset(str(tmp_path / "p.yaml"))

@@ -101,7 +101,8 @@ def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backb
         "--eval-views",
         "1",
     )
-    options += ("--backbone", backbone_folders["sd3"], "--t0", "199", "--noise-scale", "1.0")
+    (tmp_path / "preset.yaml").write_text(f"base: nifi-tiny\nbackbone: {backbone_folders['sd3']}\n")
+    options += ("--preset", tmp_path / "preset.yaml", "--t0", "199", "--noise-scale", "1.0")
     options += ("--latent", "1.0", "--pixel", "0.0")
     command = [*launch, "--main_process_port", "0", "-m", "nifi_ns.commands.train", *map(str, options)]
     subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
