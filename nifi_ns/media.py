@@ -53,7 +53,8 @@ def picture_size(path: Path, content: BinaryIO | None = None) -> tuple[int, int]
     with _opened(path, content) as image:
         # the base class's method: that of PNG reads all pixels in search of EXIF data behind them
         lies = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
-        return image.size[::-1] if lies else image.size
+        width, height = image.size
+    return (height, width) if lies else (width, height)
 
 
 def write_picture(path: Path, pixels: np.ndarray | Tensor, like: Path | None = None) -> None:

@@ -47,6 +47,11 @@ WEIGHTS = {"LPIPS": (_ALEXNET,), "DISTS": (_VGG16, _DISTS)}
 _PROBE_SECONDS = 5.0
 
 
+def digits(name: str) -> int:
+    """Return how many decimals of a metric tables show."""
+    return 2 if name == "psnr" else 4
+
+
 @torch.no_grad()
 def compute(image: Tensor, photo: Tensor, *, names: Iterable[str] | None = None) -> dict[str, float | None]:
     """Quality of `image` against `photo`, both [H, W, 3] in [0, 1] (`image` is clamped).
@@ -55,7 +60,7 @@ def compute(image: Tensor, photo: Tensor, *, names: Iterable[str] | None = None)
         names: which of `METRICS`; all of them by default.
 
     Returns:
-        A value by name; None where it is not defined at this size, or where its weights cannot be had.
+        A value by name; None where it is not defined at this size, or where its weights are not available.
 
     Raises:
         ValueError: on different shapes, values that are not finite, or an unknown name.

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,51 +23,82 @@ from rich.table import Table
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import format_size, write_text
-from nifi_ns.metrics import LOWER_IS_BETTER, METRICS
+from nifi_ns.metrics import LOWER_IS_BETTER, METRICS, digits
 
 Variant = Literal["uncompressed", "compressed", "restored", "referenced"]
-Row = dict[str, Any]
-"""Flat: `scene`, `variant`, `bytes`, `gaussians`, every metric (None where unavailable), then whatever else."""
+Value = float | str | None
 
 _KEYS = ("scene", "variant", "bytes", "gaussians")
 _PACKAGES = ("nifi-ns", "nerfstudio", "gsplat", "torch", "numba", "numpy", "diffusers", "peft", "piq", "lpips")
-_DIGITS = {"psnr": 2}
 
 
-def row(
-    scene: str,
-    variant: Variant,
-    *,
-    bytes: int | None,
-    gaussians: int | None,
-    metrics: Mapping[str, float | None],
-    **extra: float | str | None,
-) -> Row:
-    """One row of the schema. `bytes` are all that a decoder of this variant needs; a row of one image says `image=`."""
-    if variant not in get_args(Variant):
-        raise ValueError(f"unknown variant {variant!r}, expected one of {get_args(Variant)}")
-    if unknown := set(metrics) - set(METRICS):
-        raise ValueError(f"unknown metrics {sorted(unknown)}, expected some of {METRICS}")
-    values = {name: metrics.get(name) for name in METRICS}
-    return {"scene": scene, "variant": variant, "bytes": bytes, "gaussians": gaussians, **values, **extra}
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a variant of a scene, of one view or on the mean of many."""
+
+    scene: str
+    variant: Variant
+    bytes: int | None
+    """All that a decoder of this variant needs; None where there is no such file."""
+    gaussians: int | None
+    """None where there are none to count: foreign codecs, proxies."""
+    metrics: Mapping[str, float | None]
+    """By name, each of `METRICS`: None where it is not given or not available."""
+    rate: str | None = None
+    """How a user wrote the size: `25KB`."""
+    image: str | None = None
+    """Name of the view; None where this is a mean."""
+    more: Mapping[str, Value] = field(default_factory=dict)
+    """Columns of their own, such as `consistency` or what a benchmark compares."""
+
+    def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"unknown variant {self.variant!r}, expected one of {get_args(Variant)}")
+        if unknown := set(self.metrics) - set(METRICS):
+            raise ValueError(f"unknown metrics {sorted(unknown)}, expected some of {METRICS}")
+        texts, counts = (self.scene, self.rate, self.image), (self.bytes, self.gaussians)
+        for kind, values in ((str, texts), (int, counts), ((int, float), self.metrics.values())):
+            if wrong := [value for value in values if not (value is None or isinstance(value, kind))]:
+                raise ValueError(f"{wrong[0]!r} has no place in a row of results")
+        object.__setattr__(self, "metrics", {name: self.metrics.get(name) for name in METRICS})
+        if twice := set(self.more) & {*_KEYS, *METRICS, "rate", "image"}:
+            raise ValueError(f"{sorted(twice)} are columns already")
+
+    def flat(self) -> dict[str, Any]:
+        """Return all columns in one mapping, as files hold them."""
+        named = {name: value for name in ("rate", "image") if (value := getattr(self, name)) is not None}
+        return {**{key: getattr(self, key) for key in _KEYS}, **self.metrics, **named, **self.more}
+
+    @classmethod
+    def from_flat(cls, columns: Mapping[str, Any]) -> "Row":
+        """Return the row whose `flat` this is.
+
+        Raises:
+            KeyError: if a column is missing; metrics may be, since older files lack newer ones.
+            ValueError: if a value is of another type.
+        """
+        more = {key: value for key, value in columns.items() if key not in (*_KEYS, *METRICS, "rate", "image")}
+        values = {name: columns.get(name) for name in METRICS}
+        keys = {key: columns[key] for key in _KEYS}
+        return cls(**keys, metrics=values, rate=columns.get("rate"), image=columns.get("image"), more=more)
 
 
 def save(path: Path | str, rows: Sequence[Row], **environment: float | str | None) -> None:
     """Write `rows` and the environment to `path` (JSON) and the rows to `path` with `.csv`, each atomically."""
-    path = Path(path)
-    document = {"rows": list(rows), "environment": {**current_environment(), **environment}}
+    path, columns_of = Path(path), [row.flat() for row in rows]
+    document = {"rows": columns_of, "environment": {**current_environment(), **environment}}
     text = json.dumps(document, indent=1, allow_nan=False)
-    columns = list(dict.fromkeys([*_KEYS, *METRICS, *(key for r in rows for key in r)]))
+    columns = list(dict.fromkeys([*_KEYS, *METRICS, *(key for columns in columns_of for key in columns)]))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(columns_of)
     write_text(path, text + "\n")
     write_text(path.with_suffix(".csv"), table.getvalue())
 
 
 def load(path: Path | str) -> list[Row]:
-    """The rows of a file that `save` wrote.
+    """Read the rows of a file that `save` wrote.
 
     Raises:
         NifiError: if there is no such file.
@@ -76,12 +108,9 @@ def load(path: Path | str) -> list[Row]:
     if not path.is_file():
         raise NifiError(f"no such file: {path}")
     try:
-        rows = json.loads(path.read_text())["rows"]
-        if missing := [key for r in rows for key in _KEYS if key not in r]:
-            raise KeyError(missing[0])
-    except (ValueError, KeyError, TypeError) as error:
+        return [Row.from_flat(columns) for columns in json.loads(path.read_text())["rows"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(f"{path} does not hold results: {error!r}") from error
-    return [{**dict.fromkeys(METRICS), **r} for r in rows]  # files of before a metric was there lack it
 
 
 def current_environment() -> dict[str, float | str | None]:
@@ -135,9 +164,9 @@ def table(rows: Iterable[Row], *, title: str | None = None, most: int = len(METR
     repeat one above, as the splats before compression do for each rate, and metrics that no row has, or beyond the
     first `most`, are left out; the caption names the metrics.
     """
-    means = list({(r["variant"], *_group(r)): r for r in rows if r.get("image") is None}.values())
-    baselines = {_group(r): r for r in means if r["variant"] == "compressed"}
-    measured = [name for name in METRICS if any(r[name] is not None for r in means)]
+    means = list({(row.variant, *_group(row)): row for row in rows if row.image is None}.values())
+    baselines = {_group(row): row for row in means if row.variant == "compressed"}
+    measured = [name for name in METRICS if any(row.metrics[name] is not None for row in means)]
     absent, shown, left_out = [name for name in METRICS if name not in measured], measured[:most], measured[most:]
     captions = [f"unavailable here: {', '.join(absent)}"] if means and absent else []
     captions += [f"too wide to show here: {', '.join(left_out)}"] if left_out else []
@@ -149,31 +178,30 @@ def table(rows: Iterable[Row], *, title: str | None = None, most: int = len(METR
     for name in shown:
         output.add_column(f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}", justify="right", min_width=7)
     previous = None
-    for r in means:
-        group = _group(r)
+    for row in means:
+        group = _group(row)
         if previous not in (None, group):
             output.add_section()
         previous = group
-        baseline = baselines.get(group) if r["variant"] in ("restored", "referenced") else None
-        size = r.get("rate") or "" if r["bytes"] is None else format_size(r["bytes"])
-        count = "" if r["gaussians"] is None else f"{r['gaussians']:,}"
-        output.add_row(r["scene"], r["variant"], size, count, *(_cell(name, r, baseline) for name in shown))
+        baseline = baselines.get(group) if row.variant in ("restored", "referenced") else None
+        size = row.rate or "" if row.bytes is None else format_size(row.bytes)
+        count = "" if row.gaussians is None else f"{row.gaussians:,}"
+        output.add_row(row.scene, row.variant, size, count, *(_cell(name, row, baseline) for name in shown))
     return output
 
 
-def _group(r: Row) -> tuple[str, int | str | None]:
+def _group(row: Row) -> tuple[str, int | str | None]:
     """Scene, and bytes or what stands for them."""
-    return r["scene"], r.get("rate") if r["bytes"] is None else r["bytes"]
+    return row.scene, row.rate if row.bytes is None else row.bytes
 
 
-def _cell(name: str, r: Row, baseline: Row | None) -> str:
-    value = r[name]
+def _cell(name: str, row: Row, baseline: Row | None) -> str:
+    value, before = row.metrics[name], None if baseline is None else baseline.metrics[name]
     if value is None:
         return "-"
-    digits = _DIGITS.get(name, 4)
-    if baseline is None or baseline[name] is None:
-        return f"{value:.{digits}f}"
-    change = round(value - baseline[name], digits)
+    if before is None:
+        return f"{value:.{digits(name)}f}"
+    change = round(value - before, digits(name))
     better = change < 0 if name in LOWER_IS_BETTER else change > 0
     style = "dim" if change == 0 else "green" if better else "red"
-    return f"{value:.{digits}f} [{style}]{change:+.{digits}f}[/]"
+    return f"{value:.{digits(name)}f} [{style}]{change:+.{digits(name)}f}[/]"

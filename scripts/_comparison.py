@@ -28,11 +28,11 @@ def save_comparison(path: Path, rows: Sequence[Row], pictures: Path, photos: Pat
         pictures: the folder it was given as `--images-dir`.
         photos: the folder of the held-out photos, undistorted like the pictures.
     """
-    means = {r["variant"]: r for r in rows if r.get("image") is None and r["rate"] == _smallest_rate(rows)}
+    means = {r.variant: r for r in rows if r.image is None and r.rate == _smallest_rate(rows)}
     shown = [variant for variant in VARIANTS if variant in means]
     compressed = means["compressed"]
-    folder = pictures / f"{compressed['scene']}_{compressed['rate']}"
-    names = sorted({r["image"] for r in rows if r.get("image") is not None})
+    folder = pictures / f"{compressed.scene}_{compressed.rate}"
+    names = sorted({r.image for r in rows if r.image is not None})
     names = [names[round(i * (len(names) - 1) / max(VIEWS - 1, 1))] for i in range(min(VIEWS, len(names)))]
     table = []
     for name in names:
@@ -43,15 +43,15 @@ def save_comparison(path: Path, rows: Sequence[Row], pictures: Path, photos: Pat
         _draw(table, captions).save(temporary)
 
 
-def _smallest_rate(rows: Sequence[Row]) -> str:
-    return min((r for r in rows if r["variant"] == "compressed"), key=lambda r: r["bytes"])["rate"]
+def _smallest_rate(rows: Sequence[Row]) -> str | None:
+    return min((r for r in rows if r.variant == "compressed"), key=lambda r: r.bytes or 0).rate
 
 
 def _caption(row: Row) -> str:
-    scores = [f"{row['psnr']:.2f} dB", f"HaarPSI {row['haarpsi']:.3f}"]
-    if row["lpips"] is not None:
-        scores.append(f"LPIPS {row['lpips']:.3f}")
-    return f"{VARIANTS[row['variant']]}, {format_size(row['bytes'])}\n{', '.join(scores)}"
+    scores = [f"{row.metrics['psnr']:.2f} dB", f"HaarPSI {row.metrics['haarpsi']:.3f}"]
+    if row.metrics["lpips"] is not None:
+        scores.append(f"LPIPS {row.metrics['lpips']:.3f}")
+    return f"{VARIANTS[row.variant]}, {format_size(row.bytes or 0)}\n{', '.join(scores)}"
 
 
 def _draw(table: Sequence[Sequence[Image.Image]], captions: Sequence[str]) -> Image.Image:

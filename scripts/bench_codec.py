@@ -45,7 +45,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.rasterize import render
-from nifi_ns.results import Row, row, save
+from nifi_ns.results import Row, save
 from nifi_ns.splats import Splats
 
 _TRIES = 6  # to decimate to a size
@@ -93,9 +93,9 @@ class BenchCodec:
         for more in self._measured():
             rows += more
             save(self.output, rows, peers=self.splat_transform or "nifi_ns.formats")
-        Console().print(_table(rows))
+        Console().print(_table([row.flat() for row in rows]))
         if self.load_config:
-            _plot(rows, self.output.with_suffix(".png"))
+            _plot([row.flat() for row in rows], self.output.with_suffix(".png"))
         print(f"written to {self.output}, .csv{' and .png' if self.load_config else ''}")
 
     def _measured(self) -> Iterator[list[Row]]:
@@ -199,7 +199,7 @@ def _timings(path: Path) -> list[Row]:
             _, decoding = _timed(lambda: decode(data))  # noqa: B023
             timing = {"sh_degree": degree, "encode_seconds": encoding, "decode_seconds": decoding}
             more = timing | {"codec": f"nifi {preset}"}
-            rows.append(row(path.stem, "compressed", bytes=len(data), gaussians=len(kept), metrics={}, **more))
+            rows.append(Row(path.stem, "compressed", len(data), len(kept), {}, more=more))
     return rows
 
 
@@ -241,10 +241,10 @@ def _row(opened: Run, codec: str, splats: Splats, size: int, variant: Any = "com
         image = render(splats.to(view.image.device), view, **_drawn(opened)).rgb.clamp(0, 1)
         measured.append(metrics.compute(image, view.image, names=metrics.REFERENCE_METRICS))
     more = {"codec": codec, "sh_degree": splats.sh_degree, **extra}
-    return row(opened.scene, variant, bytes=size, gaussians=len(splats), metrics=metrics.mean(measured), **more)
+    return Row(opened.scene, variant, size, len(splats), metrics.mean(measured), more=more)
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="held-out photos, mean", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("scene", "codec"):
         table.add_column(name, no_wrap=True)
@@ -262,7 +262,7 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _plot(rows: list[Row], path: Path) -> None:
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import TrainerConfig
@@ -38,7 +38,7 @@ from nifi_ns.plugin.distillation import OFF, DistillationConfig
 from nifi_ns.plugin.model import NifiSplatModelConfig
 from nifi_ns.plugin.pipeline import NifiPipelineConfig
 from nifi_ns.plugin.runs import Run, load_run
-from nifi_ns.results import Row, Variant, row, save
+from nifi_ns.results import Row, Variant, save
 from nifi_ns.views import View
 
 _SHOWN = ("psnr", "ms_ssim", "haarpsi", "gmsd", "lpips", "dists")
@@ -90,7 +90,7 @@ class BenchDistill:
         for more in self._measured(progressive):
             rows += more
             save(self.output, rows, **how)
-        Console().print(_table(rows))
+        Console().print(_table([row.flat() for row in rows]))
         print(f"written to {self.output} and .csv")
 
     def _measured(self, progressive: DistillationConfig) -> Iterator[list[Row]]:
@@ -157,16 +157,10 @@ class BenchDistill:
                 measured.setdefault(how, []).append(metrics.compute(picture, view.image))
         unfixed: Variant = "uncompressed" if file is None else "compressed"
         variants: dict[str | None, Variant] = {None: unfixed, "references": "referenced", "restorer": "restored"}
-        more = {"training": training, "teacher": teacher, "rate": opened.rate, "views": len(opened.train_views)}
+        more = {"training": training, "teacher": teacher, "views": len(opened.train_views)}
+        made_of = {"bytes": size, "gaussians": len(splats), "rate": opened.rate}
         return [
-            row(
-                *(opened.scene, variants[how]),
-                bytes=size,
-                gaussians=len(splats),
-                metrics=metrics.mean(values),
-                **more,
-                post_fix=how,
-            )
+            Row(opened.scene, variants[how], metrics=metrics.mean(values), **made_of, more={**more, "post_fix": how})
             for how, values in measured.items()
         ]
 
@@ -193,7 +187,7 @@ def _post_fixed(opened: Run, view: View, rgb: Tensor, depth: Tensor, fix: Distil
     return request.referenced if choice is None else request.picture
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[dict[str, Any]]) -> Table:
     """Rows by size; the first of each is what the others are to be compared with."""
     shown = [name for name in _SHOWN if any(r[name] is not None for r in rows)]
     table = Table(title="held-out photos, mean", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -29,7 +29,7 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from nifi_ns.commands._cli import run
-from nifi_ns.results import Row, row, save
+from nifi_ns.results import Row, save
 
 Implementation = Literal["torch", "kernels"]
 
@@ -62,7 +62,8 @@ class BenchRasterize:
             rows += [_in_own_process(n, size, *which, self.iterations, self.seconds) for which in runs]
         save(self.output, rows, load_before=round(load, 2))
         console = Console()
-        console.print(_table(rows, f"training iterations (load before: {load:.1f} on {os.cpu_count()} cores)"))
+        title = f"training iterations (load before: {load:.1f} on {os.cpu_count()} cores)"
+        console.print(_table([row.flat() for row in rows], title))
         console.print(f"written to {self.output}")
 
 
@@ -72,7 +73,7 @@ def _in_own_process(
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         measured = pool.submit(measure, n, size, implementation, torch_threads, iterations, seconds).result()
     which = {"implementation": implementation, "torch_threads": torch_threads}
-    return row(f"random_{n}_{size}", "uncompressed", bytes=None, gaussians=n, metrics={}, **which, **measured)
+    return Row(f"random_{n}_{size}", "uncompressed", None, n, {}, more=which | measured)
 
 
 def measure(
@@ -158,7 +159,7 @@ def _implementation(name: Implementation) -> tuple[Callable[..., Any], Callable[
 _NAMES = {"torch": "torch x {torch_threads}", "kernels": "kernels"}
 
 
-def _table(rows: list[Row], title: str) -> Table:
+def _table(rows: list[dict[str, Any]], title: str) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("gaussians", "image", "by"):
         table.add_column(name, no_wrap=True)

@@ -47,7 +47,7 @@ from nifi_ns.restore import (
     TrainingConfig,
     packaged_weights,
 )
-from nifi_ns.results import Row, Variant, row, save
+from nifi_ns.results import Row, Variant, save
 
 _GRID_VIEWS = 3
 _SHARPENING, _GRAIN = 0.4, 0.007  # share of what a blur of one pixel takes away; standard deviation, of 0 to 1
@@ -108,11 +108,14 @@ class BenchRestore:
             save(self.output, rows, backbone=self.backbone)
         console = Console(width=max(Console().width, 150))  # also where there is no terminal
         for title, shown in (
-            ("held-out views, mean", [r for r in rows if "ablation" not in r]),
-            ("what each part of the training brings, on held-out views", [r for r in rows if "ablation" in r]),
+            ("held-out views, mean", [r for r in rows if "ablation" not in r.more]),
+            (
+                "what each part of the training brings, on held-out views",
+                [r for r in rows if "ablation" in r.more],
+            ),
         ):
             if shown:
-                console.print(_table(title, shown))
+                console.print(_table(title, [row.flat() for row in shown]))
         console.print(f"written to {self.output}, .csv and .png of every scene at a rate")
 
     def _measured(self, folders: Sequence[PairFolder]) -> Iterator[list[Row]]:
@@ -148,7 +151,8 @@ class BenchRestore:
                 Console().print(f"[yellow]{what}: {error}")
                 continue
             ways = [way, replace(way, name="its latents decoded as a whole", decode="full")] if not change else [way]
-            yield [r | {"ablation": r["way"]} for folder in folders for r in self._rows(folder, ways, grid=False)]
+            rows = [row for folder in folders for row in self._rows(folder, ways, grid=False)]
+            yield [replace(row, more={**row.more, "ablation": row.more["way"]}) for row in rows]
 
     def _trained(
         self,
@@ -202,13 +206,13 @@ class BenchRestore:
             write_picture(path, comparison_grid(chosen))
         rows = []
         for way, restorer in zip(ways, restorers, strict=True):
-            more: dict[str, Any] = {"rate": folder.rate, "way": way.name}
+            more: dict[str, Any] = {"way": way.name}
             if restorer is not None:
                 more |= {"strength": restorer.settings.strength, "seconds": restorer.training.get("seconds")}
                 more |= {"adapter_bytes": way.adapter_bytes}
             values = metrics.mean(measured[way.name])
-            made_of = {"bytes": folder.bytes, "gaussians": folder.gaussians}
-            rows.append(row(folder.scene, way.variant, **made_of, metrics=values, **more))
+            made_of = {"bytes": folder.bytes, "gaussians": folder.gaussians, "rate": folder.rate}
+            rows.append(Row(folder.scene, way.variant, metrics=values, **made_of, more=more))
         return rows
 
 
@@ -255,7 +259,7 @@ def _sharpened(image: Tensor) -> Tensor:
     return (image + _SHARPENING * (image - blurred) + _GRAIN * grain).clamp(0, 1)
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [name for name in metrics.METRICS if any(r[name] is not None for r in rows)]
     for name in ("scene", "rate", ""):

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ def rows() -> list[results.Row]:
     restored = {"psnr": 25.30, "ssim": 0.770, "haarpsi": 0.655, "gmsd": 0.130}
     referenced = {"psnr": 29.38, "ssim": 0.866, "haarpsi": 0.812, "gmsd": 0.081}
     return [
-        results.row("fox", "compressed", bytes=25000, gaussians=3000, metrics=compressed),
-        results.row("fox", "restored", bytes=25000, gaussians=3000, metrics=restored, seconds=0.2),
-        results.row("fox", "referenced", bytes=25000, gaussians=3000, metrics=referenced),
-        results.row("fox", "compressed", bytes=25000, gaussians=3000, metrics={"psnr": 11.11}, image="0001.jpg"),
+        results.Row("fox", "compressed", bytes=25000, gaussians=3000, metrics=compressed),
+        results.Row("fox", "restored", bytes=25000, gaussians=3000, metrics=restored, more={"seconds": 0.2}),
+        results.Row("fox", "referenced", bytes=25000, gaussians=3000, metrics=referenced),
+        results.Row("fox", "compressed", bytes=25000, gaussians=3000, metrics={"psnr": 11.11}, image="0001.jpg"),
     ]
 
 
@@ -49,7 +50,7 @@ def test_the_csv_has_every_row_and_column(tmp_path: Path) -> None:
 
 def test_rows_without_bytes_are_told_apart_by_their_rates() -> None:
     def row(variant: results.Variant, rate: str, psnr: float) -> results.Row:
-        return results.row("kodak", variant, bytes=None, gaussians=None, metrics={"psnr": psnr}, rate=rate)
+        return results.Row("kodak", variant, bytes=None, gaussians=None, metrics={"psnr": psnr}, rate=rate)
 
     printed = text(
         row("compressed", "proxy-0.5", 28), row("restored", "proxy-0.5", 29), row("compressed", "proxy-1", 24)
@@ -66,7 +67,7 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     results.save(path, rows())
     before = path.read_bytes()
-    broken = results.row("fox", "compressed", bytes=1, gaussians=1, metrics={"psnr": float("nan")})
+    broken = results.Row("fox", "compressed", bytes=1, gaussians=1, metrics={"psnr": float("nan")})
     with pytest.raises(ValueError, match="JSON"):
         results.save(path, [broken])
     assert path.read_bytes() == before
@@ -91,8 +92,8 @@ def test_the_table_shows_the_change_from_the_compressed_row() -> None:
 def test_the_table_fits_a_terminal_of_80_columns_without_losing_a_word() -> None:
     free = {"psnr": 25.34, "ssim": 0.7691, "ms_ssim": 0.8991, "haarpsi": 0.6551, "gmsd": 0.1351}
     variants: list[results.Variant] = ["uncompressed", "compressed", "referenced"]
-    table = [results.row("garden", v, bytes=25000, gaussians=34567, metrics=free) for v in variants]
-    table[-1]["gmsd"] = 0.0811
+    table = [results.Row("garden", v, bytes=25000, gaussians=34567, metrics=free) for v in variants]
+    table[-1] = replace(table[-1], metrics={**free, "gmsd": 0.0811})
     shown = text(*table, width=80)
     assert all(word in shown for word in (*variants, "25.0KB", "34,567", "25.34", "+0.00", "0.0811", "-0.0540"))
     assert "…" not in shown
@@ -102,7 +103,7 @@ def test_nothing_is_clipped_in_a_file_and_what_a_terminal_leaves_out_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {name: 0.1234 for name in METRICS}
-    table = [results.row("garden", v, bytes=25000, gaussians=34567, metrics=values) for v in ("compressed", "restored")]
+    table = [results.Row("garden", v, bytes=25000, gaussians=34567, metrics=values) for v in ("compressed", "restored")]
     monkeypatch.setenv("COLUMNS", "80")
     results.show(table)
     assert capsys.readouterr().out.count("0.1234") == 2 * len(METRICS) - 2  # PSNR has two digits
@@ -115,8 +116,8 @@ def test_nothing_is_clipped_in_a_file_and_what_a_terminal_leaves_out_is_named(
 
 def test_splats_before_compression_are_shown_once_for_all_rates() -> None:
     compressed = rows()[0]
-    uncompressed = {**compressed, "variant": "uncompressed", "bytes": 10**6}
-    smaller = {**compressed, "bytes": 9000}
+    uncompressed = replace(compressed, variant="uncompressed", bytes=10**6)
+    smaller = replace(compressed, bytes=9000)
     assert text(uncompressed, compressed, uncompressed, smaller).count("uncompressed") == 1
 
 
@@ -129,20 +130,23 @@ def test_changes_for_the_better_are_green_whichever_way_the_metric_runs() -> Non
 
 def test_a_row_is_compared_only_at_equal_bytes() -> None:
     compressed, restored = rows()[:2]
-    assert "-0.04" not in text(compressed, {**restored, "bytes": 60000})
+    assert "-0.04" not in text(compressed, replace(restored, bytes=60000))
 
 
 def test_unknown_variants_and_metrics_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown variant 'fixed'"):
-        results.row("fox", "fixed", bytes=1, gaussians=1, metrics={})  # pyright: ignore[reportArgumentType]
+        results.Row("fox", "fixed", bytes=1, gaussians=1, metrics={})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="unknown metrics \\['fid'\\]"):
-        results.row("fox", "compressed", bytes=1, gaussians=1, metrics={"fid": 1.0})
+        results.Row("fox", "compressed", bytes=1, gaussians=1, metrics={"fid": 1.0})
 
 
 def test_files_that_are_not_results_are_named(tmp_path: Path) -> None:
     with pytest.raises(NifiError, match="no such file"):
         results.load(tmp_path / "none.json")
-    for content in ("", "{}", '{"rows": [{"scene": "fox"}]}', "[]"):
+    good = rows()[0].flat()
+    wrong = ({"bytes": "many"}, {"gaussians": 0.5}, {"psnr": "high"}, {"variant": "fixed"}, {"scene": 3}, {"rate": 25})
+    typed = [json.dumps({"rows": [{**good, **change}]}) for change in wrong]
+    for content in ("", "{}", '{"rows": [{"scene": "fox"}]}', "[]", '{"rows": [3]}', *typed):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(CorruptFileError, match=r"bad\.json does not hold results"):
             results.load(tmp_path / "bad.json")

@@ -118,9 +118,11 @@ def import_run(codec: ExternalCodec, output: Path) -> "tuple[PairFolder, list[Ro
         if split == "test":
             measured[name] = metrics.compute(degraded, clean)
     folder = PairFolder.open(root) if writer is None else writer.finish()
-    extra = {"bytes": size, "gaussians": None, "rate": codec.rate, "codec": codec.name}
-    rows = [results.row(codec.scene, "compressed", metrics=m, image=name, **extra) for name, m in measured.items()]
-    rows.append(results.row(codec.scene, "compressed", metrics=metrics.mean(list(measured.values())), **extra))
+    mean = metrics.mean(list(measured.values()))
+    rows = [
+        results.Row(codec.scene, "compressed", size, None, values, codec.rate, name, {"codec": codec.name})
+        for name, values in [*measured.items(), (None, mean)]
+    ]
     results.save(output / "results.json", rows)
     return folder, rows
 

@@ -88,7 +88,8 @@ class CompressSplats:
         target = self.output or self.file.with_suffix(".nifi")
         if target.suffix != ".nifi":
             raise NifiError(f"--output {target} must end in .nifi")
-        splats, drawn = load(self.file).to(_device()), {"antialiased": is_antialiased(self.file)}
+        splats = load(self.file).to(_device())
+        drawn: dict[str, Any] = {"antialiased": is_antialiased(self.file)}
         started = time.perf_counter()
         compressed = compress(splats, [], self.compression, **drawn)
         seconds = time.perf_counter() - started

@@ -98,8 +98,8 @@ def _consistency_table(rows: "list[Row]") -> "Table":
         table.add_column(name)
     table.add_column("PSNR", justify="right")
     for r in rows:
-        if r.get("image") is None and r.get("consistency") is not None:
-            table.add_row(r["scene"], r["rate"], r["variant"], f"{r['consistency']:.2f}")
+        if r.image is None and r.more.get("consistency") is not None:
+            table.add_row(r.scene, r.rate, r.variant, f"{r.more['consistency']:.2f}")
     return table
 
 

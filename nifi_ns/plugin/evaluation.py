@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.progress import track
 from torch import Tensor
 
-from nifi_ns import metrics, results
+from nifi_ns import metrics
 from nifi_ns.novel_views import stepped
 from nifi_ns.plugin.runs import Run
 from nifi_ns.references import FRAME
@@ -48,11 +48,12 @@ def evaluate(
         size = sizes.get(variant, compressed)
         extra = steady.get(variant, {})
         for name, row in values.items():
-            more = {**extra.get(name, {}), "rate": rate, "image": name}
-            rows.append(results.row(opened.scene, variant, **size, metrics=row, **more))
+            rows.append(
+                Row(opened.scene, variant, **size, metrics=row, rate=rate, image=name, more=extra.get(name, {}))
+            )
         average = metrics.mean(list(values.values()))
-        more = {**metrics.mean([v for v in extra.values() if v["consistency"] is not None]), "rate": rate}
-        rows.append(results.row(opened.scene, variant, **size, metrics=average, **more))
+        more = metrics.mean([v for v in extra.values() if v["consistency"] is not None])
+        rows.append(Row(opened.scene, variant, **size, metrics=average, rate=rate, more=more))
     return rows
 
 

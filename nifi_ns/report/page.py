@@ -12,14 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from nifi_ns.files import format_size
-from nifi_ns.metrics import LOWER_IS_BETTER, METRICS
+from nifi_ns.metrics import LOWER_IS_BETTER, METRICS, digits
 from nifi_ns.results import Row
 
 _LARGEST = 960  # pixels of a picture's longer side
 _QUALITY = 92
 _MOST_CHANGE = 0.2  # the change that is drawn brightest, of 0 to 1
 _ORDER = ("uncompressed", "compressed", "restored", "referenced")
-_DIGITS = {"psnr": 2}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Report:
 
     scene: str
     rows: Sequence[Row]
-    """As `results.row` makes them; only means are shown."""
+    """Of views and their means; only means are shown."""
     views: Sequence[ReportView]
     files: Mapping[str, str]
     """By rate, what is inside the scene file, as text."""
@@ -68,11 +67,11 @@ def render_report(report: Report) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # pictures are offered in their order
     template = environment.get_template("report.html.j2")
     means = _means(report.rows)
-    shown = [name for name in METRICS if any(r[name] is not None for r in means)]
+    shown = [name for name in METRICS if any(row.metrics[name] is not None for row in means)]
     return template.render(
         report=report,
         heading=[f"{name} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in shown],
-        table=[_cells(r, shown, means) for r in means],
+        table=[_cells(row, shown, means) for row in means],
         missing=[name for name in METRICS if name not in shown],
         plot=_plot(means),
         views=[{"name": view.name, "rate": view.rate, "pictures": view.pictures} for view in report.views],
@@ -81,22 +80,23 @@ def render_report(report: Report) -> str:
 
 def _means(rows: Sequence[Row]) -> list[Row]:
     """Means by variant and size, the uncompressed splats once, largest first."""
-    means = {(r["variant"], r["bytes"]): r for r in rows if r.get("image") is None}
-    return sorted(means.values(), key=lambda r: (-(r["bytes"] or 0), _ORDER.index(r["variant"])))
+    means = {(row.variant, row.bytes): row for row in rows if row.image is None}
+    return sorted(means.values(), key=lambda row: (-(row.bytes or 0), _ORDER.index(row.variant)))
 
 
-def _cells(r: Row, shown: Sequence[str], means: Sequence[Row]) -> dict[str, Any]:
+def _cells(row: Row, shown: Sequence[str], means: Sequence[Row]) -> dict[str, Any]:
     """What a line of the table says, and where it is better or worse than compressed."""
-    base = next((m for m in means if m["variant"] == "compressed" and m["bytes"] == r["bytes"]), None)
+    base = next((m for m in means if m.variant == "compressed" and m.bytes == row.bytes), None)
     values = []
     for name in shown:
-        value, better = r[name], ""
-        if r["variant"] in ("restored", "referenced") and base is not None and None not in (value, base[name]):
-            change = (base[name] - value) if name in LOWER_IS_BETTER else value - base[name]
+        value, before, better = row.metrics[name], None if base is None else base.metrics[name], ""
+        if row.variant in ("restored", "referenced") and value is not None and before is not None:
+            change = before - value if name in LOWER_IS_BETTER else value - before
             better = "better" if change > 0 else "worse" if change < 0 else ""
-        values.append(("-" if value is None else f"{value:.{_DIGITS.get(name, 4)}f}", better))
-    count = "" if r["gaussians"] is None else f"{r['gaussians']:,}"
-    return {"variant": r["variant"], "size": format_size(r["bytes"]), "gaussians": count, "values": values}
+        values.append(("-" if value is None else f"{value:.{digits(name)}f}", better))
+    count = "" if row.gaussians is None else f"{row.gaussians:,}"
+    size = "" if row.bytes is None else format_size(row.bytes)
+    return {"variant": row.variant, "size": size, "gaussians": count, "values": values}
 
 
 def _plot(means: Sequence[Row]) -> str:
@@ -105,14 +105,15 @@ def _plot(means: Sequence[Row]) -> str:
 
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axis = figure.add_subplot()
+    sized = [row for row in means if row.bytes is not None]
     for variant in _ORDER:
-        points = sorted((r["bytes"] / 1e3, r["psnr"]) for r in means if r["variant"] == variant)
+        points = sorted((row.bytes / 1e3, row.metrics["psnr"] or 0) for row in sized if row.variant == variant)
         if points and variant == "uncompressed":
             axis.axhline(points[0][1], color="grey", linestyle="--", label=f"uncompressed, {points[0][0]:,.0f} KB")
         elif points:
             axis.plot(*zip(*points, strict=True), marker="o", label=variant)
     axis.set(xscale="log", xlabel="KB", ylabel="PSNR of held-out photos, dB")
-    sizes = sorted({r["bytes"] / 1e3 for r in means if r["variant"] != "uncompressed"})
+    sizes = sorted({row.bytes / 1e3 for row in sized if row.variant != "uncompressed"})
     axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
     axis.minorticks_off()
     axis.grid(alpha=0.3)

@@ -124,9 +124,8 @@ class Selection:
             given: results.Variant = "compressed" if self._restorer.input == "degraded" else "referenced"
             kept: dict[results.Variant, dict[str, float | None]] = {given: before, "restored": after}
             for variant, values in kept.items():
-                more = {"rate": folder.rate}
-                more |= {"held_out": "scene"} if folder.scene in self._validation_scenes else {}
-                rows.append(results.row(folder.scene, variant, bytes=size, gaussians=count, metrics=values, **more))
+                more = {"held_out": "scene"} if folder.scene in self._validation_scenes else {}
+                rows.append(results.Row(folder.scene, variant, size, count, values, folder.rate, more=more))
         backbone.load_adapter_state_dict("phi_minus", last)
         results.save(self._output / "metrics.json", rows, step=self.step, strength=self.best.strength)
         return Trained(self._output, self.step, self.best, rows)

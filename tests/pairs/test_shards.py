@@ -73,7 +73,7 @@ def test_a_restorer_is_trained_on_shards(shards: list[Path], sd3: Backbone, tmp_
         steps=2, batch_size=2, crop=16, rank=2, eval_views=2, validation_scenes=("b",)
     )
     trained = Trainer(sd3, found, tmp_path, config).train()
-    assert {row["scene"]: row.get("held_out") for row in trained.rows} == {"a": None, "b": "scene"}
+    assert {row.scene: row.more.get("held_out") for row in trained.rows} == {"a": None, "b": "scene"}
     with pytest.raises(NifiError, match="with its pairs"):
         Trainer(sd3, found[:3], tmp_path, config, resume=True)
 

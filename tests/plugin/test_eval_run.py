@@ -18,7 +18,7 @@ def test_every_variant_is_measured_and_whether_it_flickers(
 ) -> None:
     output = tmp_path / "eval.json"
     Eval((run_config,), output, images_dir=tmp_path / "images", consistency=True).main()
-    rows = results.load(output)
+    rows = [row.flat() for row in results.load(output)]
     means = {r["variant"]: r for r in rows if r.get("image") is None}
     assert set(means) == {"uncompressed", "compressed", "referenced"}
     assert means["uncompressed"]["bytes"] > means["compressed"]["bytes"] == means["referenced"]["bytes"]
@@ -33,7 +33,7 @@ def test_every_variant_is_measured_and_whether_it_flickers(
 
 def test_without_the_flag_only_views_are_drawn(run_config: Path, tmp_path: Path) -> None:
     Eval((run_config,), tmp_path / "eval.json").main()
-    assert all(r.get("consistency") is None for r in results.load(tmp_path / "eval.json"))
+    assert all(r.more.get("consistency") is None for r in results.load(tmp_path / "eval.json"))
 
 
 def test_says_what_is_wrong_before_any_work(run_config: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_faster_restorer_is_measured(run_config: Path, tmp_path: Path) -> None
     psnr = {}
     for decoder in (None, str(tmp_path / "taesd")):
         Eval((run_config,), tmp_path / "eval.json", tmp_path / "restorer", decoder=decoder).main()
-        rows = results.load(tmp_path / "eval.json")
+        rows = [row.flat() for row in results.load(tmp_path / "eval.json")]
         psnr[decoder] = next(r["psnr"] for r in rows if r["variant"] == "restored" and r.get("image") is None)
     first, second = psnr.values()
     assert abs(first - second) > 0.5

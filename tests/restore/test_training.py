@@ -69,9 +69,7 @@ def test_a_training_leaves_a_restorer_and_all_that_was_promised(load, folders, t
         assert restorer(image).shape == image.shape
         assert restorer.training["settings"]["pairs"] == {"toy/10KB": "10KB", "toy/25KB": "25KB"}
     rows = results.load(tmp_path / "metrics.json")
-    assert [(r["scene"], r["variant"], r["bytes"]) for r in rows] == [
-        ("toy", v, 25_003) for v in ("compressed", "restored")
-    ] * 2
+    assert [(r.scene, r.variant, r.bytes) for r in rows] == [("toy", v, 25_003) for v in ("compressed", "restored")] * 2
     with open(tmp_path / "logs" / "losses.csv") as file:
         table = list(csv.DictReader(file))
     assert [row["step"] for row in table] == ["2", "4", "6"]
@@ -262,7 +260,7 @@ def poison_decoder(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
 def test_referenced_inputs_are_what_the_restorer_says_it_wants(load, folders, tmp_path):
     Trainer(load(), folders, tmp_path, CONFIG.with_options(steps=1), inputs="referenced").train()
     assert Restorer.from_pretrained(tmp_path).input == "referenced"
-    assert {row["variant"] for row in results.load(tmp_path / "metrics.json")} == {"referenced", "restored"}
+    assert {row.variant for row in results.load(tmp_path / "metrics.json")} == {"referenced", "restored"}
 
 
 # -- refused before long work --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def test_every_codec_is_measured_on_the_same_splats(run_config: Path, tmp_path: 
         ablate=True,
         output=output,
     ).main()
-    rows = results.load(output)
+    rows = [row.flat() for row in results.load(output)]
     timed = [r for r in rows if "encode_seconds" in r]
     assert {r["codec"] for r in timed} == {"nifi coarse", "nifi fine"} and all(r["decode_seconds"] > 0 for r in timed)
     rows = [r for r in rows if r not in timed]

@@ -27,7 +27,7 @@ def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path:
         output=output,
     )
     bench.main()
-    rows = results.load(output)
+    rows = [row.flat() for row in results.load(output)]
     for rate in ("full", "4KB"):
         assert [(r["training"], r["teacher"], r["post_fix"]) for r in rows if r["rate"] == rate] == [
             ("plain", None, None),

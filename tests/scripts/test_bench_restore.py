@@ -25,7 +25,7 @@ def test_every_way_of_restoring_is_measured(tmp_path: Path, monkeypatch: pytest.
 
     bench = BenchRestore((tmp_path / "pairs",), generic, steps=1, ablate=True, work=bench.work, output=bench.output)
     bench.main()
-    rows = results.load(bench.output)
+    rows = [row.flat() for row in results.load(bench.output)]
     guided = ["reference-guided", "guided, without photos"]
     ways = ["compressed", "unsharp mask and grain", "generic", "adapted", *guided, "referenced", "referenced + network"]
     ablated = ["as the defaults", "its latents decoded as a whole", *ablations[1:]]

@@ -67,8 +67,8 @@ def test_the_comparison_shows_each_variant_of_the_smallest_rate(tmp_path: Path) 
             for name in ("a", "b"):
                 Image.new("RGB", (320, 240), colour if rate == "20KB" else "red").save(folder / f"{name}.png")
                 arguments = {"bytes": size, "gaussians": 9, "metrics": metrics, "rate": rate}
-                rows.append(results.row("garden", variant, **arguments, image=name))  # pyright: ignore
-            rows.append(results.row("garden", variant, **arguments))  # pyright: ignore
+                rows.append(results.Row("garden", variant, **arguments, image=name))  # pyright: ignore
+            rows.append(results.Row("garden", variant, **arguments))  # pyright: ignore
     (tmp_path / "photos").mkdir()
     for name in ("a", "b"):
         Image.new("RGB", (320, 240), "#d0d0d0").save(tmp_path / "photos" / f"{name}.png")
@@ -91,7 +91,7 @@ def test_the_quick_demo_makes_all_it_promises(tmp_path: Path) -> None:
     command = [sys.executable, "scripts/_demo.py", "--quick", "--output", str(tmp_path)]
     finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    rows = results.load(tmp_path / "results.json")
+    rows = [row.flat() for row in results.load(tmp_path / "results.json")]
     assert {r["variant"] for r in rows} == {"uncompressed", "compressed", "restored", "referenced"}
     assert {r["rate"] for r in rows} == {"60KB", "20KB"}
     assert all(0.98 * size <= r["bytes"] <= size for r in rows for size in [int(r["rate"][:2]) * 1000]

@@ -47,7 +47,7 @@ def test_any_program_that_leaves_renders_and_bytes_is_a_codec(settings: CommandS
     (folder,) = find_pair_folders([tmp_path / "out" / "pairs"])
     assert folder.label == "scene/tiny" and folder.bytes == 117
     assert {split: len(names) for split, names in folder.splits.items()} == {"train": 3, "test": 2}
-    assert [r["bytes"] for r in results.load(tmp_path / "out" / "results.json")] == [117] * 3
+    assert [r.bytes for r in results.load(tmp_path / "out" / "results.json")] == [117] * 3
 
 
 def test_every_pattern_of_bytes_must_name_a_file(tmp_path: Path):

@@ -61,9 +61,9 @@ def test_what_hacpp_leaves_becomes_pairs_and_rows(codec: ExternalCodec, output: 
     clean, degraded = folder.load("test", "00001")
     assert clean.shape == (40, 56, 3) and (clean == 60).all() and (degraded == 64).all()
     assert rows == results.load(output / "results.json")
-    assert [r.get("image") for r in rows] == ["00000", "00001", None]
-    assert all(r["variant"] == "compressed" and r["bytes"] == folder.bytes and r["codec"] == "HAC++" for r in rows)
-    assert rows[-1]["psnr"] == pytest.approx(36.0896, abs=1e-3)  # 20 log10(255 / 4)
+    assert [r.image for r in rows] == ["00000", "00001", None]
+    assert all(r.variant == "compressed" and r.bytes == folder.bytes and r.more["codec"] == "HAC++" for r in rows)
+    assert rows[-1].metrics["psnr"] == pytest.approx(36.0896, abs=1e-3)  # 20 log10(255 / 4)
 
 
 @pytest.mark.parametrize(
