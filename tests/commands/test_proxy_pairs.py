@@ -125,11 +125,15 @@ def test_photos_lie_as_they_are_shown(tmp_path, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     (tmp_path / "turned").mkdir()
-    Image.new("RGB", (40, 20), "red").save(tmp_path / "turned" / "a.jpg", exif=exif)
+    lying = Image.new("RGB", (40, 20), "red")
+    lying.paste("blue", (20, 0, 40, 20))
+    lying.save(tmp_path / "turned" / "a.jpg", exif=exif)
     words = ("proxy", tmp_path / "turned", "--output-dir", tmp_path / "out", "--strengths", 1, *FAST)
     typed(*words, monkeypatch=monkeypatch)
     folder = PairFolder.open(tmp_path / "out" / "turned" / "rate_proxy-1")
-    assert folder.load("train", "a")[0].shape == (40, 20, 3)
+    clean, _ = folder.load("train", "a")
+    assert clean.shape == (40, 20, 3)
+    assert clean[0, 10].argmax() == 0 and clean[-1, 10].argmax() == 2  # red above blue
 
 
 def test_mistakes_are_one_line_before_anything_is_written(photos, tmp_path, refused):

@@ -47,8 +47,9 @@ def test_the_folder_is_small_and_holds_no_pickle() -> None:
 
 
 def test_stock_diffusers_reads_the_models() -> None:
-    SD3Transformer2DModel.from_pretrained(FOLDER, subfolder="transformer")
-    AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
+    for kind, part in ((SD3Transformer2DModel, "transformer"), (AutoencoderKL, "vae")):
+        _, found = kind.from_pretrained(FOLDER, subfolder=part, output_loading_info=True)
+        assert not any(found.values()), found
 
 
 def test_latents_have_about_unit_variance(tiny: Backbone, photo: Tensor) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from nerfstudio.scripts.render import RenderCameraPath
 from PIL import Image
+from tiny_runs import copy_run
 
 from nifi_ns.plugin.runs import load_run
 
@@ -30,17 +31,27 @@ SECONDS = 100
 SAME, CHANGED = 0.15, 0.3
 """Mean absolute differences of pictures, of 255: JPEGs are sent."""
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")
-def port(run_with_choices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def config(run_with_choices: Path, tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config.yml of a run of its own: the viewer writes to its folder and to its capture's."""
+    folder = tmp_path_factory.mktemp("browsed")
+    return copy_run(run_with_choices, folder, shutil.copytree(tiny_capture, folder / "capture"))
+
+
+@pytest.fixture(scope="module")
+def port(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Where an `ns-viewer` of a run listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "nerfstudio.scripts.viewer.run_viewer", "--load-config", str(run_with_choices)]
     log = tmp_path_factory.mktemp("viewer") / "log.txt"
+    command = [sys.executable, "-m", "nerfstudio.scripts.viewer.run_viewer", "--load-config", str(config)]
     with log.open("w") as output:
         viewer = subprocess.Popen([*command, "--viewer.websocket-port", str(port)], stdout=output, stderr=output)
         try:
@@ -144,9 +155,9 @@ def test_the_viewer_is_for_this_machine_only(port: int) -> None:
     assert not any(answers(address, port) for address in addresses())
 
 
-def test_a_user_looks_at_rates_and_restorations(page: "Page", run_with_choices: Path, tmp_path: Path) -> None:
+def test_a_user_looks_at_rates_and_restorations(page: "Page", config: Path, tmp_path: Path) -> None:
     shots = Path(os.environ.get("NIFI_SCREENSHOTS", tmp_path))
-    size = {rate: (run_with_choices.parent / "nifi" / rate / "scene.nifi").stat().st_size for rate in ("4KB", "half")}
+    size = {rate: (config.parent / "nifi" / rate / "scene.nifi").stat().st_size for rate in ("4KB", "half")}
     compressed = at_rest(page)
     assert compressed.std() > 2  # there is something to see
     assert f"{size['4KB']:,} bytes" in panel(page)
@@ -203,8 +214,8 @@ def drag(page: "Page") -> None:
     changes(page, before)
 
 
-def test_a_user_drags_the_camera_and_renders_a_path(page: "Page", run_with_choices: Path, tmp_path: Path) -> None:
-    paths = load_run(run_with_choices).pipeline.datamanager.get_datapath() / "camera_paths"
+def test_a_user_drags_the_camera_and_renders_a_path(page: "Page", config: Path, tmp_path: Path) -> None:
+    paths = load_run(config).pipeline.datamanager.get_datapath() / "camera_paths"
     page.get_by_role("tab", name="Render").click()
     page.get_by_role("button", name="Add Keyframe").click()
     drag(page)
@@ -229,7 +240,7 @@ def test_a_user_drags_the_camera_and_renders_a_path(page: "Page", run_with_choic
 
     until(is_saved)
     RenderCameraPath(
-        load_config=run_with_choices,
+        load_config=config,
         camera_path_filename=paths / "of_a_browser.json",
         output_path=tmp_path / "path",
         output_format="images",

@@ -11,9 +11,9 @@ from nifi_ns.plugin.runs import load_run
 FAST = CompressionSettings(steps=4, stages=1, importance_views=2)
 
 
-def test_several_sizes_in_one_go(run_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    CompressRun(config=run_config, sizes=("2KB", "3KB"), compression=FAST).main()
-    folder, printed = run_config.parent / "nifi", capsys.readouterr().out
+def test_several_sizes_in_one_go(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    CompressRun(config=own_run, sizes=("2KB", "3KB"), compression=FAST).main()
+    folder, printed = own_run.parent / "nifi", capsys.readouterr().out
     for size, most in (("2KB", 2000), ("3KB", 3000)):
         config = folder / size / "config.yml"
         assert (folder / size / "scene.nifi").stat().st_size <= most
@@ -21,10 +21,10 @@ def test_several_sizes_in_one_go(run_config: Path, capsys: pytest.CaptureFixture
         assert str(config) in printed
 
 
-def test_a_loss_in_place_of_a_size(run_config: Path) -> None:
-    before = set((run_config.parent / "nifi").iterdir())
+def test_a_loss_in_place_of_a_size(own_run: Path) -> None:
+    before = set((own_run.parent / "nifi").iterdir())
     settings = CompressionSettings(steps=0, importance_views=2, sh_degree=1)
-    CompressRun(config=run_config, target_psnr_drop=3.0, compression=settings).main()
-    (made,) = set((run_config.parent / "nifi").iterdir()) - before
+    CompressRun(config=own_run, target_psnr_drop=3.0, compression=settings).main()
+    (made,) = set((own_run.parent / "nifi").iterdir()) - before
     data = (made / "scene.nifi").read_bytes()
     assert made.name == f"{len(data) / 1e3:.1f}KB" and info(data).count > 0

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,10 +14,12 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInterpolated
+from PIL import Image
 from tiny_runs import model_of, save_restorer, train, training_config
 
 from nifi_ns.compress import decode
 from nifi_ns.errors import NifiError
+from nifi_ns.media import Video
 from nifi_ns.plugin.dataset_views import DatasetViews, view_of
 from nifi_ns.plugin.model import NifiSplatModel
 from nifi_ns.plugin.runs import load_run
@@ -169,7 +172,9 @@ def test_ns_eval_reports_compressed_and_referenced(run_config: Path, tmp_path: P
 @pytest.mark.parametrize(
     "names", [["rgb", "rgb_uncompressed", "rgb_referenced"], ["rgba"], ["rgb", "depth", "accumulation"]]
 )
-def test_ns_render_shows_every_output(run_config: Path, tmp_path: Path, names: list[str]) -> None:
+def test_ns_render_shows_every_output(
+    run_config: Path, tmp_path: Path, names: list[str], model: NifiSplatModel, camera: Cameras
+) -> None:
     output = tmp_path / "path.mp4"
     RenderInterpolated(
         load_config=run_config,
@@ -179,14 +184,34 @@ def test_ns_render_shows_every_output(run_config: Path, tmp_path: Path, names: l
         output_format="images",
         image_format="png",
     ).main()
-    assert list((tmp_path / "path").glob("*.png"))
+    (frame,) = (tmp_path / "path").glob("*.png")
+    shown = np.split(pixels(frame), len(names), axis=1)
+    outputs = model.get_outputs_for_camera(camera)  # the path begins where the first held-out photo was taken
+    for name, picture in zip(names, shown, strict=True):
+        wanted = model.get_rgba_image(outputs) if name == "rgba" else outputs[name]
+        if wanted.shape[-1] == 1:  # drawn in colours that say how much
+            assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+        else:
+            assert np.abs(picture - 255 * wanted.numpy()).max() < 1.1
 
 
-def test_ns_render_dataset_shows_every_output_by_its_photo_name(run_config: Path, tmp_path: Path) -> None:
+def pixels(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file)).astype(float)
+
+
+def test_ns_render_dataset_shows_every_output_by_its_photo_name(
+    run_config: Path, tmp_path: Path, trained: Trainer, model: NifiSplatModel
+) -> None:
     names = ["rgb", "gt-rgb", "rgb_referenced"]
-    DatasetRender(load_config=run_config, output_path=tmp_path, rendered_output_names=names).main()
-    for name in names:
-        assert list((tmp_path / "test" / name).rglob("*.jpg"))
+    DatasetRender(load_config=run_config, output_path=tmp_path, rendered_output_names=names, image_format="png").main()
+    dataset = trained.pipeline.datamanager.eval_dataset
+    assert dataset is not None
+    for i, photo in enumerate(dataset.image_filenames):
+        outputs = model.get_outputs_for_camera(dataset.cameras[i : i + 1])
+        for name in names:
+            (file,) = (tmp_path / "test" / name).rglob(f"{photo.stem}.png")
+            wanted = dataset.get_image_float32(i) if name == "gt-rgb" else outputs[name]
+            assert np.abs(pixels(file) - 255 * wanted.numpy()).max() < 1.1
 
 
 def test_ns_render_follows_a_camera_path(run_config: Path, tmp_path: Path, camera: Cameras) -> None:
@@ -198,7 +223,8 @@ def test_ns_render_follows_a_camera_path(run_config: Path, tmp_path: Path, camer
     path.write_text(json.dumps({**document, "camera_path": [frame, frame]}))
     video = tmp_path / "path.mp4"
     RenderCameraPath(load_config=run_config, camera_path_filename=path, output_path=video).main()
-    assert video.stat().st_size > 0
+    shapes = [picture.shape for picture in Video(video).frames()]
+    assert shapes == [(40, 60, 3)] * 2
 
 
 @pytest.mark.parametrize("strategy", ["default", "mcmc"])
@@ -217,33 +243,35 @@ def restorer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_restorer(tmp_path_factory.mktemp("restorer"))
 
 
-def test_a_restorer_restores_and_shows_its_change(
-    model: NifiSplatModel, camera: Cameras, restorer_folder: Path
-) -> None:
+@pytest.fixture
+def restoring(run_config: Path, restorer_folder: Path) -> NifiSplatModel:
+    """The model of the run again, with a restorer."""
+    model = load_run(run_config).model
     model.config.restorer = restorer_folder
-    try:
-        outputs = model.get_outputs_for_camera(camera)
-        change = (outputs["rgb_restored"] - outputs["rgb"]).abs().mean(-1, keepdim=True)
-        torch.testing.assert_close(outputs["restoration_change"], change)
-        assert outputs["rgb_restored"].min() >= 0 and outputs["rgb_restored"].max() <= 1
-    finally:
-        model.config.restorer = None
+    return model
+
+
+def test_a_restorer_restores_and_shows_its_change(
+    restoring: NifiSplatModel, camera: Cameras, restorer_folder: Path
+) -> None:
+    outputs = restoring.get_outputs_for_camera(camera)
+    expected = Restorer.from_pretrained(restorer_folder, "cpu")(outputs["rgb"])
+    torch.testing.assert_close(outputs["rgb_restored"], expected)
+    change = (expected - outputs["rgb"]).abs().mean(-1, keepdim=True)
+    torch.testing.assert_close(outputs["restoration_change"], change)
+    assert change.mean() > 1e-3
 
 
 def test_a_restorer_that_looks_at_photos_gets_the_nearest(
-    model: NifiSplatModel, camera: Cameras, restorer_folder: Path
+    restoring: NifiSplatModel, camera: Cameras, restorer_folder: Path
 ) -> None:
-    model.config.restorer = restorer_folder
     restorer = Restorer.from_pretrained(restorer_folder, "cpu")
     restorer.settings = replace(restorer.settings, attended_photos=2)
-    model.view_restorer.use(restorer)
-    try:
-        outputs = model.get_outputs_for_camera(camera)
-        view = view_of(camera)
-        photos = model.view_restorer.request(view, outputs["rgb"], model.expected_depth(view, outputs)).photos(2)
-        others = [other.image for other in model.train_views or () if other.image is not None]
-        assert len(photos) == 2 and all(any(torch.equal(photo, other) for other in others) for photo in photos)
-        alone, expected = restorer(outputs["rgb"]), restorer(outputs["rgb"], attended_photos=photos)
-        assert torch.allclose(outputs["rgb_restored"], expected, atol=1e-5) and not torch.allclose(alone, expected)
-    finally:
-        model.config.restorer = None
+    restoring.view_restorer.use(restorer)
+    outputs = restoring.get_outputs_for_camera(camera)
+    view = view_of(camera)
+    photos = restoring.view_restorer.request(view, outputs["rgb"], restoring.expected_depth(view, outputs)).photos(2)
+    others = [other.image for other in restoring.train_views or () if other.image is not None]
+    assert len(photos) == 2 and all(any(torch.equal(photo, other) for other in others) for photo in photos)
+    alone, expected = restorer(outputs["rgb"]), restorer(outputs["rgb"], attended_photos=photos)
+    assert torch.allclose(outputs["rgb_restored"], expected, atol=1e-5) and not torch.allclose(alone, expected)

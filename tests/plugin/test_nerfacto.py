@@ -4,12 +4,14 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import RenderInterpolated
+from PIL import Image
 from tiny_runs import save_restorer, train
 
 from nifi_ns.plugin.dataset_views import camera_of, view_of
@@ -95,8 +97,14 @@ def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_c
         rendered_output_names=["rgb", "rgb_referenced", "rgb_restored", "restoration_change"],
         interpolation_steps=1,
         output_format="images",
+        image_format="png",
     ).main()
-    assert len(list((tmp_path / "path").glob("*.jpg"))) == 1
+    (frame,) = (tmp_path / "path").glob("*.png")
+    rgb, referenced, restored, change = np.split(np.asarray(Image.open(frame)).astype(float), 4, axis=1)
+    assert rgb.shape == (48, 64, 3)
+    for one, other in ((rgb, referenced), (rgb, restored), (referenced, restored)):
+        assert np.abs(one - other).mean() > 0.5
+    assert len(np.unique(change.reshape(-1, 3), axis=0)) > 2  # drawn in colours that say how much
 
 
 def test_restored_views_go_back_into_the_field(tiny_capture: Path, tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """Every mode of `ns-render`, with restored views beside others, as pictures and as video."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInterpolated, SpiralRender
+from nerfstudio.utils.rich_utils import ItersPerSecColumn
 from PIL import Image
 
 from nifi_ns.plugin.runs import load_run
@@ -89,18 +87,32 @@ def test_restored_views_are_rendered_beside_others(
 
 def test_a_dataset_is_rendered_restored(run_with_choices: Path, tmp_path: Path) -> None:
     names = ["gt-rgb", *NAMES, "restoration_change"]
-    DatasetRender(load_config=run_with_choices, output_path=tmp_path, rendered_output_names=names).main()
-    for name in names:
-        assert len(list((tmp_path / "test" / name).rglob("*.jpg"))) == 2
+    DatasetRender(
+        load_config=run_with_choices, output_path=tmp_path, rendered_output_names=names, image_format="png"
+    ).main()
+    files = [sorted((tmp_path / "test" / name).rglob("*.png")) for name in names]
+    assert len(files[0]) == 2
+    for view in zip(*files, strict=True):
+        photo, rgb, restored, change = (np.asarray(Image.open(file)).astype(float) for file in view)
+        assert np.abs(rgb - restored).mean() > 0.5 and np.abs(photo - rgb).mean() > 0.5
+        assert len(np.unique(change.reshape(-1, 3), axis=0)) > 2  # drawn in colours that say how much
 
 
 def test_the_progress_line_tells_rendering_from_restoring(
-    run_with_choices: Path, exported: Path, tmp_path: Path
+    run_with_choices: Path,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    start = "from nerfstudio.scripts.render import entrypoint; entrypoint()"  # as ns-render does
-    command = ["-c", start, "camera-path", "--load-config", str(run_with_choices)]
-    command += ["--camera-path-filename", str(exported), "--output-path", str(tmp_path / "out.mp4")]
-    command += ["--rendered-output-names", *NAMES]
-    env = {**os.environ, "COLUMNS": "200"}
-    said = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True, env=env).stdout
+    monkeypatch.setenv("COLUMNS", "200")
+    # as `ns-render` has it before a pipeline is built
+    monkeypatch.setattr("nerfstudio.scripts.render.ItersPerSecColumn", ItersPerSecColumn)
+    RenderCameraPath(
+        load_config=run_with_choices,
+        camera_path_filename=exported,
+        output_path=tmp_path / "out.mp4",
+        rendered_output_names=NAMES,
+    ).main()
+    said = capsys.readouterr().out
     assert re.search(r"\(rendering [0-9.]+ fps, restoring [0-9.]+ fps\)", said), said

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.trainer import Trainer
 from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
+from tiny_runs import copy_run
+from viser import GuiApi
 
 from nifi_ns.plugin.runs import load_run
 from nifi_ns.plugin.view_restorer import ViewRequest
@@ -25,16 +27,21 @@ SECONDS = 20
 
 
 class Eye:
-    """A viewer, and a browser that looks: its camera, and the pictures it was sent."""
+    """A viewer, and a browser that looks: its camera, the widgets and the pictures it was sent."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.widgets: dict[str, Any] = {}
+        """By their labels."""
+        self._texts: list[Any] = []
+        for kind in ("add_checkbox", "add_dropdown", "add_markdown", "add_number", "add_slider", "add_text"):
+            monkeypatch.setattr(GuiApi, kind, self._noting(getattr(GuiApi, kind)))
         run = load_run(config)
+        self.nifi = run.folder / "nifi"
         self.model = run.model
         log = run.folder / "viewer.log"
         settings = ViewerConfig(websocket_host="127.0.0.1")
         self.lock = threading.Lock()
         self.viewer = Viewer(settings, log, run.folder, run.pipeline, train_lock=self.lock)
-        self.panel = self.model.panel
         self.pictures: list[np.ndarray] = []
         dataset = run.pipeline.datamanager.train_dataset
         assert dataset is not None
@@ -51,8 +58,21 @@ class Eye:
         self.viewer.viser_server.get_clients = lambda: {0: client}  # type: ignore[method-assign]
         self.thread = RenderStateMachine(self.viewer, VISER_NERFSTUDIO_SCALE_RATIO, client)  # type: ignore[arg-type]
         self.viewer.render_statemachines[0] = self.thread
-        self.viewer.control_panel._max_res.value = 64
+        self.widgets["Max res"].value = 64
         self.thread.start()
+
+    def _noting(self, add: Callable[..., Any]) -> Callable[..., Any]:
+        """`add`, noting what it adds to the page."""
+
+        def add_and_note(gui: GuiApi, label: str, *args: object, **options: object) -> Any:
+            widget = add(gui, label, *args, **options)
+            if add.__name__ == "add_markdown":
+                self._texts.append(widget)
+            else:
+                self.widgets[label] = widget
+            return widget
+
+        return add_and_note
 
     def move(self) -> None:
         """The camera moves a little."""
@@ -66,17 +86,17 @@ class Eye:
         until(lambda: "estoring …" not in self.text)
         return self.pictures[-1].astype(float)
 
-    def change(self, element: str, value: object) -> np.ndarray:
-        """What is seen after one of the panel's elements got another value."""
+    def change(self, label: str, value: object) -> np.ndarray:
+        """What is seen after the widget of that label got another value."""
         seen = len(self.pictures)
-        getattr(self.panel, element).value = value
+        self.widgets[label].value = value
         until(lambda: len(self.pictures) > seen)
         return self.settle()
 
     @property
     def text(self) -> str:
-        """What the panel says."""
-        return self.panel._status.content
+        """All the text on the page."""
+        return "\n".join(text.content for text in self._texts)
 
     def close(self) -> None:
         self.thread.running = False
@@ -98,8 +118,8 @@ def _wxyz(rotation: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def eye(run_with_choices: Path) -> Iterator[Eye]:
-    eye = Eye(run_with_choices)
+def eye(run_with_choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Eye]:
+    eye = Eye(copy_run(run_with_choices, tmp_path), monkeypatch)
     yield eye
     eye.close()
 
@@ -109,15 +129,15 @@ def differ(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_the_rate_decides_what_is_shown(eye: Eye) -> None:
-    assert "4KB" in eye.panel._rate.value and "half" in eye.panel._rate.options[0]
+    assert "4KB" in eye.widgets["Rate"].value and "half" in eye.widgets["Rate"].options[0]
     compressed = eye.settle()
-    size = (eye.panel._nifi / "4KB" / "scene.nifi").stat().st_size
+    size = (eye.nifi / "4KB" / "scene.nifi").stat().st_size
     assert f"{size:,} bytes" in eye.text
-    half = eye.change("_rate", eye.panel._rate.options[0])
-    uncompressed = eye.change("_rate", "uncompressed")
+    half = eye.change("Rate", eye.widgets["Rate"].options[0])
+    uncompressed = eye.change("Rate", "uncompressed")
     assert f"{eye.model.uncompressed_splats.ply_size:,} bytes" in eye.text
     assert differ(compressed, half) > 2 and differ(half, uncompressed) > 2 and differ(uncompressed, compressed) > 2
-    assert differ(eye.change("_rate", eye.panel._rate.options[1]), compressed) < 1
+    assert differ(eye.change("Rate", eye.widgets["Rate"].options[1]), compressed) < 1
 
 
 def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready(
@@ -133,18 +153,18 @@ def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready
 
     monkeypatch.setattr(eye.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
     seen = len(eye.pictures)
-    eye.panel._restore.value = True
+    eye.widgets["Restore"].value = True
     until(lambda: len(eye.pictures) > seen and "estoring …" in eye.text)
     assert differ(eye.pictures[-1], compressed) < 1
     go.set()
-    strength = eye.panel._strength.value
+    strength = eye.widgets["Strength"].value
     wanted = (1 - strength) * compressed + strength * (255 - compressed)
     until(lambda: differ(eye.pictures[-1], wanted) < 3)
     assert "Last restoration" in eye.text
     assert locked == [False]
     # what the slider does needs no restorer
-    assert differ(eye.change("_strength", 0.0), compressed) < 1
-    assert differ(eye.change("_strength", 1.0), 255 - compressed) < 2
+    assert differ(eye.change("Strength", 0.0), compressed) < 1
+    assert differ(eye.change("Strength", 1.0), 255 - compressed) < 2
     assert len(locked) == 1
 
 
@@ -160,8 +180,8 @@ def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
         return torch.ones_like(picture)
 
     monkeypatch.setattr(eye.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
-    eye.panel._strength.value = 1.0
-    eye.panel._restore.value = True
+    eye.widgets["Strength"].value = 1.0
+    eye.widgets["Restore"].value = True
     until(lambda: len(restored) == 1)
     for _ in range(20):
         eye.move()
@@ -176,9 +196,9 @@ def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
 
 def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
     compressed = eye.settle()
-    eye.panel._folder.value = "/nowhere/{at all}"
-    eye.change("_restorer", "another folder")
-    assert differ(eye.change("_restore", True), compressed) < 1
+    eye.widgets["Folder"].value = "/nowhere/{at all}"
+    eye.change("Restorer", "another folder")
+    assert differ(eye.change("Restore", True), compressed) < 1
     assert "Not restored: `no restorer in /nowhere/{at all}" in eye.text
 
     def out_of_memory(_: ViewRequest) -> None:
@@ -186,7 +206,7 @@ def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(ViewRequest, "restored", property(out_of_memory))
-        eye.change("_restorer", "restorer")
+        eye.change("Restorer", "restorer")
         until(lambda: "CUDA out of memory" in eye.text)
     eye.move()
     until(lambda: "Last restoration" in eye.text)
@@ -196,23 +216,23 @@ def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeyp
 
 def test_without_restorer_and_photos_the_panel_says_what_is_missing(eye: Eye) -> None:
     eye.settle()
-    eye.change("_restorer", "none")
-    eye.change("_restore", True)
+    eye.change("Restorer", "none")
+    eye.change("Restore", True)
     assert "Not restored" in eye.text and "Use photos" in eye.text
-    assert eye.panel._strength.disabled
-    eye.change("_use_photos", True)
+    assert eye.widgets["Strength"].disabled
+    eye.change("Use photos", True)
     until(lambda: "Last restoration" in eye.text)
 
 
 def test_what_changed_is_tinted(eye: Eye) -> None:
     compressed = eye.settle()
-    restored = eye.change("_restore", True)
-    tinted = eye.change("_show_change", True)
+    restored = eye.change("Restore", True)
+    tinted = eye.change("Show change", True)
     changed = np.abs(tinted - restored).max(axis=-1) > 20
     assert changed.any() and not changed.all()
     assert (tinted[changed][:, 0] >= restored[changed][:, 0] - 2).mean() > 0.5
-    assert differ(eye.change("_show_change", False), restored) < 1
-    assert differ(eye.change("_restore", False), compressed) < 1
+    assert differ(eye.change("Show change", False), restored) < 1
+    assert differ(eye.change("Restore", False), compressed) < 1
 
 
 def test_split_screen_shows_both(eye: Eye) -> None:
@@ -227,15 +247,10 @@ def test_split_screen_shows_both(eye: Eye) -> None:
     assert differ(split[:, middle + 1 :], compressed[:, middle + 1 :]) > 2
 
 
-def test_new_files_and_restorers_are_found_while_it_runs(eye: Eye, trained: Trainer) -> None:
+def test_new_files_and_restorers_are_found_while_it_runs(eye: Eye) -> None:
     eye.settle()
-    nifi = eye.panel._nifi
-    try:
-        shutil.copytree(nifi / "half", nifi / "again")
-        shutil.copytree(nifi / "restorer", nifi / "other")
-        eye.move()
-        until(lambda: any("again" in label for label in eye.panel._rate.options))
-        until(lambda: "other" in eye.panel._restorer.options)
-    finally:
-        shutil.rmtree(nifi / "again")
-        shutil.rmtree(nifi / "other")
+    shutil.copytree(eye.nifi / "half", eye.nifi / "again")
+    shutil.copytree(eye.nifi / "restorer", eye.nifi / "other")
+    eye.move()
+    until(lambda: any("again" in label for label in eye.widgets["Rate"].options))
+    until(lambda: "other" in eye.widgets["Restorer"].options)

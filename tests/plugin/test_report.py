@@ -11,11 +11,11 @@ from nifi_ns.errors import NifiError
 
 
 def test_the_page_holds_numbers_pictures_and_commands(
-    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["ns-nifi-report", "--load-config", str(run_config)])
-    Report(run_config, views=1).main()
-    text = (run_config.parent / "nifi" / "report.html").read_text()
+    monkeypatch.setattr("sys.argv", ["ns-nifi-report", "--load-config", str(own_run)])
+    Report(own_run, views=1).main()
+    text = (own_run.parent / "nifi" / "report.html").read_text()
     assert not re.search(r"(src|href)=.(?!data:|#)", text)  # nothing is fetched
     views = json.loads(re.search(r"const views = (.*);\n", text)[1])  # pyright: ignore[reportOptionalSubscript]
     assert len(views) == len({view["rate"] for view in views}) >= 1
@@ -26,7 +26,7 @@ def test_the_page_holds_numbers_pictures_and_commands(
     for words in ("<td>compressed</td>", "bits a gaussian", "ns-train", "ns-nifi-report --load-config", "<svg"):
         assert words in text
     other = tmp_path / "elsewhere.html"
-    Report(run_config, other, views=1).main()
+    Report(own_run, other, views=1).main()
     assert other.stat().st_size > 10_000
 
 

@@ -10,9 +10,14 @@ import numpy as np
 TIMES = [0, 1, 2, 3, 5, 9, 10, 11]  # tenths of a second
 
 
-def write_clip(path: Path, size: tuple[int, int] = (48, 64), sound: bool = True) -> list[np.ndarray]:
-    """A video of unevenly timed grey frames, growing lighter, with a beep."""
+def write_clip(
+    path: Path, size: tuple[int, int] = (48, 64), sound: bool = True, corner: bool = False
+) -> list[np.ndarray]:
+    """A video of unevenly timed grey frames, growing lighter, with a beep; a white `corner` tells which way is up."""
     frames = [np.full((*size, 3), 30 * i, np.uint8) for i in range(len(TIMES))]
+    if corner:
+        for frame in frames:
+            frame[: size[0] // 2, : size[1] // 2] = 255
     with av.open(str(path), "w") as file:
         picture: Any = file.add_stream("libx264", rate=10)
         picture.height, picture.width = size

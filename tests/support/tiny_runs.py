@@ -5,8 +5,10 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+import yaml
 from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.writer import EVENT_WRITERS
 
 from nifi_ns.plugin.compression_stage import CompressionStageConfig
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
@@ -40,6 +42,7 @@ def train(config: TrainerConfig) -> Trainer:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     trainer.train()
+    EVENT_WRITERS.clear()  # else the next training would write to this one's log too
     return trainer
 
 
@@ -61,14 +64,28 @@ def save_restorer(folder: Path) -> Path:
     return folder
 
 
-def copy_run(trained: Trainer, output: Path) -> Path:
-    """A finished run again, in `output`, for tests that write to it. Returns its config.yml."""
-    config = deepcopy(trained.config)
+def copy_run(run: Path, output: Path, data: Path | None = None) -> Path:
+    """A finished run again, in `output`, for tests that write to it. Takes and returns a config.yml.
+
+    `data` is a copy of the run's capture, for tests that write there.
+    """
+    config = _load(run)
     config.output_dir = output
     folder = config.get_base_dir()
-    shutil.copytree(trained.base_dir, folder)
-    model = config.pipeline.model
-    assert isinstance(model, NifiSplatModelConfig) and model.scene_file is not None
-    model.scene_file = folder / model.scene_file.relative_to(trained.base_dir)
-    config.save_config()
+    shutil.copytree(run.parent, folder)
+    for path in folder.rglob("config.yml"):  # the run's own and one beside each scene file
+        config = _load(path)
+        config.output_dir = output
+        if data is not None:
+            config.data = config.pipeline.datamanager.data = data
+        model = config.pipeline.model
+        assert isinstance(model, NifiSplatModelConfig) and model.scene_file is not None
+        model.scene_file = folder / model.scene_file.relative_to(run.parent)
+        path.write_text(yaml.dump(config))
     return folder / "config.yml"
+
+
+def _load(path: Path) -> TrainerConfig:
+    config = yaml.load(path.read_text(), Loader=yaml.Loader)
+    assert isinstance(config, TrainerConfig)
+    return config
