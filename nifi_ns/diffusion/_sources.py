@@ -80,7 +80,7 @@ def is_hub_id(name: str) -> bool:
 def resolve(name: str, what: str = "backbone") -> Source:
     """Find what a folder, a hub id (such as stabilityai/sd-turbo) or the name of a backbone in this package means.
 
-    Nothing is asked of the hub.
+    Nothing is asked of the hub. A name of this package's means its backbone, even where a folder is called the same.
 
     Args:
         name: which one.
@@ -89,12 +89,11 @@ def resolve(name: str, what: str = "backbone") -> Source:
     Raises:
         NifiError: if it can be none of them: what looks like a path has to exist.
     """
+    if name in (folder.name for folder in WEIGHTS.iterdir()):
+        return Source(str(WEIGHTS.resolve() / name), name, local=True)
     path = Path(name).expanduser()
     if path.is_dir():
         return Source(str(path.resolve()), str(path.resolve()), local=True)
-    packaged = WEIGHTS.resolve() / name
-    if "/" not in name and packaged.is_dir():
-        return Source(str(packaged), name, local=True)
     if not is_hub_id(name):
         packaged_too = " or nifi-tiny" if what == "backbone" else ""
         raise NifiError(f"no {what} {name!r}: give a diffusers folder, a hub id (owner/name){packaged_too}")

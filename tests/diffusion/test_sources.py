@@ -54,9 +54,14 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert resolve("~/sd3").location == str((tmp_path / "sd3").resolve())
 
 
-def test_a_packaged_backbone_is_known_by_its_name_and_by_its_folder() -> None:
+def test_a_packaged_backbone_is_known_by_its_name_and_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert [resolve(name).packaged for name in ("nifi-tiny", str(WEIGHTS / "nifi-tiny"))] == [True, True]
     assert not resolve(str(WEIGHTS)).packaged and not resolve("stabilityai/sd-turbo").packaged
+    monkeypatch.chdir(tmp_path)
+    Path("nifi-tiny").mkdir()  # a restorer whose restorer.json names nifi-tiny does not mean this
+    assert resolve("nifi-tiny").packaged and not resolve("./nifi-tiny").packaged and not resolve(".").packaged
 
 
 def test_one_thread_loads_at_a_time() -> None:
