@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
-from nifi_ns.rasterize import kernels_own_the_threads, render
+from nifi_ns.rasterize import render, single_torch_thread
 from nifi_ns.splats import SH_C0, Splats
 from nifi_ns.views import View
 
@@ -109,7 +109,7 @@ def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor
     rates = {"means": 0.3 / side, "scales": 0.05, "quats": 0.05, "opacities": 0.1, "sh": 0.1}
     parameters = [{"params": [getattr(splats, name).requires_grad_()], "lr": rate} for name, rate in rates.items()]
     optimizer = torch.optim.Adam(parameters, eps=1e-15)
-    with kernels_own_the_threads(splats.device):
+    with single_torch_thread(splats.device):
         for _ in range(round(_FITTING_STEPS[0] * (_FITTING_STEPS[1] / _FITTING_STEPS[0]) ** fit)):
             optimizer.zero_grad()
             (render(splats, view, background=background).rgb - photo).abs().mean().backward()

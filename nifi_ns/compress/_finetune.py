@@ -14,7 +14,7 @@ from nifi_ns.compress._importance import Importance, importance, judging_views, 
 from nifi_ns.compress._merging import thin_out
 from nifi_ns.compress._settings import CompressionSettings
 from nifi_ns.errors import NifiError
-from nifi_ns.rasterize import kernels_own_the_threads, render
+from nifi_ns.rasterize import render, single_torch_thread
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
@@ -74,7 +74,7 @@ def compress(
         name: torch.optim.Adam([p], eps=1e-15) for name, p in parameters.items()
     }
     queue: list[int] = []
-    with kernels_own_the_threads(splats.device), Progress(disable=not progress, transient=True) as bar:
+    with single_torch_thread(splats.device), Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"compressing to {settings.target_size}", total=settings.steps)
         for step in range(settings.steps):
             keep = compressor.prune_mask(step, _splats(parameters), judge)

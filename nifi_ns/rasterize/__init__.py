@@ -1,6 +1,6 @@
-"""Draw gaussians: gsplat's kernels on CUDA, our own on a CPU, with one signature and one meaning.
+"""Render gaussians with gsplat's kernels on CUDA and with our own on a CPU, through one interface.
 
-`rasterization` stands in for `gsplat.rasterization`, and `render` draws `Splats` from a `View`.
+`rasterization` replaces `gsplat.rasterization`. `render` draws `Splats` from a `View`.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch import Tensor
 from nifi_ns.splats import Splats
 from nifi_ns.views import View
 
-__all__ = ["Render", "kernels_own_the_threads", "rasterization", "render"]
+__all__ = ["Render", "rasterization", "render", "single_torch_thread"]
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 
@@ -43,21 +43,22 @@ def rasterization(
     absgrad: bool = False,
     rasterize_mode: Literal["classic", "antialiased"] = "classic",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Draw N gaussians from C cameras: `gsplat.rasterization`, on the device of `means`.
+    """Render N gaussians from C cameras on the device of `means`, like `gsplat.rasterization`.
 
-    Arguments and results mean what they mean there; differentiable in all tensors but `Ks`. On a CPU everything is
-    float32, tiles are always 16 pixels wide, and there is no `packed`, no `sparse_grad`, no `sh_degree` beyond 3, and
-    no `absgrad` of more than 4 channels.
+    Arguments and results have the same meaning as in gsplat. Differentiable in all tensors except `Ks`. The CPU kernels
+    compute in float32 with 16-pixel tiles. They do not support `packed`, `sparse_grad`, an `sh_degree` above 3 or
+    `absgrad` with more than 4 channels.
 
     Returns:
-        render: [C, H, W, D], where D counts the colour's channels and one of depth as `render_mode` says.
+        render: [C, H, W, D]: the colour channels and depth, as `render_mode` selects.
         alpha: [C, H, W, 1].
-        info: what gsplat's strategies read. `info["means2d"]` [C, N, 2] is in the graph: call `.retain_grad()` on it;
-            with `absgrad`, backward sets its `.absgrad`. `radii` is [C, N] or [C, N, 2] as in the installed gsplat.
+        info: the values that gsplat's strategies read. `info["means2d"]` [C, N, 2] is part of the autograd graph: call
+            `.retain_grad()` on it. With `absgrad`, the backward pass sets its `.absgrad`. `radii` is [C, N] or
+            [C, N, 2], depending on the installed gsplat.
 
     Raises:
         AssertionError: if a shape is wrong.
-        ValueError: if an option is only there on CUDA.
+        ValueError: if an option is supported only on CUDA.
     """
     n, cameras = means.shape[0], viewmats.shape[0]
     assert means.shape == (n, 3), f"means: expected [N, 3], got {list(means.shape)}"
@@ -69,11 +70,11 @@ def rasterization(
     per_camera = colors.ndim == (3 if sh_degree is None else 4)
     leading = (cameras, n) if per_camera else (n,)
     if sh_degree is None:
-        wanted, right = f"{[*leading, 'D']}", colors.ndim == len(leading) + 1 and colors.shape[-1] > 0
+        expected, valid = f"{[*leading, 'D']}", colors.ndim == len(leading) + 1 and colors.shape[-1] > 0
     else:
-        wanted = f"{[*leading, 'K', 3]} with K >= {(sh_degree + 1) ** 2}"
-        right = colors.ndim == len(leading) + 2 and colors.shape[-1] == 3 and colors.shape[-2] >= (sh_degree + 1) ** 2
-    assert right and colors.shape[: len(leading)] == leading, f"colors: expected {wanted}, got {list(colors.shape)}"
+        expected = f"{[*leading, 'K', 3]} with K >= {(sh_degree + 1) ** 2}"
+        valid = colors.ndim == len(leading) + 2 and colors.shape[-1] == 3 and colors.shape[-2] >= (sh_degree + 1) ** 2
+    assert valid and colors.shape[: len(leading)] == leading, f"colors: expected {expected}, got {list(colors.shape)}"
     assert render_mode in ("RGB", "D", "ED", "RGB+D", "RGB+ED"), f"unknown render_mode {render_mode!r}"
     assert rasterize_mode in ("classic", "antialiased"), f"unknown rasterize_mode {rasterize_mode!r}"
 
@@ -96,9 +97,9 @@ def rasterization(
             rasterize_mode=rasterize_mode,
         )
     if packed or sparse_grad:
-        raise ValueError("packed and sparse_grad are for CUDA tensors only: leave them False on a CPU")
+        raise ValueError("packed and sparse_grad need CUDA tensors: set both to False on a CPU")
     if sh_degree is not None and sh_degree > 3:
-        raise ValueError(f"sh_degree {sh_degree} is for CUDA tensors only: at most 3 on a CPU")
+        raise ValueError(f"sh_degree {sh_degree} needs CUDA tensors: use at most 3 on a CPU")
 
     from nifi_ns.rasterize._blend import blend
     from nifi_ns.rasterize._project import Settings, project
@@ -115,7 +116,7 @@ def rasterization(
         channels.append(projection.depths[..., None])
     colors = torch.cat(channels, dim=-1) if len(channels) > 1 else channels[0]
     if absgrad and colors.shape[-1] > 4:
-        raise ValueError(f"absgrad of {colors.shape[-1]} channels is for CUDA tensors only: at most 4 on a CPU")
+        raise ValueError(f"absgrad with {colors.shape[-1]} channels needs CUDA tensors: use at most 4 on a CPU")
     image, transmittance = blend(projection, colors, width, height, absgrad)
     alpha = 1 - transmittance[..., None]
     color, depth = (image[..., :-1], image[..., -1:]) if render_mode.endswith("D") else (image, image[..., :0])
@@ -133,7 +134,7 @@ def rasterization(
 
 @cache
 def _two_radii() -> bool:
-    """Whether the installed gsplat's strategies expect `radii` [C, N, 2] (since 1.5) instead of [C, N]."""
+    """Return whether the installed gsplat's strategies expect `radii` [C, N, 2] (gsplat >= 1.5) instead of [C, N]."""
     from importlib.metadata import version
 
     major, minor = version("gsplat").split(".")[:2]
@@ -141,8 +142,11 @@ def _two_radii() -> bool:
 
 
 @contextmanager
-def kernels_own_the_threads(device: torch.device) -> Iterator[None]:
-    """Within the block, on a CPU, torch works in one thread: the kernels bring theirs, and torch's would spin idly."""
+def single_torch_thread(device: torch.device) -> Iterator[None]:
+    """Limit torch to one thread within the block if `device` is a CPU.
+
+    The kernels have their own threads, and torch's would spin idly beside them.
+    """
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -154,14 +158,14 @@ def kernels_own_the_threads(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Render:
-    """What a view of some splats looks like."""
+    """The rendered image of a view."""
 
     rgb: Tensor
     """[H, W, 3], not clamped."""
     alpha: Tensor
     """[H, W, 1] in [0, 1]."""
     depth: Tensor | None
-    """[H, W, 1] expected depth along the optical axis, 0 where nothing is; None unless asked for."""
+    """[H, W, 1] expected depth along the optical axis, 0 where nothing is drawn; None if not requested."""
     info: dict[str, Any]
     """`rasterization`'s."""
 
@@ -175,15 +179,15 @@ def render(
     antialiased: bool = False,
     sh_degree: int | None = None,
 ) -> Render:
-    """Draw `splats` from `view`, differentiably in the tensors of both.
+    """Render `splats` from `view`, differentiably in the tensors of both.
 
     Args:
-        splats: gaussians before their activations, on the device to draw on.
-        view: the camera; its photo is not looked at.
-        background: [3] the colour behind everything; black if None.
-        depth: also draw the expected depth.
+        splats: gaussians before their activations, on the device to render on.
+        view: the camera; its photo is ignored.
+        background: [3] background colour; black if None.
+        depth: also render the expected depth.
         antialiased: compensate the opacity of gaussians smaller than a pixel (Mip-Splatting, Yu et al. 2024).
-        sh_degree: use spherical harmonics up to this degree only; all if None.
+        sh_degree: use SH up to this degree only; all if None.
     """
     viewmats, Ks = view.viewmat[None].to(splats.means), view.K[None].to(splats.means)
     image, alpha, info = rasterization(

@@ -1,4 +1,4 @@
-"""Projected gaussians to pixels, differentiably in everything that was projected."""
+"""Differentiable blending of projected gaussians into pixels."""
 
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from nifi_ns.rasterize._project import Projection, arrays
 from nifi_ns.rasterize._project_kernels import Projected
 from nifi_ns.rasterize._tiles import CHANNELS, ROW, by_depth, list_tiles, pack
 
-_TASKS_PER_THREAD = 8  # so that threads end together; a task costs microseconds
+_TASKS_PER_THREAD = 8  # many short tasks (microseconds each), so that all threads finish at about the same time
 
 
 class _Blend(torch.autograd.Function):
@@ -67,15 +67,15 @@ class _Blend(torch.autograd.Function):
         for channel, rows in ctx.passes:
             _threads.run(draw_backward, tasks, rows, tiles, channel, images, v_images, drawn, gradients)
             _threads.run(add_up, parts, gradients, ends, order, channel, flat)
-            v_images = v_images._replace(transmittance=np.zeros_like(v_images.transmittance))  # it counts once
+            v_images = v_images._replace(transmittance=np.zeros_like(v_images.transmittance))  # count it only once
         if ctx.absgrad:
             means2d.absgrad = absolute
         return v_means2d, None, v_conics, v_opacities, v_colors, None, None, None, None
 
 
 def _tasks(work: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of tiles of about equal `work` [tiles], which counts the gaussians of each."""
-    done = np.cumsum(work + 8)  # an empty tile costs something too
+    """Return ranges of tiles of about equal `work` [tiles], the number of gaussians in each tile."""
+    done = np.cumsum(work + 8)  # an empty tile has a cost too
     tasks = _threads.num_threads() * _TASKS_PER_THREAD
     cuts = np.searchsorted(done, done[-1] * np.arange(1, tasks) / tasks)
     edges = [0, *np.unique(cuts).tolist(), len(work)]
@@ -89,9 +89,9 @@ def blend(
     height: int,
     absgrad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Blend gaussians front to back: the image [C, H, W, D] and its transmittance [C, H, W].
+    """Blend gaussians front to back into an image [C, H, W, D] and its transmittance [C, H, W].
 
-    Differentiable in the means, conics and opacities of the `projection`, and in `colors`. With `absgrad`, the backward
+    Differentiable in the means, conics and opacities of `projection`, and in `colors`. With `absgrad`, the backward
     pass sets `projection.means2d.absgrad` [C, N, 2] to the sum over pixels of the absolute gradients.
     """
     *tensors, radii = projection

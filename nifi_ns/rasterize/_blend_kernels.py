@@ -1,9 +1,9 @@
-"""Blending: a tile of 16 x 16 pixels at a time, gaussians outside, pixels inside.
+"""Numba kernels of blending, one tile of 16 x 16 pixels at a time: gaussians in the outer loop, pixels in the inner.
 
-The inner loops are flat, branch-free runs over the rows of the tile that an ellipse touches, so that LLVM makes SIMD of
-them. Three habits keep them so: the state of a tile is planes of 256 floats in one array, at constant offsets and with
-*unsigned* indices (a negative index would wrap around, and that test blocks vectorisation); masks are selects; exp is a
-polynomial (no vector exp comes with Numba).
+The inner loops are flat and branch-free, over the rows of the tile that an ellipse touches, so that LLVM vectorises
+them. This depends on three things. The state of a tile is one array of 256-float planes at constant offsets, indexed
+with *unsigned* integers: the test for a negative index, which wraps around, blocks vectorisation. Masks are selects.
+exp is a polynomial, because Numba has no vectorised exp.
 """
 
 import math
@@ -17,7 +17,7 @@ from nifi_ns.rasterize._tiles import CHANNELS, COLOR, EXTENT_Y, OPACITY, TILE, T
 
 
 class Images(NamedTuple):
-    """What is drawn, or its gradients."""
+    """The rendered images, or their gradients."""
 
     color: np.ndarray
     """[C, H, W, D]"""
@@ -26,12 +26,12 @@ class Images(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of what is drawn from, for all cameras."""
+    """The gradients of the kernels' inputs, for all cameras."""
 
     means2d: np.ndarray
     """[C * N, 2]"""
     absolute: np.ndarray
-    """[C * N, 2] of means2d, summed over pixels as absolute values."""
+    """[C * N, 2] sums over pixels of the absolute gradients of means2d."""
     conics: np.ndarray
     """[C * N, 3]"""
     opacities: np.ndarray
@@ -42,22 +42,22 @@ class Gradients(NamedTuple):
 
 _IMAGES = named(Images, f4, f3)
 _GRADIENTS = named(Gradients, f2, f2, f2, f1, f2)
-# Columns of a pair's gradient row: 48 bytes
+# Columns of a pair's row of gradients: 48 bytes
 _V_X, _V_Y, _V_ABS_X, _V_ABS_Y, _V_A, _V_B, _V_C, _V_OPACITY, _V_COLOR = range(9)
 GRADIENT_ROW = _V_COLOR + CHANNELS
 
 _PIXELS = TILE * TILE
-# Planes of a tile's state: pixel centres, transmittance, what is yet to come (backward), and four channels
+# Planes of a tile's state: pixel centres, transmittance, remaining contribution to the loss (backward), four channels
 _PX, _PY, _T, _REST, _0, _1, _2, _3 = (np.uint64(i * _PIXELS) for i in range(8))
 _STATE = 8 * _PIXELS
-_CHECK_EVERY = 32  # gaussians between two looks at whether any pixel is still alive
+_CHECK_EVERY = 32  # gaussians between checks for a pixel that is not yet opaque
 
 
 @inline
 def _exp_minus(s):
-    """exp(-s) for s in [0, 5.6] to about 2e-6: a minimax polynomial of exp(-s / 8), squared three times.
+    """Return exp(-s) for s in [0, 5.6] to about 2e-6: a minimax polynomial of exp(-s / 8), squared three times.
 
-    Beyond 5.6 it stays at exp(-5.6), where alpha is below `MIN_ALPHA` whatever the opacity.
+    Above 5.6 it stays at exp(-5.6), where alpha is below `MIN_ALPHA` at any opacity.
     """
     z = min(s, np.float32(5.6)) * np.float32(0.125)
     p = np.float32(-0.005846759852623419)
@@ -73,7 +73,7 @@ def _exp_minus(s):
 
 @inline
 def _open_tile(state, left, top, width, height):
-    """Set the planes of pixel centres, and the transmittance: 1, or -1 (dead) for pixels beyond the image."""
+    """Set the pixel centres, and the transmittance: 1, or -1 (finished) for pixels outside the image."""
     for i in range(np.uint64(0), np.uint64(_PIXELS)):
         x, y = i % np.uint64(TILE), i // np.uint64(TILE)
         state[_PX + i] = np.float32(x) + np.float32(0.5)
@@ -84,7 +84,7 @@ def _open_tile(state, left, top, width, height):
 
 @inline
 def _alive(state):
-    """Whether any pixel of the tile still lets light through."""
+    """Return whether any pixel of the tile is not yet opaque."""
     most = np.float32(-1)
     for i in range(np.uint64(0), np.uint64(_PIXELS)):
         most = max(most, state[_T + i])
@@ -93,7 +93,7 @@ def _alive(state):
 
 @inline
 def _pixel_run(row_y, extent_y):
-    """The flat range of pixels of the tile rows within `extent_y` of `row_y` (relative to the tile's top)."""
+    """Return the flat range of pixels in the tile rows within `extent_y` of `row_y` (relative to the tile's top)."""
     first = min(max(math.ceil(row_y - extent_y - np.float32(0.5)), 0), TILE)
     last = min(max(math.floor(row_y + extent_y - np.float32(0.5)) + 1, first), TILE)
     return np.uint64(first * TILE), np.uint64(last * TILE)
@@ -101,14 +101,14 @@ def _pixel_run(row_y, extent_y):
 
 @inline
 def _place(tile, tiles):
-    """The camera of a tile, and its left and top in pixels."""
+    """Return the camera of a tile, and its left and top in pixels."""
     in_camera = tile % (tiles.across * tiles.down)
     return tile // (tiles.across * tiles.down), in_camera % tiles.across * TILE, in_camera // tiles.across * TILE
 
 
 @inline
 def _load_gradients(state, camera, left, top, channel, images, v_images):
-    """Set the planes of the image's gradient, and of all that the tile's pixels add to the loss."""
+    """Set the planes of the image's gradient, and of the total contribution of each pixel to the loss."""
     for i in range(_REST, _3 + np.uint64(_PIXELS)):
         state[i] = 0
     _, height, width, channels = images.color.shape
@@ -139,7 +139,7 @@ def _store(state, camera, left, top, channel, images):
 def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
     """Blend the tiles [first_tile, last_tile) of `rows` [V, ROW] into `images`, from colour channel `channel` on.
 
-    `drawn[t]` is set to how many gaussians of tile t were looked at before all its pixels were opaque.
+    `drawn[t]` is set to the number of gaussians of tile t that were processed before all its pixels were opaque.
     """
     state = np.empty(_STATE, np.float32)
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
@@ -180,8 +180,8 @@ def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
 def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, first_tile, last_tile):
     """Write the gradient row of each pair of the tiles [first_tile, last_tile) to `gradients` [pairs, GRADIENT_ROW].
 
-    Replays `draw` front to back. Each pixel keeps what the gaussians not yet replayed, and the light behind them, add
-    to the loss: one number, instead of a division chain from the back and a remainder for each channel.
+    Replays `draw` front to back. Each pixel keeps one number: what the remaining gaussians and the background
+    contribute to the loss. This avoids repeated divisions from the back and a remainder for each channel.
     """
     state = np.empty(_STATE, np.float32)
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
@@ -215,7 +215,7 @@ def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, firs
                 shown = w * (g0 * c0 + g1 * c1 + g2 * c2 + g3 * c3)
                 rest = state[_REST + i] - shown
                 state[_REST + i] = rest
-                # the loss's derivative by s, which is -alpha times that by alpha; none through the clamp of alpha
+                # derivative of the loss by s: -alpha times its derivative by alpha; zero where alpha is clamped
                 g = rest * alpha / (one - alpha) - shown if blended & (raw <= max_alpha) else zero
                 g_x, g_y = g * s_x, g * s_y
                 v_x -= g_x
@@ -239,7 +239,7 @@ def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, firs
 
 @kernel(f2, i1, i1, int64, _GRADIENTS, int64, int64)
 def add_up(gradients, ends, order, channel, totals, part, parts):
-    """Add the gradient rows of each gaussian's pairs to `totals`: always in the same order, so reproducibly."""
+    """Add the gradient rows of each gaussian's pairs to `totals`, always in the same order, so that sums reproduce."""
     total = np.empty(GRADIENT_ROW, np.float32)
     channels = min(totals.colors.shape[1] - channel, CHANNELS)
     for r in range(len(order) * part // parts, len(order) * (part + 1) // parts):

@@ -1,7 +1,7 @@
-"""How kernels are compiled: once per machine, in nopython mode, without the GIL, into a cache.
+"""Compilation of the kernels: in nopython mode, without the GIL, cached on disk.
 
-A kernel has exactly one signature. Numba's cache may mix up two signatures of one function when two processes fill it
-at the same time; with one, whatever they write is the same.
+Each kernel has exactly one signature. When two processes fill Numba's cache at the same time, it may mix up two
+signatures of one function; with one signature, both write the same.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ i1, i3 = types.Array(int32, 1, "C"), types.Array(int32, 3, "C")
 d1, d3, d4 = (types.Array(real, dimensions, "C") for dimensions in (1, 3, 4))
 
 inline = njit(inline="always")
-"""For what kernels call: becomes part of them."""
+"""Decorator for functions that kernels call: they are inlined."""
 
 SAFE = frozenset({"reassoc", "contract", "nsz"})
-"""Fast arithmetic that still sees what is degenerate."""
+"""Fast-math flags that keep NaN and infinity checks valid."""
 FAST = SAFE | {"arcp", "afn"}
-"""The same with approximate reciprocals. Never `nnan` or `ninf`: masked-out pixels may overflow."""
+"""`SAFE` with approximate reciprocals. Never `nnan` or `ninf`: masked-out pixels may overflow."""
 
 
 def named(cls: type, *fields: Any) -> types.NamedTuple:
-    """The Numba type of the named tuple `cls` with fields of these types."""
+    """Return the Numba type of the named tuple `cls` with fields of these types."""
     return types.NamedTuple(fields, cls)
 
 
 def kernel(*arguments: Any, returns: Any = types.void, fastmath: frozenset[str] = SAFE) -> Callable[..., Any]:
-    """Compile the decorated function for these argument types, from the cache if it is there."""
+    """Return a decorator that compiles a function for these argument types, or loads it from the cache."""
     return compiled(returns(*arguments), nogil=True, fastmath=set(fastmath), error_model="numpy")

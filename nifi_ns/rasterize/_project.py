@@ -1,4 +1,4 @@
-"""Gaussians to the image planes of cameras, differentiably."""
+"""Differentiable projection of gaussians to the image planes of cameras."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from nifi_ns.rasterize._project_kernels import project as project_kernel
 
 
 class Projection(NamedTuple):
-    """N gaussians in the image planes of C cameras; zeros where a gaussian is not drawn."""
+    """N gaussians in the image planes of C cameras; zeros where a gaussian is not visible."""
 
     means2d: Tensor
     """[C, N, 2] pixels."""
@@ -24,11 +24,11 @@ class Projection(NamedTuple):
     opacities: Tensor
     """[C, N] after antialiasing."""
     radii: Tensor
-    """[C, N, 2] int32: half of the extent in pixels, 0 where it is not drawn."""
+    """[C, N, 2] int32: half extents in pixels, 0 where the gaussian is not visible."""
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """The memory of CPU tensors as float32 arrays, copied only if it is neither float32 nor contiguous."""
+    """Return contiguous float32 arrays of CPU tensors, sharing memory where possible."""
     return [tensor.detach().to(torch.float32).contiguous().numpy() for tensor in tensors]
 
 
@@ -84,5 +84,5 @@ def project(
     height: int,
     settings: Settings,
 ) -> Projection:
-    """Project gaussians to the cameras' image planes, differentiably in all of them but `Ks`."""
+    """Project gaussians to the cameras' image planes, differentiably in all tensors except `Ks`."""
     return Projection(*_Project.apply(means, quats, scales, opacities, viewmats, Ks, width, height, settings))

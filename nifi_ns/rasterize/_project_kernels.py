@@ -1,7 +1,7 @@
-"""Numba kernels of EWA projection (Zwicker et al. 2001) and its gradient, one gaussian at a time, as gsplat does it.
+"""Numba kernels of EWA projection (Zwicker et al. 2001) and its gradient, one gaussian at a time, following gsplat.
 
-Vectors are tuples, which stay in registers; matrices are tuples of rows. A kernel does part `part` of `parts` of the
-gaussians. Arithmetic is float64, which costs little here and keeps thin gaussians thin.
+Vectors are tuples, which stay in registers. Matrices are tuples of rows. A kernel processes part `part` of `parts` of
+the gaussians. Arithmetic is float64, which costs little here and keeps thin gaussians accurate.
 """
 
 import math
@@ -14,7 +14,7 @@ from nifi_ns.rasterize._constants import FRUSTUM_MARGIN, MAX_EXTENT, MIN_ALPHA
 
 
 class Gaussians(NamedTuple):
-    """What is projected, or its gradients."""
+    """The gaussians to project, or their gradients."""
 
     means: np.ndarray
     """[N, 3]"""
@@ -27,7 +27,7 @@ class Gaussians(NamedTuple):
 
 
 class Cameras(NamedTuple):
-    """Where it is projected to."""
+    """The cameras to project to."""
 
     viewmats: np.ndarray
     """[C, 4, 4]"""
@@ -38,7 +38,7 @@ class Cameras(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How it is projected; `gsplat.rasterization`'s arguments."""
+    """The settings of a projection, which are arguments of `gsplat.rasterization`."""
 
     near_plane: float
     far_plane: float
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """What came of it, or its gradients."""
+    """The projected gaussians, or their gradients."""
 
     means2d: np.ndarray
     """[C, N, 2]"""
@@ -83,7 +83,7 @@ def _times(a, k):
 
 @inline
 def _combine(rows, k):
-    """K @ rows."""
+    """Return K @ rows."""
     return _add(_add(_times(rows[0], k[0]), _times(rows[1], k[1])), _times(rows[2], k[2]))
 
 
@@ -99,7 +99,7 @@ def _row(m, i):
 
 @inline
 def _rotation(q):
-    """The rotation matrix of a unit quaternion, wxyz."""
+    """Return the rotation matrix of a unit quaternion, wxyz."""
     w, x, y, z = q
     return (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -110,7 +110,7 @@ def _rotation(q):
 
 @inline
 def _rotation_backward(q, v):
-    """The gradient of a unit quaternion, from `v`, that of its rotation matrix."""
+    """Return the gradient of a unit quaternion, given the gradient `v` of its rotation matrix."""
     w, x, y, z = q
     a, b, c = v[1][0] + v[0][1], v[0][2] + v[2][0], v[2][1] + v[1][2]
     k, l, m = v[1][0] - v[0][1], v[0][2] - v[2][0], v[2][1] - v[1][2]
@@ -124,7 +124,7 @@ def _rotation_backward(q, v):
 
 @inline
 def _unit(quats, i):
-    """The direction of quaternion i, and one over its length."""
+    """Return quaternion i normalised, and one over its length."""
     w, x, y, z = np.float64(quats[i, 0]), np.float64(quats[i, 1]), np.float64(quats[i, 2]), np.float64(quats[i, 3])
     k = 1 / max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
     return (w * k, x * k, y * k, z * k), k
@@ -132,7 +132,7 @@ def _unit(quats, i):
 
 @inline
 def _limits(K, width, height):
-    """How far the projection is linearised, in x / z and y / z: low x, high x, low y, high y."""
+    """Return the limits of linearisation in x / z and y / z: low x, high x, low y, high y."""
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     margin_x, margin_y = FRUSTUM_MARGIN * 0.5 * width / fx, FRUSTUM_MARGIN * 0.5 * height / fy
     low_x, high_x = -cx / fx - margin_x, (width - cx) / fx + margin_x
@@ -142,7 +142,7 @@ def _limits(K, width, height):
 
 @inline
 def _shape(rotation, scale, view, u, v, fx_z, fy_z):
-    """The gaussian's axes in the camera's frame (as columns), and their two rows in the image, scales included."""
+    """Return the gaussian's axes in the camera's frame (as columns), and their two rows in the image, all scaled."""
     scaled = (
         (rotation[0][0] * scale[0], rotation[0][1] * scale[1], rotation[0][2] * scale[2]),
         (rotation[1][0] * scale[0], rotation[1][1] * scale[1], rotation[1][2] * scale[2]),
@@ -156,14 +156,14 @@ def _shape(rotation, scale, view, u, v, fx_z, fy_z):
 
 @inline
 def _area(p, q):
-    """The covariance's determinant, as a cross product squared: p.p * q.q - (p.q)^2 cancels for thin gaussians."""
+    """Return the covariance's determinant as a squared cross product: p.p * q.q - (p.q)^2 loses precision if thin."""
     cross = (p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0])
     return _dot(cross, cross)
 
 
 @kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, PROJECTED, i3, int64, int64)
 def project(gaussians, cameras, settings, out, radii, part, parts):
-    """Project into `out` and `radii` [C, N, 2], which hold zeros before and stay zero where nothing is drawn."""
+    """Project into `out` and `radii` [C, N, 2], both initially zero. Rows of invisible gaussians stay zero."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)
     eps2d = settings.eps2d
     for c in range(len(cameras.viewmats)):
@@ -200,15 +200,15 @@ def project(gaussians, cameras, settings, out, radii, part, parts):
                 -xy / determinant,
                 xx / determinant,
             )
-            # never 0 where it is drawn, and never more than an int32
+            # at least 1 for a visible gaussian, and at most what fits an int32
             radii[c, i, 0], radii[c, i, 1] = min(max(radius_x, 1), 2**30), min(max(radius_y, 1), 2**30)
 
 
 @inline
 def _conic_backward(p, q, eps2d, v_conic, v_share):
-    """The gradient of the covariance in the image from that of its inverse, and from `v_share`, that of `share`.
+    """Return the gradient of the image covariance, given those of its inverse and of `share` (`v_share`).
 
-    `share` is what antialiasing multiplies an opacity by: sqrt(area / determinant), also returned.
+    `share` is the factor of opacities in antialiasing, sqrt(area / determinant). It is returned too.
     """
     xx, xy, yy, area = _dot(p, p), _dot(p, q), _dot(q, q), _area(p, q)
     determinant = area + eps2d * (xx + yy) + eps2d * eps2d
@@ -229,7 +229,7 @@ def _conic_backward(p, q, eps2d, v_conic, v_share):
 
 @kernel(_GAUSSIANS, _CAMERAS, _SETTINGS, i3, PROJECTED, _GAUSSIANS, d4, int64, int64)
 def project_backward(gaussians, cameras, settings, radii, v_out, v_gaussians, v_viewmats, part, parts):
-    """Add to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4], the gradients of what `project` wrote."""
+    """Add the gradients of `project`'s inputs to `v_gaussians`, and to `v_viewmats[part]` [C, 3, 4]."""
     width, height, n = cameras.width, cameras.height, len(gaussians.means)
     for camera in range(len(cameras.viewmats)):
         view, t, K = cameras.viewmats[camera], cameras.viewmats[camera, :, 3], cameras.Ks[camera]

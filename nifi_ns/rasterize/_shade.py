@@ -1,4 +1,4 @@
-"""Colours of gaussians as cameras see them, differentiably."""
+"""Differentiable view-dependent colours of gaussians."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def shade(
     coefficients: Tensor,  # [N, K, 3] or [C, N, K, 3]
     radii: Tensor,  # [C, N, 2]
 ) -> Tensor:
-    """Colours [C, N, 3] from spherical harmonics up to `degree`, differentiable; zero where radii are."""
+    """Return colours [C, N, 3] from SH up to `degree`, differentiably; zero where radii are zero."""
     centres = torch.linalg.inv(viewmats)[:, :3, 3]
     if coefficients.ndim == 3:
         coefficients = coefficients[None]

@@ -1,6 +1,6 @@
-"""Numba kernels of colours from real spherical harmonics up to degree 3, in gsplat's order and signs.
+"""Numba kernels of colours from real spherical harmonics (SH) up to degree 3, with gsplat's order and signs.
 
-The basis is that of Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013. A kernel does part `part` of `parts`
+The basis follows Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013. A kernel processes part `part` of `parts`
 of the gaussians.
 """
 
@@ -22,15 +22,15 @@ _MAX_BASIS = 16
 
 @inline
 def _direction(means, i, centre):
-    """The unit vector from the camera to gaussian i, and one over its distance."""
+    """Return the unit vector from the camera to gaussian i, and one over its distance."""
     x, y, z = means[i, 0] - centre[0], means[i, 1] - centre[1], means[i, 2] - centre[2]
     k = _ONE / max(math.sqrt(x * x + y * y + z * z), np.float32(1e-12))
     return x * k, y * k, z * k, k
 
 
 @inline
-def _harmonics(degree, x, y, z, basis):
-    """Write the (degree + 1)^2 harmonics of a unit vector to `basis`."""
+def _sh_basis(degree, x, y, z, basis):
+    """Write the (degree + 1)^2 SH basis functions of a unit vector to `basis`."""
     basis[0] = _DEGREE_0
     if degree >= 1:
         basis[1], basis[2], basis[3] = -_DEGREE_1 * y, _DEGREE_1 * z, -_DEGREE_1 * x
@@ -48,8 +48,8 @@ def _harmonics(degree, x, y, z, basis):
 
 
 @inline
-def _harmonics_backward(degree, x, y, z, v):
-    """The gradient of the vector, from `v`, that of its harmonics; correct up to a multiple of the vector."""
+def _sh_basis_backward(degree, x, y, z, v):
+    """Return the gradient of the vector, given that of its SH basis `v`; correct up to a multiple of the vector."""
     v_x, v_y, v_z = np.float32(0), np.float32(0), np.float32(0)
     if degree >= 1:
         v_x, v_y, v_z = -_DEGREE_1 * v[3], -_DEGREE_1 * v[1], _DEGREE_1 * v[2]
@@ -76,16 +76,16 @@ def _harmonics_backward(degree, x, y, z, v):
 
 @kernel(f2, f2, f4, i3, int64, f3, int64, int64)
 def shade(means, centres, coefficients, radii, degree, colors, part, parts):
-    """Write the colours [C, N, 3] of what is drawn from `coefficients` [1 or C, N, K, 3]."""
+    """Write the colours [C, N, 3] of visible gaussians, from `coefficients` [1 or C, N, K, 3]."""
     n, k = len(means), (degree + 1) ** 2
     basis = np.zeros(_MAX_BASIS, np.float32)
     for c in range(len(centres)):
-        coefficients_c = coefficients[c % len(coefficients)]  # shared by all cameras, or one for each
+        coefficients_c = coefficients[c % len(coefficients)]  # shared by all cameras, or one per camera
         for i in range(n * part // parts, n * (part + 1) // parts):
             if radii[c, i, 0] == 0:
                 continue
             x, y, z, _ = _direction(means, i, centres[c])
-            _harmonics(degree, x, y, z, basis)
+            _sh_basis(degree, x, y, z, basis)
             red = green = blue = _HALF
             for j in range(k):
                 red += basis[j] * coefficients_c[i, j, 0]
@@ -98,7 +98,7 @@ def shade(means, centres, coefficients, radii, degree, colors, part, parts):
 def shade_backward(
     means, centres, coefficients, radii, degree, colors, v_colors, v_means, v_centres, v_coefficients, part, parts
 ):
-    """Write to `v_means` and `v_coefficients`, and add to `v_centres[part]`, the gradients of `shade`'s `colors`."""
+    """Write the gradients of `shade` to `v_means` and `v_coefficients`, and add those to `v_centres[part]`."""
     n, k = len(means), (degree + 1) ** 2
     basis, v_basis = np.zeros(_MAX_BASIS, np.float32), np.zeros(_MAX_BASIS, np.float32)
     zero = np.float32(0)
@@ -110,7 +110,7 @@ def shade_backward(
                 continue
             mine, v_mine = coefficients[c % len(coefficients), i], v_coefficients[c % len(coefficients), i]
             x, y, z, inverse = _direction(means, i, centres[c])
-            _harmonics(degree, x, y, z, basis)
+            _sh_basis(degree, x, y, z, basis)
             red = v_colors[c, i, 0] if colors[c, i, 0] > 0 else zero
             green = v_colors[c, i, 1] if colors[c, i, 1] > 0 else zero
             blue = v_colors[c, i, 2] if colors[c, i, 2] > 0 else zero
@@ -119,7 +119,7 @@ def shade_backward(
                 v_mine[j, 0] += basis[j] * red
                 v_mine[j, 1] += basis[j] * green
                 v_mine[j, 2] += basis[j] * blue
-            v_x, v_y, v_z = _harmonics_backward(degree, x, y, z, v_basis)
+            v_x, v_y, v_z = _sh_basis_backward(degree, x, y, z, v_basis)
             along = v_x * x + v_y * y + v_z * z
             v_x, v_y, v_z = (v_x - along * x) * inverse, (v_y - along * y) * inverse, (v_z - along * z) * inverse
             v_means[i, 0] += v_x

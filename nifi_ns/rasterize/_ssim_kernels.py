@@ -1,4 +1,4 @@
-"""Numba kernels of the structural similarity of two images, and of its gradient: a row at a time, filters separated."""
+"""Numba kernels of the structural similarity (SSIM) of two images and its gradient, with separable filters, by rows."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ _WINDOW = (_WINDOW / _WINDOW.sum()).astype(np.float32)
 
 @inline
 def _filter(line, out):
-    """Filter `line` where the window fits into it."""
+    """Filter `line` at the positions where the window fits."""
     for j in range(np.uint64(len(out))):
         total = np.float32(0)
         for k in range(np.uint64(TAPS)):
@@ -24,10 +24,10 @@ def _filter(line, out):
 
 @kernel(f3, f3, d1, f4, int64, int64, fastmath=FAST)
 def similarity(x, y, totals, derivatives, part, parts):
-    """Add up the similarities of x and y [P, H, W], at all positions of the window, in `totals[part]`.
+    """Add up the SSIM of x and y [P, H, W] at all positions of the window in `totals[part]`.
 
-    With F a filtered image, m = F(x), n = F(y), it is (2 m n + C1) (2 (F(xy) - m n) + C2) over
-    (m^2 + n^2 + C1) (F(xx) - m^2 + F(yy) - n^2 + C2), as Wang et al. 2004. `derivatives` [3, P, H - 10, W - 10] are set
+    With F a filtered image, m = F(x), n = F(y), SSIM is (2 m n + C1) (2 (F(xy) - m n) + C2) over
+    (m^2 + n^2 + C1) (F(xx) - m^2 + F(yy) - n^2 + C2) (Wang et al. 2004). `derivatives` [3, P, H - 10, W - 10] is set
     to its derivatives by n, F(yy) and F(xy).
     """
     planes, height, width = x.shape
@@ -67,7 +67,7 @@ def similarity(x, y, totals, derivatives, part, parts):
 
 @kernel(f3, f3, f4, real, f3, int64, int64, fastmath=FAST)
 def similarity_backward(x, y, derivatives, scale, v_y, part, parts):
-    """Write `scale` times the gradient of the sum of all similarities by y to `v_y`."""
+    """Write to `v_y` the gradient of the summed SSIM by y, times `scale`."""
     planes, height, width = x.shape
     rows, columns = height - TAPS + 1, width - TAPS + 1
     margin = TAPS - 1

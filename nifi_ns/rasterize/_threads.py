@@ -1,7 +1,7 @@
-"""The threads that share one image: Numba kernels release the GIL, so plain Python threads are enough.
+"""Threads that render one image together. Numba kernels release the GIL, so plain Python threads are enough.
 
 Numba's own `parallel=True` is not used: its fallback scheduler aborts the process when two threads call it at once
-(numba#8563), which a viewer beside a trainer does.
+(numba#8563), as a viewer and a trainer do.
 """
 
 import os
@@ -13,15 +13,15 @@ from typing import Any
 
 from nifi_ns.errors import NifiError
 
-_WORTH_A_THREAD = 2000  # gaussians; below, waking a thread costs more than it saves
+_WORTH_A_THREAD = 2000  # gaussians; below this, waking a thread costs more than it saves
 
 
 @cache
 def num_threads() -> int:
-    """How many threads draw: `NIFI_RASTER_THREADS`, or as many as the process may use CPUs."""
+    """Return the number of rendering threads: `NIFI_RASTER_THREADS`, or the CPUs that the process may use."""
     if chosen := os.environ.get("NIFI_RASTER_THREADS"):
         if not chosen.isdecimal() or int(chosen) == 0:
-            raise NifiError(f"NIFI_RASTER_THREADS is {chosen!r}: set it to a number of threads, such as 2, or unset it")
+            raise NifiError(f"NIFI_RASTER_THREADS is {chosen!r}: expected a number of threads, such as 2")
         return int(chosen)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -36,16 +36,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def parts(n: int) -> list[tuple[int, int]]:
-    """`(part, parts)` for each thread that is worth waking for `n` gaussians."""
+    """Return `(part, parts)` for each thread worth waking for `n` gaussians."""
     count = max(1, min(num_threads(), n // _WORTH_A_THREAD))
     return [(part, count) for part in range(count)]
 
 
 def run(kernel: Callable[..., None], tasks: list[tuple[int, int]], *args: Any) -> None:
-    """Call `kernel(*args, *task)` for each of `tasks`, side by side, and wait for all of them.
+    """Call `kernel(*args, *task)` for each of `tasks` in parallel, and wait for all of them.
 
-    The calling thread works too. On a busy machine it may finish before its helpers have even started: then it does not
-    wait for them.
+    The calling thread works too. On a busy machine it may finish before its helpers have started; then it does not wait
+    for them.
     """
     queue = deque(tasks)
 
@@ -53,7 +53,7 @@ def run(kernel: Callable[..., None], tasks: list[tuple[int, int]], *args: Any) -
         while queue:
             try:
                 task = queue.popleft()
-            except IndexError:  # another thread took the last one
+            except IndexError:  # all tasks are taken
                 return
             kernel(*args, *task)
 

@@ -1,4 +1,4 @@
-"""Which gaussians touch which tiles: lists in order of depth, built by counting instead of by sorting pairs."""
+"""Depth-sorted lists of the gaussians in each tile, built by counting instead of sorting pairs."""
 
 import math
 from typing import NamedTuple
@@ -14,29 +14,29 @@ TILE = 16
 CHANNELS = 4
 """Colour channels that are blended in one pass: RGB and depth."""
 X, Y, A, B, C, OPACITY, EXTENT_X, EXTENT_Y, COLOR = range(9)
-"""Columns of a gaussian's row: its mean, conic, opacity, half extents, and colours. 48 bytes, all that a tile needs."""
+"""Columns of a gaussian's row (48 bytes): its mean, conic, opacity, half extents and colours."""
 ROW = COLOR + CHANNELS
-_SLACK = 0.01  # pixels an ellipse is widened by, for rounding
+_SLACK = 0.01  # pixels added to an ellipse's extents, against rounding
 _DIGIT, _DIGITS = 11, 3  # of the radix sort: 3 * 11 bits hold a float32
 
 
 class Tiles(NamedTuple):
-    """The gaussians of each tile, in order of depth. Tiles are numbered by camera, then row by row."""
+    """The gaussians of each tile, sorted by depth. Tiles are numbered by camera, then row by row."""
 
     offsets: np.ndarray
-    """[tiles + 1] where each tile's list begins."""
+    """[tiles + 1] start of each tile's list."""
     ids: np.ndarray
-    """[pairs] the listed gaussians, as rows."""
+    """[pairs] the gaussians in the lists, as row numbers."""
     slots: np.ndarray
-    """[pairs] the same pairs numbered gaussian by gaussian: where their gradients go, to be added up side by side."""
+    """[pairs] where the gradients of each pair are stored: numbered gaussian by gaussian, to be summed together."""
     across: int
-    """Tiles in a row of one image."""
+    """Number of tiles in a row of one image."""
     down: int
-    """Rows of tiles in one image."""
+    """Number of rows of tiles in one image."""
     width: int
-    """Of the image, in pixels."""
+    """Image width in pixels."""
     height: int
-    """Of the image, in pixels."""
+    """Image height in pixels."""
 
 
 TILES = named(Tiles, i1, i1, i1, int64, int64, int64, int64)
@@ -44,7 +44,7 @@ TILES = named(Tiles, i1, i1, i1, int64, int64, int64, int64)
 
 @kernel(f1, i3, returns=i1)
 def by_depth(depths, radii):
-    """The indices of what is drawn (radii [C, N, 2] not 0), nearest first; equal `depths` [C * N] stay in order."""
+    """Return the indices of visible gaussians (radii [C, N, 2] not 0), nearest first. The sort is stable."""
     flat = radii.reshape(-1, 2)
     drawn = 0
     for i in range(len(flat)):
@@ -77,7 +77,7 @@ def by_depth(depths, radii):
 def pack(order, projected, radii, colors, channel, rows, part, parts):
     """Gather the gaussians `order`, with the colours [C * N, D] from `channel` on, into `rows` [len(order), ROW].
 
-    Their extents are those of the ellipse on which alpha is `MIN_ALPHA`, of the conic as rounded, within `radii`.
+    Extents are those of the ellipse on which alpha is `MIN_ALPHA`, for the rounded conic, limited to `radii`.
     """
     means2d, conics = projected.means2d.reshape(-1, 2), projected.conics.reshape(-1, 3)
     opacities, sizes = projected.opacities.reshape(-1), radii.reshape(-1, 2)
@@ -103,14 +103,14 @@ def _clip(value, low, high):
 
 @inline
 def _span(centre, low, high, tiles):
-    """The range of tiles whose pixel centres reach into [centre + low, centre + high]."""
+    """Return the range of tiles whose pixel centres reach into [centre + low, centre + high]."""
     first = _clip(math.ceil(centre + low - 0.5) // TILE, 0, tiles)
     return first, _clip(math.floor(centre + high - 0.5) // TILE + 1, first, tiles)
 
 
 @inline
 def _columns(row, tile_row, across):
-    """The range of tiles of one tile row that a gaussian touches: its ellipse, not its bounding box."""
+    """Return the range of tiles of one tile row that a gaussian's ellipse (not its bounding box) touches."""
     x, extent_x = np.float64(row[X]), np.float64(row[EXTENT_X])
     first, last = _span(x, -extent_x, extent_x, across)
     a, b, c = np.float64(row[A]), np.float64(row[B]), np.float64(row[C])
@@ -119,8 +119,8 @@ def _columns(row, tile_row, across):
     y, extent_y = np.float64(row[Y]), np.float64(row[EXTENT_Y])
     top, bottom = max(tile_row * TILE + 0.5 - y, -extent_y), min(tile_row * TILE + TILE - 0.5 - y, extent_y)
     level = 2 * math.log(row[OPACITY] / MIN_ALPHA)
-    # The ellipse reaches furthest right at dy = turn, and furthest left at -turn. Where that is in another tile row,
-    # it reaches furthest at this row's end nearest to it.
+    # The ellipse's rightmost point is at dy = turn, its leftmost at -turn. If that point is in another tile row, the
+    # extreme within this row is at the edge nearest to it.
     turn = -b / c * extent_x
     low, high = -extent_x, extent_x
     dy = _clip(turn, top, bottom)
@@ -134,7 +134,7 @@ def _columns(row, tile_row, across):
 
 @kernel(i1, f2, int64, int64, int64, i1, i1)
 def count(order, rows, n, across, down, ends, sizes):
-    """Set `ends[r]` to the pairs of the gaussians up to r, and `sizes[t]` to those of tile t."""
+    """Set `ends[r]` to the number of pairs of the gaussians up to r, and `sizes[t]` to that of tile t."""
     pairs = 0
     for r in range(len(order)):
         row, base = rows[r], order[r] // n * across * down
@@ -149,7 +149,7 @@ def count(order, rows, n, across, down, ends, sizes):
 
 @kernel(i1, f2, int64, TILES)
 def fill(order, rows, n, tiles):
-    """Append each gaussian to the lists of the tiles it touches, nearest first."""
+    """Append each gaussian to the lists of the tiles that it touches, nearest first."""
     cursors = tiles.offsets[:-1].copy()
     pair = 0
     for r in range(len(order)):
@@ -167,7 +167,7 @@ def fill(order, rows, n, tiles):
 def list_tiles(
     order: np.ndarray, rows: np.ndarray, cameras: int, n: int, width: int, height: int
 ) -> tuple[Tiles, np.ndarray]:
-    """The tiles of the images of `cameras`, and how many pairs the gaussians up to each row have: [len(order)]."""
+    """Return the tiles of the images of `cameras`, and the number of pairs up to each row [len(order)]."""
     across, down = -(-width // TILE), -(-height // TILE)
     ends, sizes = np.empty(len(order), np.int32), np.zeros(cameras * across * down, np.int32)
     count(order, rows, n, across, down, ends, sizes)

@@ -1,4 +1,4 @@
-"""gsplat's MCMC strategy (Kheradmand et al. 2024) in torch alone: gsplat's own calls kernels that only CUDA has."""
+"""gsplat's MCMC strategy (Kheradmand et al. 2024) in plain torch: gsplat's own needs CUDA kernels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,21 +15,21 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 @dataclass
 class TorchMCMCStrategy(MCMCStrategy):
-    """The same schedule and the same draws of random numbers as gsplat's, on any device."""
+    """gsplat's MCMC strategy on any device, with the same schedule and random draws."""
 
     @torch.no_grad()
     def step_post_backward(
         self, params: Parameters, optimizers: Optimizers, state: dict[str, Any], step: int, info: Any, lr: float
     ) -> None:
-        """Relocate, add and shake gaussians after an optimiser's step.
+        """Relocate, add and perturb gaussians after an optimiser step.
 
         Args:
             params: "means" [N, 3], "scales" [N, 3] logarithms, "quats" [N, 4], "opacities" [N] or [N, 1] logits, and
-                any others [N, ...]. Replaced where gaussians are added.
-            optimizers: one for each of `params`, with one group.
-            state: as `initialize_state` returns it.
-            step: of the training.
-            info: not looked at.
+                any others [N, ...]. Replaced when gaussians are added.
+            optimizers: one per entry of `params`, each with one group.
+            state: the result of `initialize_state`.
+            step: the training step.
+            info: unused.
             lr: the learning rate of means.
         """
         del info
@@ -39,13 +39,13 @@ class TorchMCMCStrategy(MCMCStrategy):
             self._add_new_gs(params, optimizers, state["binoms"])
         opacities = params["opacities"].flatten().sigmoid()
         axes = normalized_quat_to_rotmat(F.normalize(params["quats"], dim=-1)) * params["scales"].exp()[:, None]
-        # opaque gaussians stay where they are
+        # opaque gaussians are not moved
         noise = torch.randn_like(params["means"]) * torch.sigmoid(100 * (0.005 - opacities))[:, None]
         params["means"] += ((axes @ axes.mT) @ (noise * lr * self.noise_lr)[..., None])[..., 0]
 
     @torch.no_grad()
     def _relocate_gs(self, params: Parameters, optimizers: Optimizers, binoms: Tensor) -> int:
-        # those that are hardly seen become copies of others, drawn by opacity
+        # nearly transparent gaussians become copies of others, sampled by opacity
         opacities = params["opacities"].flatten().sigmoid()
         dead, alive = (mask.nonzero()[:, 0] for mask in (opacities <= self.min_opacity, opacities > self.min_opacity))
         if len(dead) == 0:
@@ -77,7 +77,7 @@ class TorchMCMCStrategy(MCMCStrategy):
         return more
 
     def _share(self, params: Parameters, chosen: Tensor, binoms: Tensor) -> None:
-        # each of `chosen` is about to be several gaussians, that together look as it does
+        # each of `chosen` will be split into several gaussians that together look the same
         opacities, scales = params["opacities"][chosen].sigmoid(), params["scales"][chosen].exp()
         ratios = torch.bincount(chosen)[chosen] + 1
         opacities, scales = compute_relocation(opacities, scales, ratios, binoms)
@@ -87,7 +87,7 @@ class TorchMCMCStrategy(MCMCStrategy):
 
 
 def _per_gaussian(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
-    # the optimiser's moments, but not its count of steps
+    # the optimiser's moments, without its step count
     state = optimizer.state.get(parameter, {})
     return {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == parameter.shape}
 
@@ -100,8 +100,8 @@ def compute_relocation(
 ) -> tuple[Tensor, Tensor]:
     """Return opacities and scales of gaussians that are each split into `ratios` equal ones (equation 9 of the paper).
 
-    As `gsplat.relocation.compute_relocation`, with its sum over the binomial coefficients C(0, k) ... C(n - 1, k)
-    written as C(n, k + 1), and in float64: the sum alternates.
+    Equals `gsplat.relocation.compute_relocation`, with its sum over the binomial coefficients C(0, k) ... C(n - 1, k)
+    written as C(n, k + 1), and in float64, because the sum alternates.
     """
     n = ratios.clamp(1, len(binoms)).long()
     old, k = opacities.flatten().double(), torch.arange(len(binoms), device=binoms.device)

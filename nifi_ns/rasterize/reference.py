@@ -1,7 +1,7 @@
-"""The same images by plain PyTorch and autograd: slow, obvious, and what the kernels are tested against.
+"""Rasterisation in plain PyTorch and autograd: slow and simple. The kernels are tested against it.
 
-Blending is dense, every gaussian in every pixel, without tiles or lists. Any floating dtype; float64 shows the rounding
-of the kernels. A test compares the projection and the spherical harmonics with gsplat's own torch implementations.
+Blending is dense: every gaussian in every pixel, without tiles or lists. It takes any floating dtype; float64 reveals
+the kernels' rounding. A test compares the projection and the SH with gsplat's own torch implementations.
 """
 
 from typing import Literal
@@ -34,10 +34,10 @@ def rasterization(
     rasterize_mode: Literal["classic", "antialiased"] = "classic",
     tiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`nifi_ns.rasterize.rasterization` without its info: image [C, H, W, D] and alpha [C, H, W, 1].
+    """Return the image [C, H, W, D] and alpha [C, H, W, 1], like `nifi_ns.rasterize.rasterization` without its info.
 
-    Takes time in N x pixels. With `tiled`, a gaussian is blended only into the tiles that its bounding box touches:
-    plain PyTorch at its best, what the kernels' speed is measured against.
+    The run time is proportional to N x pixels. With `tiled`, a gaussian is blended only into the tiles that its
+    bounding box touches: the fastest version in plain PyTorch, a baseline for the kernels' speed.
     """
     per_camera = colors.ndim == (3 if sh_degree is None else 4)
     images, alphas = [], []
@@ -83,7 +83,7 @@ def project(
         means2d: [N, 2] in pixels.
         depths: [N] along the optical axis.
         conics: [N, 3] inverse covariances in pixels: xx, xy, yy.
-        compensations: [N] what to multiply opacities with for antialiasing (Yu et al. 2024).
+        compensations: [N] factors of the opacities for antialiasing (Yu et al. 2024).
     """
     from gsplat.utils import normalized_quat_to_rotmat
 
@@ -92,7 +92,7 @@ def project(
     x, y, z = (means @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(-1)
     (fx, fy), (cx, cy) = (K[0, 0], K[1, 1]), (K[0, 2], K[1, 2])
     means2d = torch.stack([fx * x / z + cx, fy * y / z + cy], dim=-1)
-    # linearised no further out than a margin around the image
+    # points beyond a margin around the image are linearised at its edge
     margin_x, margin_y = FRUSTUM_MARGIN * 0.5 * width / fx, FRUSTUM_MARGIN * 0.5 * height / fy
     u = (x / z).clamp(min=-cx / fx - margin_x, max=(width - cx) / fx + margin_x)
     v = (y / z).clamp(min=-cy / fy - margin_y, max=(height - cy) / fy + margin_y)
@@ -108,7 +108,7 @@ def project(
 
 
 def sh_basis(degree: int, directions: Tensor) -> Tensor:
-    """Evaluate the real spherical harmonics up to `degree` (0 to 3) in `directions` [N, 3]: [N, (degree + 1)^2]."""
+    """Return the real SH basis up to `degree` (0 to 3) in `directions` [N, 3], as [N, (degree + 1)^2]."""
     x, y, z = F.normalize(directions, dim=-1).unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     basis = [torch.full_like(x, 0.28209479177387814)]
@@ -128,7 +128,7 @@ def sh_basis(degree: int, directions: Tensor) -> Tensor:
 def _dense(
     means2d: Tensor, conics: Tensor, features: Tensor, opacities: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
-    """Blend all gaussians, nearest first, into all pixels, in bands that are computed again backward."""
+    """Blend all gaussians, nearest first, into all pixels, in bands that the backward pass recomputes."""
     bands = []
     for top in range(0, height, _TILE):
         area = 0, top, width, min(top + _TILE, height)

@@ -1,4 +1,4 @@
-"""Structural similarity as a loss: on a CPU, torch spends more time on it than our kernels on drawing."""
+"""Structural similarity (SSIM) as a loss. On a CPU, torch's takes longer than our kernels take to render."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from torch.autograd.function import once_differentiable
 
 
 class SSIM(nn.Module):
-    """`pytorch_msssim.SSIM(data_range=1.0, size_average=True)`: the same value, compiled where that is worth it.
+    """`pytorch_msssim.SSIM(data_range=1.0, size_average=True)`, with compiled kernels on a CPU.
 
     Example:
         >>> loss = 1 - SSIM()(photo, render)
     """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean similarity of images x and y [B, C, H, W] in [0, 1], at least 11 pixels high and wide.
+        """Return the mean SSIM of images x and y [B, C, H, W] in [0, 1], at least 11 pixels high and wide.
 
-        On a CPU in float32, and if at most one of the two needs a gradient, our kernels find it; otherwise, torch does.
+        Uses our kernels for float32 on a CPU if at most one image needs a gradient, and torch otherwise.
         """
         assert x.ndim == 4, f"x: expected [B, C, H, W], got {list(x.shape)}"
         assert x.shape == y.shape, f"y: expected {list(x.shape)}, got {list(y.shape)}"

@@ -1,4 +1,4 @@
-"""The CPU kernels draw, and differentiate, what the dense float64 reference does: relative error at most 1e-3."""
+"""The CPU kernels match the dense float64 reference in images and gradients, to a relative error of 1e-3."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_several_cameras() -> None:
     assert_agrees(random_scene(views=3, render_mode="RGB+ED"))
 
 
-def test_colors_of_each_camera() -> None:
+def test_colors_per_camera() -> None:
     scene = random_scene(views=2)
     assert_agrees(scene.but(colors=torch.stack([scene.colors, scene.colors.flip(0)])))
     scene = random_scene(views=2, channels=3)
@@ -47,7 +47,7 @@ def test_many_gaussians_on_several_threads() -> None:
     assert_agrees(scene.but(scales=scene.scales / 4))
 
 
-def test_behind_and_in_the_plane_of_the_camera() -> None:
+def test_gaussians_behind_the_camera_and_in_its_plane() -> None:
     scene = random_scene()
     depths = torch.linspace(-3, 3, len(scene))
     depths[::20] = 0.0
@@ -59,13 +59,13 @@ def test_near_and_far_planes() -> None:
     assert_agrees(random_scene(near_plane=3.5, far_plane=4.5))
 
 
-def test_off_screen() -> None:
-    """Outside the field of view, where the linearisation is clamped, but reaching in."""
+def test_gaussians_partly_off_screen() -> None:
+    """Their centres are where the linearisation is clamped, but they reach into the image."""
     scene = random_scene()
     assert_agrees(scene.but(means=scene.means * torch.tensor([6.0, 6.0, 1.0]), scales=scene.scales * 4))
 
 
-def test_far_off_screen_draws_nothing() -> None:
+def test_gaussians_far_off_screen_are_not_drawn() -> None:
     scene = random_scene()
     scene = scene.but(means=scene.means + torch.tensor([1e4, 0, 0]))
     drawn = draw(rasterization, scene)
@@ -89,43 +89,43 @@ def test_long_needles_across_the_screen() -> None:
     assert_agrees(scene.but(scales=scales, opacities=scene.opacities * 0.3))
 
 
-def test_scales_of_zero() -> None:
+def test_zero_scales() -> None:
     scene = random_scene()
     scales = scene.scales * (torch.arange(len(scene)) % 2)[:, None]
     assert_agrees(scene.but(scales=scales))
-    # a point has no area: antialiased it is invisible, and its gradients must not be NaN
+    # a point has no area: with antialiasing it is invisible, and its gradients must not be NaN
     drawn = draw(rasterization, scene.but(scales=scales, options=scene.options | {"rasterize_mode": "antialiased"}))
     assert all(torch.isfinite(tensor).all() for tensor in drawn.values())
 
 
-def test_opacities_zero_and_one() -> None:
+def test_opacities_of_zero_and_one() -> None:
     scene = random_scene()
     assert_agrees(scene.but(opacities=(scene.opacities > 0.5).float()))
 
 
-def test_opaque_stack_stops_early() -> None:
-    """Hundreds of gaussians behind saturated pixels."""
+def test_an_opaque_stack_stops_early() -> None:
+    """Hundreds of gaussians lie behind saturated pixels."""
     scene = random_scene(600)
     assert_agrees(scene.but(opacities=torch.full_like(scene.opacities, 0.97), scales=scene.scales * 4))
 
 
-def test_equal_depths_keep_their_order() -> None:
+def test_gaussians_of_equal_depth_keep_their_order() -> None:
     scene = random_scene(60)
-    means = scene.means[torch.arange(60) // 2]  # what densification leaves behind: two at one place
+    means = scene.means[torch.arange(60) // 2]  # as after densification: pairs at one place
     identity = torch.eye(4)[None]
     assert_agrees(scene.but(means=means, viewmats=identity))
 
 
-def test_camera_inside_huge_gaussians() -> None:
+def test_a_camera_inside_huge_gaussians() -> None:
     scene = random_scene(40)
     assert_agrees(scene.but(scales=scene.scales * 100, opacities=scene.opacities * 0.2))
 
 
-def test_one_gaussian() -> None:
+def test_a_single_gaussian() -> None:
     assert_agrees(random_scene(1))
 
 
-def test_image_smaller_than_a_tile() -> None:
+def test_an_image_smaller_than_a_tile() -> None:
     scene = random_scene()
     assert_agrees(scene.but(width=5, height=3, Ks=scene.Ks / torch.tensor([[10.0], [10.0], [1.0]])))
 
@@ -134,8 +134,8 @@ def test_eps2d() -> None:
     assert_agrees(random_scene(eps2d=0.05, rasterize_mode="antialiased"))
 
 
-def test_skewed_views() -> None:
-    """Camera optimisers may hand in matrices that are no exact rotations."""
+def test_skewed_view_matrices() -> None:
+    """Camera optimisers may pass matrices that are not exact rotations."""
     scene = random_scene()
     skew = torch.eye(4)[None] + 0.05 * torch.randn(1, 4, 4) * torch.tensor([1.0, 1, 1, 0])[:, None]
     assert_agrees(scene.but(viewmats=skew @ scene.viewmats))

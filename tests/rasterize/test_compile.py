@@ -1,4 +1,4 @@
-"""Kernels compile where several processes do so at once; see also `tests/test_compiled.py`."""
+"""Several processes can compile the kernels at once; see also `tests/test_compiled.py`."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_processes_that_compile_at_once(tmp_path: Path) -> None:
+def test_processes_can_compile_at_the_same_time(tmp_path: Path) -> None:
     code = (
         "import torch; from raster_scenes import *; from nifi_ns.rasterize import rasterization;"
         "print({k: v.double().sum().item() for k, v in draw(rasterization, random_scene(90)).items()})"

@@ -1,4 +1,4 @@
-"""What callers of `rasterization` rely on beside the image: info, absgrad, errors, threads, light imports."""
+"""What callers of `rasterization` rely on besides the image: info, absgrad, errors, threads, light imports."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def _rasterize(scene: Scene, **options: Any) -> tuple[torch.Tensor, torch.Tensor
     return rasterization(**scene.arguments(**options))
 
 
-def test_absgrad_is_the_sum_of_absolute_values() -> None:
+def test_absgrad_is_the_sum_of_absolute_gradients() -> None:
     scene = random_scene(12).but(width=21, height=19)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(1, 19, 21, 3, generator=generator)
@@ -35,10 +35,10 @@ def test_absgrad_is_the_sum_of_absolute_values() -> None:
             (gradient,) = torch.autograd.grad((image * weights)[:, y, x].sum(), info["means2d"], retain_graph=True)
             expected += gradient.abs()
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
-    assert (found > total.abs() + 1e-3).any(), "no gaussian whose gradients cancel: the test shows nothing"
+    assert (found > total.abs() + 1e-3).any(), "this test needs a gaussian whose gradients cancel"
 
 
-def test_no_absgrad_unless_asked_for() -> None:
+def test_absgrad_is_not_set_unless_requested() -> None:
     scene = random_scene(12)
     image, _, info = _rasterize(scene.but(means=scene.means.clone().requires_grad_()))
     image.sum().backward()
@@ -55,7 +55,7 @@ def test_means2d_are_in_the_graph() -> None:
 
 
 @pytest.mark.parametrize(("version", "shape"), [("1.4.0", (2, 30)), ("1.5.3", (2, 30, 2)), ("2.0", (2, 30, 2))])
-def test_radii_are_as_the_installed_gsplat_wants_them(
+def test_radii_have_the_shape_that_the_installed_gsplat_expects(
     version: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: version)
@@ -68,8 +68,7 @@ def test_radii_are_as_the_installed_gsplat_wants_them(
     assert not info["radii"].is_floating_point()
 
 
-def test_radii_say_what_is_drawn() -> None:
-    """A gaussian has radii exactly if it is in the picture's reach: none that adds to the picture has zero."""
+def test_every_gaussian_that_contributes_to_the_image_has_radii() -> None:
     scene = random_scene(80, channels=80).but(colors=torch.eye(80))
     weights, _, info = _rasterize(scene)
     radii = info["radii"][0].reshape(80, -1).amax(-1)
@@ -87,7 +86,7 @@ def test_zero_gaussians() -> None:
     assert info["means2d"].shape == (2, 0, 2)
 
 
-def test_one_broken_gaussian_does_not_spoil_the_others() -> None:
+def test_one_broken_gaussian_does_not_affect_the_others() -> None:
     scene = random_scene(20)
     rest = torch.arange(20) != 4
     expected = draw(rasterization, scene.but(**{k: getattr(scene, k)[rest] for k in _PER_GAUSSIAN}))
@@ -118,7 +117,7 @@ def test_inputs_need_not_be_contiguous() -> None:
         assert torch.equal(gradient, expected[f"d {name}"]), name
 
 
-def test_background_shows_where_nothing_covers_it() -> None:
+def test_the_background_is_visible_where_nothing_covers_it() -> None:
     scene, background = random_scene(30, render_mode="RGB+ED"), torch.tensor([[0.2, 0.5, 0.9]])
     image, alpha, _ = _rasterize(scene)
     behind, same_alpha, _ = _rasterize(scene, backgrounds=background)
@@ -127,7 +126,7 @@ def test_background_shows_where_nothing_covers_it() -> None:
     assert torch.equal(behind[..., 3:], image[..., 3:])
 
 
-def test_radius_clip_drops_the_small() -> None:
+def test_radius_clip_removes_small_gaussians() -> None:
     scene = random_scene(80, channels=80).but(colors=torch.eye(80))
     _, _, info = _rasterize(scene)
     radii = info["radii"][0].reshape(80, -1).amax(-1)
@@ -150,17 +149,17 @@ def test_radius_clip_drops_the_small() -> None:
         ("Ks", torch.eye(4)[None]),
     ],
 )
-def test_wrong_shapes_are_named(name: str, wrong: torch.Tensor) -> None:
+def test_a_wrong_shape_is_refused_by_name(name: str, wrong: torch.Tensor) -> None:
     with pytest.raises(AssertionError, match=rf"^{name}: expected .* got \["):
         _rasterize(random_scene(20).but(**{name: wrong}))
 
 
-def test_what_only_cuda_can_is_refused_on_a_cpu() -> None:
+def test_cuda_only_options_are_refused_on_a_cpu() -> None:
     with pytest.raises(ValueError, match="packed"):
         _rasterize(random_scene(5), packed=True)
     with pytest.raises(ValueError, match="sh_degree 4"):
         _rasterize(random_scene(5), colors=torch.zeros(5, 25, 3), sh_degree=4)
-    with pytest.raises(ValueError, match="absgrad of 5 channels"):
+    with pytest.raises(ValueError, match="absgrad with 5 channels"):
         _rasterize(random_scene(5, channels=5), absgrad=True)
 
 
@@ -180,7 +179,7 @@ def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     _threads.num_threads.cache_clear()
 
 
-def test_float64_is_drawn_in_float32() -> None:
+def test_float64_inputs_are_rendered_in_float32() -> None:
     scene = random_scene(40)
     expected, found = draw(rasterization, scene), draw(rasterization, scene, torch.float64)
     assert found["image"].dtype == torch.float32
@@ -188,8 +187,8 @@ def test_float64_is_drawn_in_float32() -> None:
     assert max(relative_errors(found, expected).values()) < 1e-5
 
 
-def test_reproducible_bit_for_bit_from_several_threads_at_once() -> None:
-    """A viewer draws while a trainer trains."""
+def test_renders_from_several_threads_at_once_are_bitwise_equal() -> None:
+    """A viewer renders while a trainer trains."""
     scenes = [random_scene(5000, seed=seed) for seed in range(3)]
     scenes = [scene.but(scales=scene.scales / 4) for scene in scenes]
     expected = [draw(rasterization, scene) for scene in scenes]
@@ -200,13 +199,13 @@ def test_reproducible_bit_for_bit_from_several_threads_at_once() -> None:
             assert torch.equal(tensor, expected[k % 3][name]), name
 
 
-def test_importing_stays_light() -> None:
+def test_importing_loads_no_heavy_modules() -> None:
     code = "import sys, nifi_ns.rasterize; sys.exit(any(m in sys.modules for m in ('numba', 'gsplat', 'nerfstudio')))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_reference_draws_gradients_of_a_finite_difference() -> None:
-    """The reference itself, against differences of its images: the one thing here that nothing else vouches for."""
+def test_reference_gradients_match_finite_differences() -> None:
+    """The reference itself is checked only here."""
     scene = random_scene(8, channels=3)
     names = ("means", "quats", "scales", "opacities", "colors", "viewmats")
     tensors = [getattr(scene, name).double() for name in names]
@@ -226,13 +225,13 @@ def test_reference_draws_gradients_of_a_finite_difference() -> None:
 
 
 @pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
-def test_tiled_reference_is_the_dense_one(rasterize_mode: str) -> None:
+def test_the_tiled_reference_equals_the_dense_one(rasterize_mode: str) -> None:
     scene = random_scene(views=2, render_mode="RGB+ED", rasterize_mode=rasterize_mode)
     tiled = draw(partial(reference.rasterization, tiled=True), scene, torch.float64)
     assert max(relative_errors(tiled, draw(reference.rasterization, scene, torch.float64)).values()) < 1e-12
 
 
-def test_reference_projects_and_shades_as_gsplat_does() -> None:
+def test_the_reference_projects_and_shades_like_gsplat() -> None:
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci, _spherical_harmonics
 
     scene = random_scene(300)

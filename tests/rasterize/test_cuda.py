@@ -1,4 +1,4 @@
-"""Our kernels against gsplat's own, and `rasterization` on a GPU (where gsplat first compiles its kernels)."""
+"""Our kernels agree with gsplat's, and `rasterization` works on a GPU (where gsplat first compiles its kernels)."""
 
 from typing import Any
 
@@ -26,14 +26,14 @@ def _on_gpu(scene: Scene) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
 @pytest.mark.parametrize("render_mode", ["RGB", "RGB+ED"])
 def test_kernels_agree_with_gsplat(render_mode: str, rasterize_mode: str) -> None:
-    """Up to the tails: gsplat 1.4.0 cuts them at 3 sigma at the borders of tiles, which costs about 1e-2 in a pixel."""
+    """Except in the tails: gsplat 1.4.0 cuts them at 3 sigma at tile borders, an error of about 1e-2 in a pixel."""
     scene = random_scene(views=2, render_mode=render_mode, rasterize_mode=rasterize_mode)
-    scene = scene.but(opacities=scene.opacities * 0.3)  # at 0.35 and less, 3 sigma reach below 1 / 255
+    scene = scene.but(opacities=scene.opacities * 0.3)  # up to 0.35, alpha is below 1 / 255 at 3 sigma
     errors = relative_errors(draw(rasterization, scene), _on_gpu(scene))
     assert max(errors.values()) <= 1e-3, errors
 
 
-def test_opaque_scenes_agree_with_gsplat_but_for_tails() -> None:
+def test_opaque_scenes_agree_with_gsplat_except_in_the_tails() -> None:
     errors = relative_errors(draw(rasterization, random_scene()), _on_gpu(random_scene()))
     assert errors["image"] <= 1e-2
     assert max(errors.values()) <= 5e-2, errors

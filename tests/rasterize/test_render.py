@@ -1,4 +1,4 @@
-"""Splats seen from views."""
+"""`render` draws splats from a view."""
 
 import torch
 from raster_scenes import Scene, random_scene
@@ -17,7 +17,7 @@ def _views(scene: Scene) -> list[View]:
     return [View(f"{i}", v, K, *size) for i, (v, K) in enumerate(zip(scene.viewmats, scene.Ks, strict=True))]
 
 
-def test_render_is_what_rasterization_draws() -> None:
+def test_render_returns_what_rasterization_draws() -> None:
     scene = random_scene(60)
     image, alpha, _ = rasterization(**scene.arguments(render_mode="RGB+ED"))
     drawn = render(_splats(scene), _views(scene)[0], depth=True)
@@ -28,7 +28,7 @@ def test_render_is_what_rasterization_draws() -> None:
     assert render(_splats(scene), _views(scene)[0]).depth is None
 
 
-def test_render_reaches_all_of_the_splats() -> None:
+def test_render_is_differentiable_in_all_tensors_of_the_splats() -> None:
     splats = _splats(random_scene(60))
     tensors = [splats.means, splats.scales, splats.quats, splats.opacities, splats.sh]
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
@@ -36,13 +36,13 @@ def test_render_reaches_all_of_the_splats() -> None:
     assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)
 
 
-def test_render_with_fewer_harmonics() -> None:
+def test_render_with_a_lower_sh_degree() -> None:
     splats, (view,) = _splats(random_scene(60)), _views(random_scene(1))
     assert torch.equal(render(splats, view, sh_degree=1).rgb, render(splats.with_sh_degree(1), view).rgb)
     assert not torch.allclose(render(splats, view, sh_degree=1).rgb, render(splats, view).rgb, atol=1e-2)
 
 
-def test_render_on_a_background() -> None:
+def test_render_over_a_background() -> None:
     splats, (view,), white = _splats(random_scene(60)), _views(random_scene(1)), torch.ones(3)
     black, on_white = render(splats, view), render(splats, view, background=white)
     assert torch.allclose(on_white.rgb, black.rgb + 1 - black.alpha, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Our structural similarity is pytorch_msssim's, in value and gradient."""
+"""Our SSIM equals pytorch_msssim's, in value and gradient."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_gradients_of_both_images() -> None:
         assert (gradient - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_pictures_as_splatfacto_turns_them() -> None:
+def test_images_permuted_as_by_splatfacto() -> None:
     """Permuted views of [H, W, 3] are not contiguous."""
     x, y = _images(30, 40, 3)
     turned = [image.permute(2, 0, 1)[None] for image in (x, y)]
@@ -39,7 +39,7 @@ def test_pictures_as_splatfacto_turns_them() -> None:
     assert torch.isclose(SSIM()(turned[0], turned[0]), torch.tensor(1.0))
 
 
-def test_flat_and_black_pictures() -> None:
+def test_flat_and_black_images() -> None:
     black = torch.zeros(1, 3, 16, 16)
     white = torch.ones(1, 3, 16, 16).requires_grad_()
     found = SSIM()(black, white)
@@ -49,7 +49,7 @@ def test_flat_and_black_pictures() -> None:
     assert torch.isfinite(white.grad).all()
 
 
-def test_wrong_shapes() -> None:
+def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(AssertionError, match="y: expected"):
         SSIM()(torch.zeros(1, 3, 20, 20), torch.zeros(1, 3, 20, 21))
     with pytest.raises(AssertionError, match="at least 11"):

@@ -1,4 +1,4 @@
-"""The densification strategies of the installed gsplat run on a CPU, on what our rasterizer tells them."""
+"""The densification strategies of the installed gsplat run on a CPU with our rasterizer's info."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from nifi_ns.rasterize.mcmc import TorchMCMCStrategy, compute_relocation
 
 
 class Training:
-    """A few gaussians, their optimizers, and an image to fit."""
+    """A few gaussians, their optimisers, and an image to fit."""
 
     def __init__(self, absgrad: bool = False) -> None:
         self.scene, self.absgrad = random_scene(150, channels=3, views=2), absgrad
@@ -62,11 +62,11 @@ def test_default_strategy_densifies_and_prunes(absgrad: bool) -> None:
     training.step(strategy, state, step=2)
     assert len(training.params["means"]) != 150
     assert torch.sigmoid(training.params["opacities"]).min() >= 0.1
-    training.step(strategy, state, step=3)  # and it goes on with the new ones
+    training.step(strategy, state, step=3)  # training continues with the new gaussians
 
 
 def trained(strategy: MCMCStrategy) -> Training:
-    """Two steps, of which the first relocates and adds some of the gaussians."""
+    """Return the result of two steps, the first of which relocates and adds gaussians."""
     torch.manual_seed(0)
     training = Training()
     training.params["opacities"].data[:20] = -9.0
@@ -89,8 +89,8 @@ def test_mcmc_strategy_relocates_and_grows_to_its_cap() -> None:
     assert all(torch.isfinite(parameter).all() for parameter in training.params.values())
 
 
-def test_mcmc_strategy_does_what_gsplat_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gsplat's, with torch in place of the two kernels that only CUDA has."""
+def test_mcmc_strategy_equals_gsplat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gsplat's strategy runs with torch in place of its two CUDA-only kernels."""
     ours = trained(TorchMCMCStrategy(**MCMC))
     monkeypatch.setattr(ops, "quat_scale_to_covar_preci", _quat_scale_to_covar_preci)
     monkeypatch.setattr(ops, "compute_relocation", compute_relocation)
@@ -102,7 +102,8 @@ def test_mcmc_strategy_does_what_gsplat_does(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_relocation_is_equation_9() -> None:
-    """The double sum of the paper, term by term; and gsplat's meaning of a ratio beyond its table."""
+    """Checked against the paper's double sum, and for ratios beyond the table against gsplat."""
+
     opacities, scales = torch.tensor([0.01, 0.5, 0.9, 0.99, 0.3]), torch.rand(5, 3)
     ratios, n_max = torch.tensor([1, 2, 5, 30, 80]), 51
     binoms = torch.tensor([[float(math.comb(n, k)) for k in range(n_max)] for n in range(n_max)])
