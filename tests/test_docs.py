@@ -107,13 +107,13 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise `Parsed` if the program takes these words, else what it raises."""
     from nerfstudio.utils import install_checks
 
-    from nifi_ns.learning import _optimizer as optimizer
+    from nifi_ns import errors
 
     monkeypatch.chdir(ROOT)  # scripts are named from here
     # some options ask for programs and packages as soon as they are parsed
     for check in ("check_colmap_installed", "check_ffmpeg_installed"):
         monkeypatch.setattr(install_checks, check, lambda *_: None)
-    monkeypatch.setattr(optimizer, "find_spec", lambda name: name)
+    monkeypatch.setattr(errors, "find_spec", lambda name: name)
     program, *arguments = words
     if program in FOREIGN:
         raise Parsed

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nifi_ns.errors import NifiError
+from nifi_ns.errors import NifiError, require
 from nifi_ns.learning import processes
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class OptimizerConfig:
 
     optimizer: Literal["adamw", "fused", "adamw8bit"] = "adamw"
     """AdamW; fused: in one kernel, faster on a GPU; adamw8bit: with moments of a quarter of the size, which needs
-    bitsandbytes (`pip install bitsandbytes`)."""
+    bitsandbytes (`pip install 'nifi-ns[train]'`)."""
     lr: float = 5e-6
     """Learning rate of the restorer, phi-."""
     critic_lr: float = 1e-6
@@ -43,8 +42,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise NifiError(f"ema: expected a decay of 0 or more and below 1, got {self.ema}")
-        if self.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
-            raise NifiError("optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or choose another")
+        if self.optimizer == "adamw8bit":
+            require("bitsandbytes", extra="train", what="optimizer adamw8bit")
 
     def lr_factor(self, step: int, steps: int) -> float:
         """Return what the learning rates are multiplied by at `step`, from 0, of `steps`.

@@ -9,6 +9,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from nifi_ns import errors
 from nifi_ns.errors import NifiError
 from nifi_ns.learning import (
     AdapterOptimizer,
@@ -18,7 +19,6 @@ from nifi_ns.learning import (
     make_optimizer,
     save_checkpoint,
 )
-from nifi_ns.learning import _optimizer as module
 
 CPU = torch.device("cpu")
 
@@ -55,8 +55,8 @@ def test_every_optimizer_is_about_adamw_and_goes_on_exactly_where_it_was_saved(t
 
 
 def test_eight_bits_without_bitsandbytes_are_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(NifiError, match="pip install bitsandbytes"):
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    with pytest.raises(NifiError, match=r"pip install .nifi-ns\[train\]"):
         OptimizerConfig(optimizer="adamw8bit")
 
 
@@ -70,7 +70,7 @@ def test_eight_bits_are_asked_of_bitsandbytes(monkeypatch):
     stand_in.optim = type(sys)("bitsandbytes.optim")  # type: ignore[attr-defined]
     stand_in.optim.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bitsandbytes", stand_in)
-    monkeypatch.setattr(module, "find_spec", lambda name: stand_in)
+    monkeypatch.setattr(errors, "find_spec", lambda name: stand_in)
     optimizer = make_optimizer([parameter()], 0.1, OptimizerConfig(optimizer="adamw8bit", weight_decay=0.5))
     assert isinstance(optimizer, AdamW8bit)
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.5)
