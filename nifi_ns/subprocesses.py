@@ -8,6 +8,13 @@ from contextlib import suppress
 
 import psutil
 
+LOGGED = {
+    "COLUMNS": "160",
+    "PYTHONWARNINGS": "ignore",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow a busy laptop down tenfold
+}
+"""Variables for commands whose output goes into a log."""
+
 
 def process_tree(pid: int) -> list[psutil.Process]:
     """Return a process and its descendants, the process first; none once it is gone."""

@@ -15,10 +15,10 @@ from _comparison import save_comparison
 from rich.console import Console
 
 from nifi_ns import results
-from nifi_ns.commands._cli import run
-from nifi_ns.commands._watch import LOGGED
+from nifi_ns.commands import run
 from nifi_ns.errors import NifiError
 from nifi_ns.files import parse_size, write_text
+from nifi_ns.subprocesses import LOGGED
 
 METHOD = "nifi-splat-lite"
 console = Console(highlight=False)

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nifi_ns import formats, metrics
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.compress import (
     PRESETS,
     CompressionSettings,

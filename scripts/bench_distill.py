@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from nifi_ns import metrics
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.compress import target_bytes
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from nifi_ns import results
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.diffusion import NIFI_TINY, Backbone, CompileMode
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone, Diffusion, FlowMatching
 from nifi_ns.errors import NifiError
@@ -83,7 +83,7 @@ class BenchMemory:
     def main(self) -> None:
         """Run two steps, print a table, write the numbers."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise NifiError("--device cuda: there is no GPU; leave it away to calculate")
+            raise NifiError("--device cuda: there is no GPU; leave out --device to calculate")
         training = preset("sd3").training
         training = training.with_options(
             crop=self.crop, batch_size=self.batch_size, gradient_checkpointing=self.gradient_checkpointing

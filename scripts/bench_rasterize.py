@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 from typing_extensions import assert_never
 
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.results import Row, save
 
 Implementation = Literal["torch", "kernels"]

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 from nifi_ns import metrics
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.commands.train import preset
 from nifi_ns.diffusion import Backbone
 from nifi_ns.errors import NifiError

@@ -19,7 +19,7 @@ from _scenes import chosen, from_colmap, from_transforms
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.errors import NifiError
 
 _REFRAW360 = "https://storage.googleapis.com/gresearch/refraw360"

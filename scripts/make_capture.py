@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from nifi_ns.capture import CaptureSettings, make_capture
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 
 
 @dataclass

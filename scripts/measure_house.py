@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.errors import NifiError
 
 BLOCK = 6  # lines, blank ones and imports not counted, from which on equal code is a duplicate

@@ -30,7 +30,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nifi_ns.commands._cli import run
+from nifi_ns.commands import run
 from nifi_ns.diffusion import PROMPT_FILE, Backbone, FlowMatching, StableDiffusion3
 from nifi_ns.files import atomic_path, write_text
 

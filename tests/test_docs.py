@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+import nifi_ns.commands as commands_package
 from nifi_ns.commands import _cli
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +145,7 @@ def _parse_own(module_name: str, arguments: list[str], monkeypatch: pytest.Monke
 
 
 def _parse_script(script: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli, "run", _only_parse)
+    monkeypatch.setattr(commands_package, "run", _only_parse)
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
     runpy.run_path(str(script), run_name="__main__")
 

@@ -50,6 +50,6 @@ def parse(command: Any, default: Callable[[], Command] | None = None, descriptio
     """
     import tyro
 
-    start = {} if default is None else {"default": default()}
+    start: dict[str, Any] = {} if default is None else {"default": default()}
     # an option that may be None is one that may be left out: nobody types None
     return tyro.cli(command, description=description, config=(tyro.conf.DisallowNone,), **start)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from nifi_ns.commands._watch import LOGGED, Ending, Limits, Outcome, watch
+from nifi_ns.commands._watch import Ending, Limits, Outcome, watch
 from nifi_ns.files import write_text
+from nifi_ns.subprocesses import LOGGED
 
 ATTEMPTS = 2
 

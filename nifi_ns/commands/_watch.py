@@ -21,13 +21,6 @@ import psutil
 
 from nifi_ns.subprocesses import end, process_tree
 
-LOGGED = {
-    "COLUMNS": "160",
-    "PYTHONWARNINGS": "ignore",
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow a busy laptop down tenfold
-}
-"""Variables for commands whose output goes into a log."""
-
 _LOOK_EVERY = 0.5
 _PATIENCE = 5.0  # seconds for stacks to be written, and for processes to end by themselves
 _BUSY = 0.01

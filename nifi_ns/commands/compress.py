@@ -48,7 +48,7 @@ class CompressRun:
         ladder = [replace(self.compression, target_size=size) for size in self.sizes]  # checked before long work
         opened = load_run(self.config)
         background, mode = opened.model.background_color, opened.model.config.rasterize_mode
-        drawn = {"background": background, "antialiased": mode == "antialiased"}
+        drawn: dict[str, Any] = {"background": background, "antialiased": mode == "antialiased"}
         for settings in ladder or [self.compression]:
             started = time.perf_counter()
             compressed = self._compress(opened.uncompressed, opened.train_views, settings, drawn)

@@ -75,7 +75,7 @@ class Enhance:
             raise NifiError(f"{self.input} is no folder, image ({' '.join(IMAGE_SUFFIXES)}) or video")
         restorer = self._restorer  # which may raise
         if self.photos is not None and not restorer.settings.attended_photos:
-            raise NifiError(f"the restorer in {self.restorer} was not trained to look at photos: leave --photos")
+            raise NifiError(f"the restorer in {self.restorer} was not trained to attend to photos: leave out --photos")
         assert self._photos is None or self._poses is not None  # both are read, and may raise, before long work
         if self.preview:
             self._preview()

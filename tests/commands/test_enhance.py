@@ -162,7 +162,7 @@ def test_says_what_is_wrong(
         ({"strength": 1.5}, r"--strength is 1\.5, expected 0 to 1"),
         ({"batch_size": 0}, "--num-photos and --batch-size must be 1 or more"),
         ({"restorer": tmp_path / "empty"}, "no restorer in .*empty"),
-        ({"restorer": own, "photos": capture}, "was not trained to look at photos: leave --photos"),
+        ({"restorer": own, "photos": capture}, "was not trained to attend to photos: leave out --photos"),
         ({"photos": tmp_path / "empty"}, "no photos in .*empty"),
         ({"photos": capture / "images"}, r"transforms\.json holds no cameras"),
         ({"photos": capture, "cameras": tmp_path / "no.json"}, r"no such file: .*no\.json"),
