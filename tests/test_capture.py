@@ -18,8 +18,8 @@ def photos(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "images").iterdir())])
 
 
-def lone(shape: int, size: tuple[float, float, float], turn: np.ndarray | None = None) -> Scene:
-    """One object at the origin, in a world frame turned by `turn`."""
+def single_object(shape: int, size: tuple[float, float, float], turn: np.ndarray | None = None) -> Scene:
+    """Return a scene of one object at the origin, in a world frame turned by `turn`."""
     one = np.ones(1)
     frame = np.eye(3) if turn is None else turn
     return Scene(
@@ -36,7 +36,7 @@ def lone(shape: int, size: tuple[float, float, float], turn: np.ndarray | None =
     )
 
 
-def test_a_capture_is_one_that_nerfstudio_reads(tmp_path: Path) -> None:
+def test_nerfstudio_reads_a_capture(tmp_path: Path) -> None:
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
     folder = make_capture(tmp_path / "capture", CaptureSettings(views=10, width=32, height=24, samples=1, points=60))
@@ -48,7 +48,7 @@ def test_a_capture_is_one_that_nerfstudio_reads(tmp_path: Path) -> None:
     assert all(Image.open(path).size == (32, 24) for path in train.image_filenames)
 
 
-def test_the_same_seed_makes_the_same_capture_whatever_the_workers(tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_capture_with_any_number_of_workers(tmp_path: Path) -> None:
     one, two = make_capture(tmp_path / "one", TINY), make_capture(tmp_path / "two", TINY, workers=3)
     for name in ("transforms.json", "sparse_pc.ply", "images/0001.jpg", "images/0004.jpg"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
@@ -59,22 +59,22 @@ def test_another_seed_makes_another_capture(tmp_path: Path) -> None:
     assert (photos(make_capture(tmp_path / "a", TINY)) != photos(make_capture(tmp_path / "b", other))).mean() > 0.5
 
 
-def test_photos_are_exposed_and_detailed(tmp_path: Path) -> None:
+def test_photos_are_well_exposed_and_detailed(tmp_path: Path) -> None:
     pictures = photos(make_capture(tmp_path, TINY)) / 255.0
     assert 0.2 < pictures.mean() < 0.6
     assert (pictures > 0.99).mean() < 0.02 and pictures.std() > 0.1
     assert abs(np.diff(pictures, axis=2)).mean() > 0.02
 
 
-def test_seed_points_lie_where_the_photos_show_them(tmp_path: Path) -> None:
-    """Projected into a photo that sees them, their colour is the photo's: poses, focal length and points agree."""
+def test_seed_points_have_the_colours_of_the_photos(tmp_path: Path) -> None:
+    """Points are projected into photos: poses, focal length and points agree."""
     settings = CaptureSettings(views=6, width=96, height=72, samples=4, points=2000)
     folder = make_capture(tmp_path, settings)
     document = json.loads((folder / "transforms.json").read_text())
     vertex = PlyData.read(str(folder / "sparse_pc.ply"))["vertex"].data
     points = np.stack([vertex[k] for k in "xyz"], axis=1)
     colours = np.stack([vertex[k] for k in ("red", "green", "blue")], axis=1) / 255.0
-    assert np.linalg.norm(points, axis=1).max() > 20, "the background counts"
+    assert np.linalg.norm(points, axis=1).max() > 20, "some points lie in the background"
     errors = []
     for frame in document["frames"][1:]:
         photo = np.asarray(Image.open(folder / frame["file_path"])) / 255.0
@@ -97,19 +97,20 @@ def test_seed_points_lie_where_the_photos_show_them(tmp_path: Path) -> None:
         (TORUS, (0.7, 0.2, 0.0), 2.1, (1, 0, 0)),
     ],
 )
-def test_rays_hit_shapes_where_geometry_says(
+def test_rays_hit_shapes_at_the_exact_distance(
     shape: int, size: tuple[float, float, float], expected: float, normal: tuple[float, float, float]
 ) -> None:
-    distance, which, n = trace(lone(shape, size), (3.0, 0.0, 0.0), (-1.0, 0.0, 0.0), 1e9)
+    distance, which, n = trace(single_object(shape, size), (3.0, 0.0, 0.0), (-1.0, 0.0, 0.0), 1e9)
     assert which == 0 and distance == pytest.approx(expected, abs=2e-3)
     assert n == pytest.approx(normal, abs=1e-6)
-    assert trace(lone(shape, size), (3.0, 1.5, 0.0), (-1.0, 0.0, 0.0), 1e9)[1] == -1, "it passes beside"
-    assert trace(lone(shape, size), (3.0, 0.0, 0.0), (1.0, 0.0, 0.0), 1e9)[1] == -1, "it points away"
+    assert trace(single_object(shape, size), (3.0, 1.5, 0.0), (-1.0, 0.0, 0.0), 1e9)[1] == -1, "it misses the object"
+    assert trace(single_object(shape, size), (3.0, 0.0, 0.0), (1.0, 0.0, 0.0), 1e9)[1] == -1, "it points away"
 
 
-def test_a_turned_object_is_hit_as_turned() -> None:
+def test_rays_hit_a_turned_object() -> None:
+
     quarter = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    distance, _, normal = trace(lone(BOX, (0.25, 1.0, 1.0), quarter), (3.0, 0.0, 0.0), (-1.0, 0.0, 0.0), 1e9)
+    distance, _, normal = trace(single_object(BOX, (0.25, 1.0, 1.0), quarter), (3.0, 0.0, 0.0), (-1.0, 0.0, 0.0), 1e9)
     assert distance == pytest.approx(2.0) and normal == pytest.approx((1, 0, 0))
 
 

@@ -1,7 +1,7 @@
-"""A generated capture: photos of a garden table, in nerfstudio's format, for the demo and the tests.
+"""A generated capture for the demo and the tests: photos of a garden table, in nerfstudio's format.
 
-Ray traced by this package from one seed: textured things on a wooden table, paving, a meadow, a house, trees, hills and
-a sky with clouds; sun and sky light, soft shadows, one bounce, reflections; a camera with vignetting and noise.
+A built-in ray tracer makes it from one seed: textured objects on a wooden table, paving, a meadow, a house, trees,
+hills and a cloudy sky; sunlight and skylight, soft shadows, one bounce, reflections; vignetting and sensor noise.
 """
 
 import json
@@ -27,26 +27,26 @@ _TEST_EVERY = 8
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How a capture is taken."""
+    """Size and quality of a generated capture."""
 
     views: int = 48
-    """Photos; every 8th, from the first, is held out."""
+    """Number of photos. Every 8th, starting with the first, is held out."""
     width: int = 320
-    """Pixels."""
+    """Photo width in pixels."""
     height: int = 240
-    """Pixels."""
+    """Photo height in pixels."""
     samples: int = 8
-    """Light paths per pixel; coprime to 5, 7 and 11, or the paths of a pixel repeat."""
+    """Light paths per pixel. Choose a number coprime to 5, 7 and 11; otherwise paths repeat."""
     points: int = 6000
-    """Seed points in `sparse_pc.ply`."""
+    """Number of seed points in `sparse_pc.ply`."""
     seed: int = 0
-    """Of everything: the garden, the camera's way, the noise."""
+    """Random seed for the garden, the camera path and the noise."""
 
 
 def make_capture(folder: Path | str, settings: CaptureSettings | None = None, *, workers: int = 1) -> Path:
-    """Take the photos: write `transforms.json`, `images/*.jpg` and `sparse_pc.ply` into `folder`, and return it.
+    """Write `transforms.json`, `images/*.jpg` and `sparse_pc.ply` into `folder`, and return it.
 
-    `transforms.json` comes last, so a folder that has it is complete. The pictures do not depend on `workers`.
+    `transforms.json` is written last, so a folder that contains it is complete. The photos do not depend on `workers`.
 
     Raises:
         NifiError: if there are too few views or pixels to train on.
@@ -55,7 +55,8 @@ def make_capture(folder: Path | str, settings: CaptureSettings | None = None, *,
 
     settings = settings or CaptureSettings()
     if settings.views < 2 or min(settings.width, settings.height) < 16:
-        raise NifiError("a capture needs at least 2 views of 16x16 pixels")
+        size = f"{settings.width}x{settings.height}"
+        raise NifiError(f"a capture needs at least 2 views of 16x16 pixels, got views={settings.views} of {size}")
     folder = Path(folder)
     random = np.random.default_rng(settings.seed)
     scene = _scene.build(random)
@@ -94,12 +95,12 @@ def make_capture(folder: Path | str, settings: CaptureSettings | None = None, *,
 
 
 def _focal(settings: CaptureSettings) -> float:
-    """Pixels, for a field of view of 58 degrees along the longer side."""
+    """Return the focal length in pixels, for a field of view of 58 degrees along the longer side."""
     return 0.5 * max(settings.width, settings.height) / math.tan(math.radians(29))
 
 
 def _poses(count: int, random: np.random.Generator) -> np.ndarray:
-    """[count, 3, 4] camera to world, OpenGL axes: an uneven walk around the table, low and then high."""
+    """Return [count, 3, 4] camera to world, OpenGL axes: two uneven circles around the table, low and then high."""
     poses = np.empty((count, 3, 4))
     low = (count + 1) // 2
     for i in range(count):
@@ -117,24 +118,24 @@ def _poses(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _photo(scene: "Scene", pose: np.ndarray, index: int, settings: CaptureSettings) -> tuple[np.ndarray, np.ndarray]:
-    """What the camera's sensor makes of the light: [H, W, 3] uint8, and [H, W] distances."""
+    """Return the photo [H, W, 3] uint8, and the distances [H, W]."""
     from nifi_ns.capture import _trace
 
     w, h = settings.width, settings.height
     seen = _trace.render(scene, pose, _focal(settings), w, h, settings.samples, index)
     direct, albedo, ambient, normals, distances = np.split(seen, (3, 6, 9, 12), axis=2)
-    light = direct + albedo * _smoothed(ambient, normals, distances)
+    light = direct + albedo * _smooth(ambient, normals, distances)
     y, x = (np.mgrid[:h, :w] + 0.5 - np.array([h, w])[:, None, None] / 2) / _focal(settings)
     exposed = _EXPOSURE * light * (1 / (1 + 0.35 * (x * x + y * y)))[..., None]
-    # Narkowicz's fit of the ACES film curve, then the display's gamma
+    # Narkowicz's fit of the ACES film curve, then the gamma of displays
     film = exposed * (2.51 * exposed + 0.03) / (exposed * (2.43 * exposed + 0.59) + 0.14)
     display = np.clip(film, 0, 1) ** (1 / 2.2)
     noise = np.random.default_rng([settings.seed, index]).normal(0, 0.006, display.shape)
     return (np.clip(display + noise, 0, 1) * 255 + 0.5).astype(np.uint8), distances[..., 0]
 
 
-def _smoothed(ambient: np.ndarray, normals: np.ndarray, distances: np.ndarray, radius: int = 3) -> np.ndarray:
-    """`ambient` light [H, W, 3] averaged over neighbours that lie on the same surface: its few samples are noisy."""
+def _smooth(ambient: np.ndarray, normals: np.ndarray, distances: np.ndarray, radius: int = 3) -> np.ndarray:
+    """Average the noisy `ambient` light [H, W, 3] over neighbouring pixels of the same surface."""
     total, weight = np.zeros_like(ambient), np.zeros_like(distances)
     logs = np.log(distances)
     for dy in range(-radius, radius + 1):
@@ -160,7 +161,7 @@ def _write_points(
     settings: CaptureSettings,
     random: np.random.Generator,
 ) -> None:
-    """Points such as structure from motion finds: on what the photos show, with their colours, a little off."""
+    """Write points like those of structure from motion: on visible surfaces, coloured by the photos, slightly noisy."""
     from plyfile import PlyData, PlyElement
 
     each = np.diff(np.linspace(0, settings.points, len(shots) + 1).astype(int))
@@ -170,7 +171,7 @@ def _write_points(
         x, y = columns + 0.5 - settings.width / 2, rows + 0.5 - settings.height / 2
         rays = np.stack([x, -y, np.full(count, -_focal(settings))], axis=1) @ pose[:, :3].T
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        # hills and clouds have no parallax: they end up somewhere far away
+        # hills and clouds have no parallax, so their points lie at some large distance
         t = np.minimum(distances[rows, columns], random.uniform(40, 80, count))
         t *= 1 + random.normal(0, 0.002, count) * (1 + t / 10)
         positions.append(pose[:, 3] + t[:, None] * rays)

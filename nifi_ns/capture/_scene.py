@@ -1,4 +1,4 @@
-"""What stands where in the generated capture: a garden table with things on it, a house, trees, hills."""
+"""The layout of the generated capture: a garden table with objects on it, a house, trees and hills."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ TABLE_HEIGHT = 0.95
 
 @dataclass(frozen=True)
 class Thing:
-    """One object; angles in degrees, applied in the order tilt (about x), yaw (about z)."""
+    """One object. Angles are in degrees: first tilt (about x), then yaw (about z)."""
 
     shape: int
     material: int
@@ -26,7 +26,7 @@ class Thing:
 
     @property
     def bound(self) -> float:
-        """Radius of a sphere around it."""
+        """Radius of its bounding sphere."""
         a, b, c = self.size
         if self.shape == ELLIPSOID:
             return max(self.size)
@@ -36,7 +36,7 @@ class Thing:
 
     @property
     def frame(self) -> np.ndarray:
-        """[3, 3] world to object."""
+        """[3, 3] rotation, world to object."""
         yaw, tilt = math.radians(self.yaw), math.radians(self.tilt)
         about_z = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
         about_x = np.array([[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)], [0, math.sin(tilt), math.cos(tilt)]])
@@ -83,7 +83,7 @@ def _tree(random: np.random.Generator, x: float, y: float, height: float) -> lis
         cx, cy = x + 0.14 * height * random.normal(), y + 0.14 * height * random.normal()
         cz = height * (0.52 + 0.15 * k)
         r = height * random.uniform(0.19, 0.27)
-        # two shells with holes, so that sky shows through the outer one and leaves behind it
+        # two shells with holes: through the outer one, sky and the inner leaves are visible
         things += [
             Thing(ELLIPSOID, material.LEAVES, (cx, cy, cz), (f * r, f * r, 0.85 * f * r), yaw=360 * random.random())
             for f in (1.0, 0.75)
@@ -101,7 +101,7 @@ def _house() -> list[Thing]:
 
 
 def _garden(random: np.random.Generator) -> list[list[Thing]]:
-    """Trees and bushes between 6 and 26 away, boulders and pots at the edge of the paving."""
+    """Return trees and bushes at distances of 6 to 26, and boulders and pots at the edge of the paving."""
     groups = []
     for k in range(15):
         angle, r = 2 * math.pi * (k + 0.5 * random.random()) / 15, random.uniform(6.5, 26)
@@ -126,7 +126,7 @@ def _garden(random: np.random.Generator) -> list[list[Thing]]:
 
 
 def build(random: np.random.Generator) -> Scene:
-    """The scene that `random` places: the same for the same seed."""
+    """Return the scene, with random placement; the same for the same seed."""
     ground = [Thing(GROUND, material.GROUND, (0, 0, 0), (0, 0, 0))]
     groups: Sequence[list[Thing]] = [ground, _table(), _things_on_the_table(), _house(), *_garden(random)]
     things = [thing for group in groups for thing in group]

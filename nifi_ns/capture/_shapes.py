@@ -1,4 +1,4 @@
-"""The shapes of the generated capture: where a ray meets each, in the coordinates of the object."""
+"""The shapes of the generated capture: ray intersections, in the coordinates of the object."""
 
 import math
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from nifi_ns.capture._vectors import Vector, along, dot, jit, normalize
 
 ELLIPSOID, BOX, FRUSTUM, TORUS, GROUND = range(5)
-"""Shapes. Their `size` is the radii, the half extents, (bottom radius, top radius, half height), (major radius, minor
-radius, -) and nothing: the ground is the plane z = 0."""
+"""Shapes. `size` holds the radii (ellipsoid), the half extents (box), bottom and top radius and half height (frustum),
+or major and minor radius (torus). The ground is the plane z = 0 and has no size."""
 
 FAR = 1e9
 
 
 @jit
 def hit_ellipsoid(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, float, Vector]:
-    """Both distances (the nearer first, FAR for none beyond `start`) and the nearer one's normal, in the object."""
+    """Return both distances (nearest first, FAR for no hit beyond `start`) and the normal at the nearer hit."""
     q = (o[0] / size[0], o[1] / size[1], o[2] / size[2])
     e = (d[0] / size[0], d[1] / size[1], d[2] / size[2])
     a, b, c = dot(e, e), dot(q, e), dot(q, q) - 1.0
@@ -51,7 +51,7 @@ def hit_box(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vecto
 
 @jit
 def hit_frustum(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
-    """An upright cylinder, cone or anything between, with its caps."""
+    """Intersect an upright cylinder, cone or frustum with caps."""
     slope = (size[1] - size[0]) / (2.0 * size[2])
     middle = 0.5 * (size[0] + size[1]) + slope * o[2]  # the radius at the height of the origin
     a = d[0] * d[0] + d[1] * d[1] - slope * slope * d[2] * d[2]
@@ -76,7 +76,7 @@ def hit_frustum(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, V
 
 @jit
 def hit_torus(o: Vector, d: Vector, size: Any, start: float) -> tuple[float, Vector]:
-    """Sphere tracing (Hart 1996): step by the distance to the ring until it is as good as nothing."""
+    """Intersect by sphere tracing (Hart 1996): step by the distance to the torus until it is almost zero."""
     t = max(start, -dot(o, d) - size[0] - size[1])
     for _ in range(64):
         p = along(o, d, t)

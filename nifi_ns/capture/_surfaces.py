@@ -1,4 +1,4 @@
-"""Materials and sky of the generated capture: colour, gloss and bumps of a point, all from layered noise."""
+"""Materials and sky of the generated capture: colour, gloss and bumps of a point, from layered noise."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ GROUND, WOOD, MARBLE, CHECKER, BRICK, BARK, LEAVES, CERAMIC, BOOK, TERRACOTTA, F
 
 @jit
 def mean_albedo(material: int) -> Vector:
-    """What a material looks like from far away: for light that bounces off it."""
+    """Return a material's average albedo, for light that bounces off it."""
     if material in (GROUND, STONE):
         return (0.30, 0.29, 0.24)
     if material in (WOOD, BARK):
@@ -28,7 +28,7 @@ def mean_albedo(material: int) -> Vector:
 
 @jit
 def cut_out(lattice: Any, material: int, p: Vector) -> bool:
-    """Whether there is a hole at `p`, in the object's coordinates: crowns of trees let the light through."""
+    """Return whether there is a hole at `p`, in the object's coordinates: tree crowns let light through."""
     if material != LEAVES:
         return False
     return noise(lattice, 9.0 * p[0], 9.0 * p[1], 9.0 * p[2]) > 0.52
@@ -36,7 +36,7 @@ def cut_out(lattice: Any, material: int, p: Vector) -> bool:
 
 @jit
 def _bump(lattice: Any, p: Vector, frequency: float, strength: float) -> Vector:
-    """A tilt of the normal by the gradient of noise."""
+    """Return a tilt of the normal by the gradient of noise."""
     x, y, z = p[0] * frequency, p[1] * frequency, p[2] * frequency
     e = 0.15
     base = noise(lattice, x, y, z)
@@ -49,7 +49,7 @@ def _bump(lattice: Any, p: Vector, frequency: float, strength: float) -> Vector:
 
 @jit
 def _tiles(u: float, v: float, width: float, height: float, shift: float, gap: float) -> tuple[int, int, float]:
-    """Column, row and mortar (0 in a tile, 1 between tiles) of a running bond."""
+    """Return column, row and mortar (0 in a tile, 1 between tiles) of a running bond."""
     row = math.floor(v / height)
     u += shift * width * (row % 2)
     column = math.floor(u / width)
@@ -132,7 +132,7 @@ def _book(lattice: Any, p: Vector, n: Vector, size: Any, which: int) -> tuple[Ve
     if 0.86 < border < 0.9:
         return ink, 0.3, (0.0, 0.0, 0.0)
     if border < 0.75:
-        # four lines of words: every letter is a stem, and two bars that its number picks
+        # four lines of words: every letter is a stem and two bars, chosen by its hash
         line = math.floor(3.0 * v + 30.0)
         column = math.floor(9.0 * u)
         height, into = 3.0 * v + 30.0 - line, 9.0 * u - column
@@ -145,7 +145,7 @@ def _book(lattice: Any, p: Vector, n: Vector, size: Any, which: int) -> tuple[Ve
 
 @jit
 def surface(lattice: Any, material: int, p: Vector, n: Vector, size: Any, which: int) -> tuple[Vector, float, Vector]:
-    """Albedo, gloss (0 dull to 1 polished) and tilt of the normal at `p`, in the object's coordinates."""
+    """Return albedo, gloss (0 dull to 1 polished) and tilt of the normal at `p`, in the object's coordinates."""
     none = (0.0, 0.0, 0.0)
     if material == GROUND:
         return _ground(lattice, p)
@@ -216,13 +216,13 @@ def _ridge(lattice: Any, azimuth: float, frequency: float, shift: float) -> floa
 
 @jit
 def sky(lattice: Any, d: Vector, sun: Any) -> Vector:
-    """Linear radiance from infinitely far away: three ranges of hills, a sky with clouds, a glow around the sun."""
+    """Return linear radiance from infinitely far away: three ranges of hills, a cloudy sky, a glow around the sun."""
     azimuth = math.atan2(d[1], d[0])
     up = d[2]
     for layer in range(3):
         height = 0.03 + 0.055 * layer
         ridge = height * (0.35 + 1.25 * _ridge(lattice, azimuth, 2.5 + 1.7 * (2 - layer), 11.0 * layer))
-        # the nearest range is the lowest, and the first to be met
+        # the nearest range is the lowest, and hides the others
         if up < ridge:
             forest = fbm(lattice, 60.0 * azimuth, 260.0 * up, 3.0 * layer, 4)
             hill = mix((0.10, 0.15, 0.06), (0.20, 0.22, 0.10), forest)

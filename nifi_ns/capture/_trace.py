@@ -1,4 +1,4 @@
-"""The ray tracer of the generated capture: where rays hit, and how light gets there."""
+"""The ray tracer of the generated capture: intersections and lighting."""
 
 import math
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from nifi_ns.capture._vectors import (
 
 
 class Scene(NamedTuple):
-    """A scene as the compiled code reads it: G groups of objects, each group within one sphere."""
+    """A scene for the compiled code: G groups of objects, each group within one bounding sphere."""
 
     shapes: np.ndarray
     """[N] shape numbers."""
@@ -36,20 +36,20 @@ class Scene(NamedTuple):
     frames: np.ndarray
     """[N, 3, 3] rotations, world to object."""
     bounds: np.ndarray
-    """[N] radii of the spheres around the objects."""
+    """[N] radii of the objects' bounding spheres."""
     groups: np.ndarray
-    """[G, 2] first object and the one after the last."""
+    """[G, 2] start and end of each group's range of objects."""
     spheres: np.ndarray
-    """[G, 4] centre and radius of the sphere around each group."""
+    """[G, 4] centre and radius of each group's bounding sphere."""
     lattice: np.ndarray
-    """[64, 64, 64] random numbers: all texture comes from here."""
+    """[64, 64, 64] random numbers, the source of all textures."""
     sun: np.ndarray
     """[3] unit vector towards the sun."""
 
 
 @jit
 def _misses(origin: Vector, direction: Vector, x: float, y: float, z: float, radius: float, nearest: float) -> bool:
-    """Whether a ray stays clear of a sphere, or meets it beyond `nearest`."""
+    """Return whether a ray misses a sphere, or meets it beyond `nearest`."""
     ox, oy, oz = x - origin[0], y - origin[1], z - origin[2]
     b = ox * direction[0] + oy * direction[1] + oz * direction[2]
     c = ox * ox + oy * oy + oz * oz - radius * radius
@@ -79,7 +79,7 @@ def _rotate_back(m: Any, v: Vector) -> Vector:
 
 @jit
 def trace(scene: Scene, origin: Vector, direction: Vector, nearest: float) -> tuple[float, int, Vector]:
-    """The first hit before `nearest`: distance, object (-1: none) and the unit normal, which faces the ray."""
+    """Return the first hit before `nearest`: distance, object (-1: none) and the unit normal, facing the ray."""
     start = 1e-4
     best, which, normal = nearest, -1, (0.0, 0.0, 1.0)
     for g in range(scene.groups.shape[0]):
@@ -123,7 +123,7 @@ _SKY_MEAN: Vector = (0.50, 0.60, 0.75)
 
 @jit
 def _frame(n: Vector) -> tuple[Vector, Vector]:
-    """Two unit vectors that are orthogonal to `n` and to each other."""
+    """Return two unit vectors that are orthogonal to `n` and to each other."""
     a = (0.0, 0.0, 1.0) if abs(n[2]) < 0.9 else (1.0, 0.0, 0.0)
     t = normalize((a[1] * n[2] - a[2] * n[1], a[2] * n[0] - a[0] * n[2], a[0] * n[1] - a[1] * n[0]))
     return t, (n[1] * t[2] - n[2] * t[1], n[2] * t[0] - n[0] * t[2], n[0] * t[1] - n[1] * t[0])
@@ -131,7 +131,7 @@ def _frame(n: Vector) -> tuple[Vector, Vector]:
 
 @jit
 def _sunlight(scene: Scene, p: Vector, n: Vector, u: float, v: float) -> Vector:
-    """Irradiance / pi by a point on the sun's disc, itself chosen by `u`, `v` in [0, 1)."""
+    """Return irradiance / pi from a point on the sun's disc, chosen by `u`, `v` in [0, 1)."""
     sun = (scene.sun[0], scene.sun[1], scene.sun[2])
     t, b = _frame(sun)
     radius, angle = 0.012 * math.sqrt(u), 2.0 * math.pi * v
@@ -143,8 +143,8 @@ def _sunlight(scene: Scene, p: Vector, n: Vector, u: float, v: float) -> Vector:
 
 
 @jit
-def _glimpse(scene: Scene, origin: Vector, direction: Vector, u: float, v: float) -> Vector:
-    """Radiance along a secondary ray: one sun ray, the mean sky instead of further bounces, no texture."""
+def _secondary_radiance(scene: Scene, origin: Vector, direction: Vector, u: float, v: float) -> Vector:
+    """Return radiance along a secondary ray: one sun ray, the mean sky instead of further bounces, no texture."""
     t, which, n = trace(scene, origin, direction, FAR)
     if which < 0:
         return sky(scene.lattice, direction, scene.sun)
@@ -154,10 +154,10 @@ def _glimpse(scene: Scene, origin: Vector, direction: Vector, u: float, v: float
 
 @jit
 def _shade(scene: Scene, origin: Vector, direction: Vector, u: Any) -> tuple[Vector, Vector, Vector, Vector, float]:
-    """What a camera ray sees, by six random numbers `u`.
+    """Return the light along a camera ray, given six random numbers `u`.
 
-    Returns linear radiance but for what arrives by a bounce or from the sky, the albedo that such light meets, one
-    random sample of it, the unit normal (0 in the sky), and the distance.
+    Returns linear radiance without the ambient light (from the sky or a bounce), the albedo that the ambient light is
+    multiplied by, one random sample of the ambient light, the unit normal (0 in the sky), and the distance.
     """
     t, which, n = trace(scene, origin, direction, FAR)
     if which < 0:
@@ -169,18 +169,18 @@ def _shade(scene: Scene, origin: Vector, direction: Vector, u: Any) -> tuple[Vec
     albedo, gloss, bump = surface(scene.lattice, material, local, _rotate(frame, n), size, which)
     shading = normalize(add(n, _rotate_back(frame, bump)))
     above = along(p, n, 1e-3)
-    # one cosine-distributed ray gathers the sky and what the neighbours reflect
+    # one cosine-distributed ray samples the light of the sky and of neighbouring surfaces
     a, b = _frame(shading)
     radius, angle = math.sqrt(u[2]), 2.0 * math.pi * u[3]
     gather = add(scale(a, radius * math.cos(angle)), scale(b, radius * math.sin(angle)))
     gather = normalize(along(gather, shading, math.sqrt(1.0 - u[2])))
-    ambient = _glimpse(scene, above, gather, u[4], u[5]) if dot(gather, n) > 0.0 else _BLACK
+    ambient = _secondary_radiance(scene, above, gather, u[4], u[5]) if dot(gather, n) > 0.0 else _BLACK
     sunlight = _sunlight(scene, p, shading, u[0], u[1])
     shine = _BLACK
     mirror = reflect(direction, shading)
     if gloss > 0.0 and dot(mirror, n) > 0.0:
         fresnel = gloss * (0.04 + 0.96 * (1.0 + dot(direction, shading)) ** 5)
-        shine = scale(_glimpse(scene, above, mirror, u[4], u[5]), fresnel)
+        shine = scale(_secondary_radiance(scene, above, mirror, u[4], u[5]), fresnel)
         albedo = scale(albedo, 1.0 - fresnel)
         highlight = max(dot(mirror, (scene.sun[0], scene.sun[1], scene.sun[2])), 0.0) ** 90
         shine = add(shine, scale(sunlight, 0.35 * gloss * highlight))
@@ -189,11 +189,11 @@ def _shade(scene: Scene, origin: Vector, direction: Vector, u: Any) -> tuple[Vec
 
 @jit
 def render(scene: Scene, pose: Any, focal: float, width: int, height: int, samples: int, seed: int) -> Any:
-    """What a camera sees: [height, width, 13], the mean over `samples` rays a pixel of what `_shade` returns.
+    """Return a camera's image [height, width, 13]: the mean over `samples` rays per pixel of what `_shade` returns.
 
     The distance is that of the nearest sample. `pose` [3, 4] is camera to world with OpenGL axes. Samples follow the
-    R2-sequence (Roberts 2018), shifted per pixel; each pair of numbers walks it with a stride of its own, so that the
-    pairs are independent.
+    R2 sequence (Roberts 2018), shifted per pixel. Each pair of numbers has its own stride through the sequence, so that
+    the pairs are independent.
     """
     image = np.zeros((height, width, 13))
     image[..., 12] = FAR

@@ -9,7 +9,7 @@ Vector = tuple[float, float, float]
 
 
 jit = compiled(nogil=True, error_model="numpy")
-"""Compile once per machine; without the GIL, so that views render in threads."""
+"""Decorator: compile once per machine, and release the GIL so that threads render views in parallel."""
 
 
 @jit
@@ -54,20 +54,20 @@ def normalize(a: Vector) -> Vector:
 
 @jit
 def reflect(d: Vector, n: Vector) -> Vector:
-    """Direction `d` mirrored at a surface of unit normal `n`."""
+    """Return direction `d` mirrored at a surface with unit normal `n`."""
     return along(d, n, -2.0 * dot(d, n))
 
 
 @jit
 def smoothstep(low: float, high: float, x: float) -> float:
-    """0 below `low`, 1 above `high`, smooth between."""
+    """Return 0 below `low`, 1 above `high`, and a smooth transition between."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
 @jit
 def hashed(i: int, j: int, k: int) -> float:
-    """A repeatable random number in [0, 1) for three integers."""
+    """Return a repeatable random number in [0, 1) for three integers."""
     h = (i * 374761393 + j * 668265263 + k * 1274126177) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1103515245) & 0xFFFFFFFF
     h = ((h ^ (h >> 16)) * 2246822519) & 0xFFFFFFFF
@@ -76,7 +76,7 @@ def hashed(i: int, j: int, k: int) -> float:
 
 @jit
 def noise(lattice: Any, x: float, y: float, z: float) -> float:
-    """Value noise in [0, 1] on a periodic `lattice` [S, S, S] of uniform numbers, S a power of two."""
+    """Return value noise in [0, 1] on a periodic `lattice` [S, S, S] of uniform numbers, S a power of two."""
     mask = lattice.shape[0] - 1
     fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
     u, v, w = x - fx, y - fy, z - fz
@@ -93,7 +93,7 @@ def noise(lattice: Any, x: float, y: float, z: float) -> float:
 
 @jit
 def fbm(lattice: Any, x: float, y: float, z: float, octaves: int) -> float:
-    """Layered noise in about [0, 1], mean 0.5: each octave twice as fine and half as strong."""
+    """Return layered noise in about [0, 1], mean 0.5: each octave is twice as fine and half as strong."""
     total, weight, amplitude = 0.0, 0.0, 1.0
     for _ in range(octaves):
         total += amplitude * noise(lattice, x, y, z)
