@@ -47,3 +47,8 @@ def evenly_spaced(count: int, total: int) -> list[int]:
     if count >= total:
         return list(range(total))
     return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
+
+
+def spaced_views(views: Sequence[View], count: int) -> list[View]:
+    """Return `count` of the views, `evenly_spaced` in their order."""
+    return [views[i] for i in evenly_spaced(count, len(views))]

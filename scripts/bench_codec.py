@@ -37,8 +37,7 @@ from nifi_ns.compress import (
     compress_to_loss,
     decode,
     encode,
-    importance,
-    spread,
+    measure_importance,
     target_bytes,
 )
 from nifi_ns.errors import NifiError
@@ -47,13 +46,14 @@ from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.rasterize import render
 from nifi_ns.results import Row, save
 from nifi_ns.splats import Splats
+from nifi_ns.views import spaced_views
 
 _TRIES = 6  # to decimate to a size
 _ABLATIONS: dict[str, dict[str, Any]] = {
     "neither quantisers nor levels in the loop": {"quantize_from": 1.0},
     "pruned at once": {"stages": 1},
-    "one level": {"levels": 1},
-    "levels not looked at": {"level_steps": 0.0},
+    "one level": {"lod_levels": 1},
+    "coarser levels not optimised": {"lod_steps": 0.0},
     "no SSIM in the loss": {"ssim_weight": 0.0},
 }
 
@@ -120,7 +120,7 @@ class BenchCodec:
             if degree == 0:
                 size, decoded = _gsplat_png(splats)
                 rows.append(_row(opened, "gsplat-png", decoded, size))
-            settings = CompressionSettings(steps=0, sh_degree=degree, levels=1)
+            settings = CompressionSettings(steps=0, sh_degree=degree, lod_levels=1)
             made, seconds = _timed(
                 lambda: compress_to_loss(splats, opened.train_views, self.max_drop, settings, **_drawn(opened))  # noqa: B023
             )
@@ -150,8 +150,8 @@ class BenchCodec:
         """The first of the peers with as many gaussians as fit into `target` bytes; None if not even a few do."""
         splats = opened.uncompressed.with_sh_degree(0)
         with torch.no_grad():
-            matters = importance(splats, spread(opened.train_views, 96), **_drawn(opened))
-        order = matters.fading.argsort(descending=True)
+            importance = measure_importance(splats, spaced_views(opened.train_views, 96), **_drawn(opened))
+        order = importance.opacity_sensitivity.argsort(descending=True)
         low, high, best = 1, len(splats), None
         count = min(high, max(1, target // 14))
         for _ in range(_TRIES):

@@ -1,7 +1,7 @@
-"""Nix: splats to a few kilobytes and back.
+"""Nix: compress splats to a few kilobytes and decode them.
 
-What is listed here is imported when it is first used: nerfstudio imports the settings at every start of a command, and
-the codec's compiler is not needed for that.
+Names are imported on first use: nerfstudio imports the settings whenever a command starts, which must not load the
+codec's compiler.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nifi_ns.compress._cameras import cameras_around, with_renders
     from nifi_ns.compress._compressor import Compressed, Compressor
     from nifi_ns.compress._finetune import compress, extent, learning_rates
-    from nifi_ns.compress._importance import Importance, importance, judging_views, spread
+    from nifi_ns.compress._importance import Importance, importance_views, measure_importance
     from nifi_ns.compress._rate import compress_to_loss
     from nifi_ns.compress._settings import CompressionSettings, target_bytes
     from nifi_ns.compress.codec import PRESETS, Bits, Grid, SceneInfo, decode, encode, fake_quantize, info
@@ -33,11 +33,10 @@ __all__ = [
     "encode",
     "extent",
     "fake_quantize",
-    "importance",
+    "importance_views",
     "info",
-    "judging_views",
     "learning_rates",
-    "spread",
+    "measure_importance",
     "target_bytes",
     "with_renders",
 ]
@@ -59,9 +58,8 @@ _MODULES = {
     ),
     "_importance": (
         "Importance",
-        "importance",
-        "judging_views",
-        "spread",
+        "measure_importance",
+        "importance_views",
     ),
     "_rate": ("compress_to_loss",),
     "_settings": (

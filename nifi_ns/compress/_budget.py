@@ -1,4 +1,4 @@
-"""From a size in bytes to how many gaussians, how finely quantised."""
+"""Choose how many gaussians, and how finely quantised, for a size in bytes."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -9,19 +9,19 @@ from nifi_ns.compress._settings import CompressionSettings, target_bytes
 from nifi_ns.compress.codec import PRESETS, Bits, encode
 from nifi_ns.splats import Splats
 
-_SAMPLE = 20_000  # gaussians that tell the size of all
+_SAMPLE = 20_000  # gaussians from which the size of all is estimated
 
 
 def affordable(count: int, target: int, encode_first: Callable[[int], bytes]) -> tuple[int, bytes]:
-    """How many gaussians, of `count`, fit into `target` bytes, and their file.
+    """Return how many of `count` gaussians fit into `target` bytes, and their file.
 
     Args:
-        count: the number of gaussians there are.
+        count: number of gaussians.
         target: bytes.
-        encode_first: the file of the n most important gaussians.
+        encode_first: returns the file of the n most important gaussians.
 
     Returns:
-        n and its file; 0 and no bytes if not even one fits.
+        n and its file, at least 99.8 % of `target` if there are enough gaussians; 0 and no bytes if not even one fits.
     """
     fits, fails, best = 0, count + 1, b""
     guess = min(count, max(1, target // 6))  # not all at once: there may be millions
@@ -37,14 +37,15 @@ def affordable(count: int, target: int, encode_first: Callable[[int], bytes]) ->
 
 
 def bits_for(target: int, encode_all: Callable[[Bits], bytes]) -> Bits:
-    """As many bits as all gaussians can have within `target` bytes, between the presets coarse and fine.
+    """Return the finest bits, between the presets coarse and fine, at which all gaussians fit into `target` bytes.
 
-    Below coarse, more gaussians gave less than the bits they were paid with (measured after fine-tuning, at a tenth of
-    a scene's gaussians); beyond it, bits are spent only when there are no more gaussians to spend bytes on.
+    Bits finer than coarse are spent only when there are no more gaussians to spend bytes on. Coarser ones do not pay:
+    the gaussians that they make room for gain less than the bits lose (measured after fine-tuning, at a tenth of a
+    scene's gaussians).
 
     Args:
         target: bytes.
-        encode_all: the file of all gaussians, quantised to some bits.
+        encode_all: returns the file of all gaussians, quantised to some bits.
     """
     coarse, fine = PRESETS["coarse"], PRESETS["fine"]
     if len(encode_all(coarse)) > target:
@@ -60,7 +61,7 @@ def bits_for(target: int, encode_all: Callable[[Bits], bytes]) -> Bits:
 
 
 def chosen_sh_degree(splats: Splats, settings: CompressionSettings) -> int:
-    """The degree of the harmonics to keep: as the settings say, and no more than there is."""
+    """Return the SH degree to keep: as the settings say, and no higher than that of `splats`."""
     if settings.sh_degree != "auto":
         return min(settings.sh_degree, splats.sh_degree)
     count = min(len(splats), _SAMPLE)
@@ -73,6 +74,6 @@ def chosen_sh_degree(splats: Splats, settings: CompressionSettings) -> int:
 
 
 def between(coarse: Bits, fine: Bits, part: float) -> Bits:
-    """Bits on the way from `coarse` (0) to `fine` (1), or beyond."""
+    """Interpolate bits between `coarse` (part 0) and `fine` (part 1), or extrapolate them."""
     mixed = {f.name: (1 - part) * getattr(coarse, f.name) + part * getattr(fine, f.name) for f in fields(Bits)}
     return Bits(**mixed)

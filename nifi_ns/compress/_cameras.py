@@ -1,4 +1,4 @@
-"""Cameras for splats that come without any: a bare `.ply` does not say where it may be looked at from."""
+"""Cameras for splats that come without any, such as those of a bare `.ply`."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ _TRIES = 16
 
 
 def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int = 0) -> list[View]:
-    """`count` square views of `size` pixels among and around the splats, without photos, on the splats' device.
+    """Return `count` square views of `size` pixels among and around the splats, without photos, on their device.
 
-    Each looks at a random visible gaussian of the inner part of the scene, from a random direction and 0.5 to 3 times
-    the distance within which half of the visible gaussians are; of several tries the one with the most free space
-    around the camera is taken, so that it is not inside of things.
+    Each looks at a random visible gaussian of the inner part of the scene, from a random direction and from 0.5 to 3
+    times the distance within which half of the visible gaussians lie. Of several candidates the camera with the most
+    free space around it is kept, so that it is not inside an object.
     """
     generator = torch.Generator().manual_seed(seed)
     means, alphas = splats.means.detach().float().cpu(), splats.opacities.detach().sigmoid().cpu()
@@ -30,7 +30,7 @@ def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int =
     distances = (visible - middle).norm(dim=1)
     radius = max(float(distances.median()), 1e-6)
     inner = visible[distances <= 2 * radius]
-    # a few thousand tell how near the next gaussian is
+    # a few thousand suffice to find how near the next gaussian is
     sample = visible[torch.randperm(len(visible), generator=generator)[:4096]]
     focal = size / 2 / math.tan(_FIELD_OF_VIEW / 2)
     K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], device=splats.device)
@@ -57,7 +57,7 @@ def with_renders(
 
 
 def looking_at(centre: Tensor, target: Tensor) -> Tensor:
-    """[4, 4] world to camera (OpenCV axes) from `centre` towards `target`, [3] each, x level in z."""
+    """Return the world-to-camera matrix [4, 4] (OpenCV axes) at `centre` facing `target`, [3] each, with z up."""
     forward = torch.nn.functional.normalize(target - centre, dim=0)
     up = torch.tensor([0.0, 0.0, 1.0])
     if float((forward @ up).abs()) > 0.99:

@@ -1,4 +1,4 @@
-"""Compression with fine-tuning: our own loop, for splats that no trainer holds any more."""
+"""Compression with fine-tuning, in a loop of its own: for splats that are no longer in training."""
 
 import random
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from torch import Tensor
 from nifi_ns.compress._budget import chosen_sh_degree
 from nifi_ns.compress._cameras import cameras_around, with_renders
 from nifi_ns.compress._compressor import Compressed, Compressor
-from nifi_ns.compress._importance import Importance, importance, judging_views, spread
-from nifi_ns.compress._merging import thin_out
+from nifi_ns.compress._importance import Importance, importance_views, measure_importance
+from nifi_ns.compress._merging import reduce_by_merging
 from nifi_ns.compress._settings import CompressionSettings
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render, single_torch_thread
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats
-from nifi_ns.views import View
+from nifi_ns.views import View, spaced_views
 
 _LEARNING_RATES = {"means": 1e-3, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
-"""At the first step; that of means for cameras that extend over one unit. They are splatfacto's, but for means, which
-have to move further to close the gaps that pruning leaves."""
+"""Learning rates at the first step; that of means is for cameras that extend over one unit. They are splatfacto's,
+except for means, which have to move further to close the gaps that pruning leaves."""
 _DECAY = 0.1
-"""What is left of the learning rates at the last step."""
+"""The learning rates at the last step, as a fraction of those at the first."""
 
 
 def compress(
@@ -38,12 +38,12 @@ def compress(
     """Prune, fine-tune and quantise splats until their scene file has the target size.
 
     Args:
-        splats: what to compress; not changed. Everything runs on their device.
-        views: cameras to fine-tune in, with photos. Without photos, the splats' own renders are what to come close to;
-            without views, cameras around and inside the scene are made up.
-        settings: the size, and how to get there.
+        splats: what to compress; not modified. Everything runs on their device.
+        views: cameras to fine-tune in, with photos. Without photos the targets are the splats' own renders; without
+            views, those of cameras placed around and inside the scene.
+        settings: the target size, and how to reach it.
         background: [3] the colour behind everything; black if None.
-        antialiased: whether the splats are drawn antialiased, which the scene file says.
+        antialiased: whether the splats are drawn antialiased, which the scene file records.
         progress: show a progress bar.
 
     Raises:
@@ -53,21 +53,21 @@ def compress(
 
     if len(splats) == 0:
         raise NifiError("the scene is empty: there are no gaussians to compress")
-    watched = judging_views(views, settings.importance_views)
+    cameras = importance_views(views, settings.importance_views)
     if not views:
         views = cameras_around(splats)
-        watched = spread(views, settings.importance_views)  # between those may be inside of things
+        cameras = spaced_views(views, settings.importance_views)  # those between them might be inside objects
     drawn = {"background": background, "antialiased": antialiased}
     if views[0].image is None:
         views = with_renders(splats, views, **drawn)
 
-    def judge(splats: Splats) -> Importance:
-        return importance(splats, watched, **drawn, seed=settings.seed)
+    def measure(splats: Splats) -> Importance:
+        return measure_importance(splats, cameras, **drawn, seed=settings.seed)
 
     splats = splats.detach().with_sh_degree(chosen_sh_degree(splats, settings))
     compressor, shuffle = Compressor(settings, antialiased=antialiased), random.Random(settings.seed)
     if settings.steps == 0:
-        return compressor.finish(thin_out(splats, judge, compressor.room_for(splats, judge)), judge)
+        return compressor.finish(reduce_by_merging(splats, measure, compressor.room_for(splats, measure)), measure)
     parameters = _parameters(splats)
     radius = extent(views)
     optimizers: dict[str, torch.optim.Optimizer] = {
@@ -77,13 +77,13 @@ def compress(
     with single_torch_thread(splats.device), Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"compressing to {settings.target_size}", total=settings.steps)
         for step in range(settings.steps):
-            keep = compressor.prune_mask(step, _splats(parameters), judge)
+            keep = compressor.prune_mask(step, _splats(parameters), measure)
             if keep is not None:
                 remove(parameters, optimizers, {}, ~keep)
             queue = queue or shuffle.sample(range(len(views)), len(views))
             view = views[queue.pop()]
-            shown = compressor.as_decoded(step, _splats(parameters), judge)
-            loss = photo_loss(render(shown, view, **drawn).rgb, view, settings)
+            decoded = compressor.as_decoded(step, _splats(parameters), measure)
+            loss = photo_loss(render(decoded, view, **drawn).rgb, view, settings)
             loss.backward()
             rates = learning_rates(step, settings, radius)
             for name, optimizer in optimizers.items():
@@ -91,18 +91,18 @@ def compress(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             bar.advance(task)
-    return compressor.finish(_splats(parameters), judge)
+    return compressor.finish(_splats(parameters), measure)
 
 
 def learning_rates(step: int, settings: CompressionSettings, extent: float) -> dict[str, float]:
-    """Learning rates at a step, by gsplat's names of the parameters, for cameras that extend over `extent`."""
+    """Return the learning rates at a step, by gsplat's names, for cameras that extend over `extent` scene units."""
     scale = settings.learning_rate * _DECAY ** (step / settings.steps)
     rates = {name: scale * rate for name, rate in _LEARNING_RATES.items()}
     return rates | {"means": rates["means"] * extent}
 
 
 def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tensor:
-    """L1 + 1 - SSIM between a render [H, W, 3] and the view's photo, weighted as the settings say."""
+    """Return the weighted sum of L1 and 1 - SSIM between a render [H, W, 3] and the view's photo."""
     assert view.image is not None, f"the view {view.name} has no photo"
     photo = view.image.to(image)
     similarity = SSIM()(photo.permute(2, 0, 1)[None], image.permute(2, 0, 1)[None])
@@ -111,13 +111,13 @@ def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tens
 
 
 def extent(views: Sequence[View]) -> float:
-    """Largest distance of a camera from the middle of all, as a learning rate of positions is relative to."""
+    """Return the largest distance of a camera from the centre of all: the unit of the learning rate of means."""
     centres = torch.stack([view.centre for view in views])
     return max(float((centres - centres.mean(dim=0)).norm(dim=1).max()), 1e-3)
 
 
 def _parameters(splats: Splats) -> torch.nn.ParameterDict:
-    # under gsplat's names, on which its `remove` works
+    # by the names that gsplat's `remove` expects
     values = {"means": splats.means, "scales": splats.scales, "quats": splats.quats, "opacities": splats.opacities}
     values |= {"sh0": splats.sh[:, :1], "shN": splats.sh[:, 1:]}
     return torch.nn.ParameterDict({k: torch.nn.Parameter(v.detach().float().clone()) for k, v in values.items()})

@@ -1,4 +1,4 @@
-"""How much each gaussian matters in the pictures: what pruning and precision go by."""
+"""How much each gaussian matters in the images: the criterion of pruning and of precision."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,57 +9,57 @@ from torch import Tensor
 from nifi_ns.novel_views import between
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
-from nifi_ns.views import View
+from nifi_ns.views import View, spaced_views
 
 
-def spread(views: Sequence[View], count: int) -> list[View]:
-    """`count` of the views, evenly spread over their order; all of them if there are no more."""
-    count = min(count, len(views))
-    return [views[i * len(views) // count] for i in range(count)]
+def importance_views(views: Sequence[View], count: int) -> list[View]:
+    """Return up to `count` cameras to measure importance in: evenly spaced views without photos, and some between.
 
-
-def judging_views(views: Sequence[View], count: int) -> list[View]:
-    """Up to `count` cameras to judge by: the views as `spread` has them, and if there are fewer as many between them.
-
-    They have no photos. What no photo shows may still be looked at. More than one a view would be between far ones,
-    where nobody looks from.
+    Gaussians that no photo shows may be seen from between the photos. There is at most one such camera for each view:
+    more would lie between distant views, where nobody looks from.
     """
-    cameras = [replace(view, image=None) for view in spread(views, count)]
+    cameras = [replace(view, image=None) for view in spaced_views(views, count)]
     return cameras + between(cameras, min(count - len(cameras), len(cameras)), 1.0)
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much the pictures change with each of N gaussians, as energies: sums over pixels, channels and views."""
+    """Sensitivity of the images to each of N gaussians: squared derivatives, summed over pixels, channels and views."""
 
-    fading: Tensor
-    """[N] `(d image / d log alpha)^2`: what pruning goes by."""
-    changing: Tensor
-    """[N] geometric mean of the energies of growing, `(d image / d log scale)^2`, and of moving in units of the longest
-    axis, each over the three axes: what precision goes by."""
+    opacity_sensitivity: Tensor
+    """[N] sum of `(d image / d log alpha)^2`: the criterion of pruning."""
+    position_sensitivity: Tensor
+    """[N] geometric mean of the sums of `(d image / d log scale)^2` and of `(d image / d mean)^2` with means in units
+    of the longest axis, each over the three axes: the criterion of precision."""
 
     def __getitem__(self, index: Tensor) -> "Importance":
-        """That of the gaussians selected by `index`."""
-        return Importance(self.fading[index], self.changing[index])
+        """Return the sensitivities of the gaussians selected by `index`."""
+        return Importance(self.opacity_sensitivity[index], self.position_sensitivity[index])
 
 
-Judge = Callable[[Splats], Importance]
-"""Tells the importance of splats; the views that it looks at are its own."""
+ImportanceMeasure = Callable[[Splats], Importance]
+"""Returns the importance of splats, in views of its own."""
 
 
-def importance(
+def measure_importance(
     splats: Splats, views: Sequence[View], *, background: Tensor | None = None, antialiased: bool = False, seed: int = 0
 ) -> Importance:
-    """The importance of each gaussian in some views.
+    """Estimate the importance of each gaussian in some views, by one backward pass for each.
 
-    Unlike the sum of its blending weights, the energy of fading knows that a gaussian of the colour of what lies behind
-    it will not be missed. All energies are of the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al.
-    2025), estimated in one backward pass a view: with random signs, the square of the gradient of `sum(sign * image)`
-    has it as expectation.
+    The sensitivities are the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al. 2025): for random
+    signs it is the expectation of the squared gradient of `sum(sign * image)`. Unlike the sum of blending weights,
+    sensitivity to opacity is low for a gaussian that has the colour of what lies behind it.
+
+    Args:
+        splats: the gaussians.
+        views: cameras; their photos are ignored.
+        background: [3] the colour behind everything; black if None.
+        antialiased: whether the splats are drawn antialiased.
+        seed: for the signs.
     """
     generator = torch.Generator(device=splats.device).manual_seed(seed)
     alphas = splats.opacities.detach().sigmoid().clamp(1e-5, 0.99)  # beyond, gradients are clipped
-    fading, growing, moving = (torch.zeros_like(alphas) for _ in range(3))
+    to_opacity, to_scale, to_position = (torch.zeros_like(alphas) for _ in range(3))
     longest = splats.scales.detach().amax(dim=1).exp()
     for view in views:
         with torch.enable_grad():
@@ -69,7 +69,7 @@ def importance(
             image = render(changed, view, background=background, antialiased=antialiased).rgb
             signs = torch.randint(0, 2, image.shape, generator=generator, device=image.device) * 2 - 1
             gradients = torch.autograd.grad((image * signs).sum(), [gain, scales, means])
-        fading += gradients[0].square()
-        growing += gradients[1].square().sum(dim=1)
-        moving += gradients[2].square().sum(dim=1) * longest.square()
-    return Importance(fading, growing.sqrt() * moving.sqrt())
+        to_opacity += gradients[0].square()
+        to_scale += gradients[1].square().sum(dim=1)
+        to_position += gradients[2].square().sum(dim=1) * longest.square()
+    return Importance(to_opacity, to_scale.sqrt() * to_position.sqrt())

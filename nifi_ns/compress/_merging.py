@@ -1,68 +1,68 @@
-"""Fewer gaussians without fine-tuning: those that go are merged into neighbours, so that they leave no holes."""
+"""Reduce the number of gaussians without fine-tuning: merge them into neighbours, so that they leave no holes."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nifi_ns.compress._importance import Importance, Judge
+from nifi_ns.compress._importance import Importance, ImportanceMeasure
 from nifi_ns.splats import SH_C0, Splats
 
-_STAGES = 6  # on the way to a count; in each the neighbours are other ones
-_NEIGHBOURS = 4  # that a gaussian may be merged into one of
-_COLOUR = 0.2  # difference of colours, of 1 from black to white, that counts as much as touching from afar
-_BY_FADING = 0.25  # power of the energy of fading by which what matters weighs more
+_STAGES = 6  # of merging; the neighbours are found anew in each
+_NEIGHBOURS = 4  # candidates to merge a gaussian into
+_COLOUR = 0.2  # difference of colours (black to white is 1) that counts as much as a distance of one extent
+_BY_SENSITIVITY = 0.25  # power of the sensitivity to opacity in the weights
 _MOST_OPAQUE = 0.995
 
 
-def thin_out(splats: Splats, judge: Judge, count: int) -> Splats:
-    """`count` gaussians that look like all of them: `merge` in stages, as what matters changes with every merger."""
+def reduce_by_merging(splats: Splats, measure: ImportanceMeasure, count: int) -> Splats:
+    """Merge gaussians until `count` are left, in stages, as importance changes with every merger."""
     begin = len(splats)
     for stage in range(1, _STAGES + 1):
         left = round(begin * (count / begin) ** (stage / _STAGES))
         if left < len(splats):
-            splats = merge(splats, judge(splats), left)
+            splats = merge(splats, measure(splats), left)
     return splats
 
 
 @torch.no_grad()
 def merge(splats: Splats, importance: Importance, count: int) -> Splats:
-    """The `count` most important gaussians, with the others merged into the likest one near them, or dropped.
+    """Keep the `count` most important gaussians; merge each other one into the most similar one near it, or drop it.
 
-    Two gaussians are taken together as their mixture: the same mean, covariance and mean colour. Each weighs as much as
-    it covers (its area times its opacity), and more if it matters more: what hides behind others must not move them.
-    What the kept one covers grows by as much as the weight.
+    Merged gaussians have the mean, covariance and mean colour of their mixture. The weights are what each covers (area
+    times opacity), increased by importance: a gaussian hidden behind others must not move them. The area that a kept
+    gaussian covers grows with the weight.
 
     Returns:
-        The gaussians, the most important first.
+        The kept gaussians, the most important first.
     """
     from gsplat.utils import normalized_quat_to_rotmat
 
-    order = importance.fading.argsort(descending=True)
+    order = importance.opacity_sensitivity.argsort(descending=True)
     kept, others = order[:count], order[count:]
     others, into = _matched(splats, kept, others)
     target = torch.arange(len(splats), device=splats.device)
     target[others] = into
     scales = splats.scales.exp()
     cover = splats.opacities.sigmoid() * _area(scales)
-    matters = (importance.fading / importance.fading.max().clamp_min(1e-30)) ** _BY_FADING
-    weights = cover * matters.clamp_min(1e-3)
+    factor = (importance.opacity_sensitivity / importance.opacity_sensitivity.max().clamp_min(1e-30)) ** _BY_SENSITIVITY
+    weights = cover * factor.clamp_min(1e-3)
     sums = torch.zeros_like(weights).index_add(0, target, weights)
 
-    def together(values: Tensor) -> Tensor:
-        # weighted means, [N, ...], of those with the same target
+    def weighted_mean(values: Tensor) -> Tensor:
+        # [N, ...], over the gaussians with the same target
         dims = -1, *[1] * (values.ndim - 1)
         return torch.zeros_like(values).index_add(0, target, weights.view(dims) * values) / sums.view(dims)
 
-    means = together(splats.means)
+    means = weighted_mean(splats.means)
     offsets = splats.means - means[target]
     turns = normalized_quat_to_rotmat(torch.nn.functional.normalize(splats.quats, dim=1)) * scales[:, None]
-    spread = together(turns @ turns.mT + offsets[:, :, None] * offsets[:, None, :])
+    covariances = weighted_mean(turns @ turns.mT + offsets[:, :, None] * offsets[:, None, :])
     grown = target.bincount(minlength=len(splats))[kept] > 1
     changed = kept[grown]
-    squares, axes = torch.linalg.eigh(spread[changed].double())
+    squares, axes = torch.linalg.eigh(covariances[changed].double())
     sizes = squares.clamp_min(1e-20).sqrt().to(scales)
     merged = splats[kept]
-    merged.means[grown], merged.sh[grown] = means[changed], together(splats.sh)[changed]
+    merged.means[grown], merged.sh[grown] = means[changed], weighted_mean(splats.sh)[changed]
     merged.scales[grown], merged.quats[grown] = sizes.log(), _quaternions(axes).to(scales)
     alphas = (cover * sums / weights)[changed] / _area(sizes).clamp_min(1e-30)
     merged.opacities[grown] = alphas.clamp(1e-4, _MOST_OPAQUE).logit()
@@ -70,7 +70,7 @@ def merge(splats: Splats, importance: Importance, count: int) -> Splats:
 
 
 def _matched(splats: Splats, kept: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    # those of `others` that a kept one is near enough and like enough, and which it is
+    # those of `others` with a kept gaussian that is near and similar enough, and which one that is
     from scipy.spatial import KDTree
 
     near = min(_NEIGHBOURS, len(kept))
@@ -87,7 +87,7 @@ def _matched(splats: Splats, kept: Tensor, others: Tensor) -> tuple[Tensor, Tens
 
 
 def _area(scales: Tensor) -> Tensor:
-    # [N, 3] -> [N], up to a constant: of the two longest axes
+    # [N, 3] -> [N]: product of the two longest axes
     return scales.sort(dim=1).values[:, 1:].prod(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""From a loss of quality to a size: the smallest scene file that looks almost as good."""
+"""Find the smallest scene file for an accepted loss of quality."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,21 +11,21 @@ from nifi_ns import metrics
 from nifi_ns.compress._budget import between
 from nifi_ns.compress._compressor import Compressed
 from nifi_ns.compress._finetune import compress
-from nifi_ns.compress._importance import importance, judging_views, spread
+from nifi_ns.compress._importance import importance_views, measure_importance
 from nifi_ns.compress._settings import CompressionSettings
-from nifi_ns.compress.codec import PRESETS, Bits, Ladder, decode, encode, fake_quantize, grades
+from nifi_ns.compress.codec import PRESETS, Bits, LevelsOfDetail, decode, encode, fake_quantize, precision_classes
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
-from nifi_ns.views import View
+from nifi_ns.views import View, spaced_views
 
-_VIEWS = 16  # that a loss is measured in
-_KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # parts of the gaussians that are tried without fine-tuning
-_LOWEST = -0.8  # bits that are tried without fine-tuning, on the way from coarse (0) to fine (1)
+_VIEWS = 16  # in which losses are measured
+_KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # fractions of the gaussians to try without fine-tuning
+_LOWEST = -0.8  # coarsest bits to try without fine-tuning, where coarse is 0 and fine is 1
 _TRIALS = 5  # short fine-tunings
-_TRIAL_STEPS = 0.2  # of the steps
-_TRIAL_STAGES = 3  # of pruning: what matters is told by looking at views, which would take longer than the steps
-_SMALLEST = 1 / 32  # of the size without fine-tuning
+_TRIAL_STEPS = 0.2  # of a trial, as a fraction of all steps
+_TRIAL_STAGES = 3  # of pruning in a trial: measuring importance takes longer than the few steps
+_SMALLEST = 1 / 32  # size to try, as a fraction of that without fine-tuning
 
 
 def compress_to_loss(
@@ -38,18 +38,19 @@ def compress_to_loss(
     antialiased: bool = False,
     progress: bool = True,
 ) -> Compressed:
-    """The smallest scene file found whose PSNR against the photos is at most `loss` dB below that of `splats`.
+    """Return the smallest scene file found whose PSNR against the photos is at most `loss` dB below that of `splats`.
 
-    Losses are measured in some of the training views: in those that were not trained on they differ. With fine-tuning
-    (`settings.steps`) the size is found by short trials, which do worse than the last one will, and no more: what comes
-    out loses a little less than asked.
+    The loss is measured in some of the training views; in held-out views it differs. With fine-tuning
+    (`settings.steps`) the size is found by short trials, which lose more than the final run: the result loses a little
+    less than `loss`.
 
     Args:
         splats: what to compress.
         views: with photos.
         loss: dB, more than zero.
-        settings: all but the target size.
-        background, antialiased: how they are drawn, as for `compress`.
+        settings: everything except the target size.
+        background: [3] the colour behind everything; black if None.
+        antialiased: whether the splats are drawn antialiased.
         progress: show a progress bar of the last fine-tuning.
 
     Raises:
@@ -60,8 +61,8 @@ def compress_to_loss(
     if loss <= 0:
         raise NifiError(f"the loss of PSNR must be more than zero, not {loss}")
     drawn: dict[str, Any] = {"background": background, "antialiased": antialiased}
-    watched = spread(views, _VIEWS)
-    least = _quality(splats, watched, drawn) - loss
+    measured = spaced_views(views, _VIEWS)
+    least = _quality(splats, measured, drawn) - loss
     degrees = (
         range(splats.sh_degree + 1) if settings.sh_degree == "auto" else [min(settings.sh_degree, splats.sh_degree)]
     )
@@ -71,7 +72,7 @@ def compress_to_loss(
     settings = replace(settings, sh_degree=kept.sh_degree)
     if settings.steps == 0:
         if untuned is None:
-            raise NifiError(f"without fine-tuning no file loses less than {loss} dB: allow more, steps or harmonics")
+            raise NifiError(f"without fine-tuning no file loses less than {loss} dB: allow more of it, steps or SH")
         return untuned
     most = len(encode(kept, PRESETS["mid"]) if untuned is None else untuned.data)
     short = replace(settings, steps=max(1, round(_TRIAL_STEPS * settings.steps)))
@@ -80,33 +81,38 @@ def compress_to_loss(
     for _ in range(_TRIALS):
         middle = (low * high) ** 0.5
         trial = compress(splats, views, _sized(short, middle * most), progress=False, **drawn)
-        if _quality(trial.splats, watched, drawn) >= least:
+        if _quality(trial.splats, measured, drawn) >= least:
             high, best = middle, trial
         else:
             low = middle
     tuned = compress(splats, views, _sized(settings, high * most), progress=progress, **drawn)
-    if _quality(tuned.splats, watched, drawn) >= least:
+    if _quality(tuned.splats, measured, drawn) >= least:
         return tuned
     if best is None:
-        raise NifiError(f"no file was found that loses less than {loss} dB: allow more, steps or harmonics")
+        raise NifiError(f"no file was found that loses less than {loss} dB: allow more of it, steps or SH")
     return best
 
 
 def _without_tuning(
     splats: Splats, views: Sequence[View], least: float, settings: CompressionSettings, drawn: dict[str, Any]
 ) -> Compressed | None:
-    """The smallest of the files with fewer gaussians, more coarsely quantised, of quality `least`."""
-    matters = importance(splats, judging_views(views, settings.importance_views), **drawn, seed=settings.seed)
-    order = matters.fading.argsort(descending=True)
-    watched, ladder = spread(views, _VIEWS), Ladder(settings.levels, settings.level_ratio)
+    """Return the smallest file of fewer gaussians, more coarsely quantised, whose PSNR is at least `least`."""
+    cameras = importance_views(views, settings.importance_views)
+    importance = measure_importance(splats, cameras, **drawn, seed=settings.seed)
+    order = importance.opacity_sensitivity.argsort(descending=True)
+    measured, lod = spaced_views(views, _VIEWS), LevelsOfDetail(settings.lod_levels, settings.lod_ratio)
     best: Compressed | None = None
     for part in _KEPT:
         first = order[: max(1, round(part * len(splats)))]
-        kept, graded = splats[first], grades(matters.changing[first])
-        bits = _coarsest(lambda bits: _quality(fake_quantize(kept, bits, graded), watched, drawn) >= least)  # noqa: B023
+        kept, precision = splats[first], precision_classes(importance.position_sensitivity[first])
+
+        def suffices(bits: Bits, kept: Splats = kept, precision: Tensor = precision) -> bool:
+            return _quality(fake_quantize(kept, bits, precision), measured, drawn) >= least
+
+        bits = _coarsest(suffices)
         if bits is None:
             break
-        data = encode(kept, bits, graded, ladder.counts(len(kept)), antialiased=drawn["antialiased"])
+        data = encode(kept, bits, precision, lod.counts(len(kept)), antialiased=drawn["antialiased"])
         if best is not None and len(data) >= len(best.data):
             break
         best = Compressed(data, decode(data).to(splats.device), bits)
@@ -129,13 +135,13 @@ def _coarsest(suffices: Callable[[Bits], bool]) -> Bits | None:
 
 @torch.no_grad()
 def _quality(splats: Splats, views: Sequence[View], drawn: dict[str, Any]) -> float:
-    """Mean PSNR against the photos."""
-    measured = []
+    """Return the mean PSNR against the photos, in dB."""
+    psnrs = []
     for view in views:
         assert view.image is not None
         image = render(splats, view, **drawn).rgb.clamp(0, 1)
-        measured.append(metrics.compute(image, view.image.to(image), names=["psnr"]))
-    return metrics.mean(measured)["psnr"] or 0.0
+        psnrs.append(metrics.compute(image, view.image.to(image), names=["psnr"]))
+    return metrics.mean(psnrs)["psnr"] or 0.0
 
 
 def _sized(settings: CompressionSettings, size: float) -> CompressionSettings:

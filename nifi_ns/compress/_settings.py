@@ -1,4 +1,4 @@
-"""What a user says about a compression."""
+"""Settings of a compression."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,11 +7,11 @@ from nifi_ns.errors import NifiError
 from nifi_ns.files import parse_size
 
 PAPER_SIZES = {"paper-0.1": "1.152MB", "paper-0.5": "357KB", "paper-1.0": "223KB"}
-"""What the NiFi paper's codec takes for a scene of Mip-NeRF 360, on average, by its lambda."""
+"""Mean size of a Mip-NeRF 360 scene in the NiFi paper, by the lambda of its codec."""
 
 
 def target_bytes(size: str) -> int:
-    """Bytes in a size as `files.parse_size` reads it, or in one of `PAPER_SIZES`.
+    """Return the bytes of a size as `files.parse_size` reads it, or of one of `PAPER_SIZES`.
 
     Raises:
         NifiError: if it is neither.
@@ -25,36 +25,37 @@ class CompressionSettings:
 
     target_size: str = "60KB"
     """Size of the scene file, every byte counted: 60KB, 0.36MB, ..., or one of the paper's: paper-0.1, paper-0.5,
-    paper-1.0. Met from below, within 2 % where the scene has as much in it."""
+    paper-1.0. The file is at most 2 % smaller, unless the scene does not need as much."""
     sh_degree: int | Literal["auto"] = "auto"
-    """Highest degree of the spherical harmonics to keep; auto keeps what there is room for beside all gaussians, as at
-    small sizes more gaussians beat view-dependent colour."""
+    """Highest SH degree to keep; auto keeps the highest at which all gaussians fit, because at small sizes more
+    gaussians are worth more than view-dependent colour."""
     bits: Literal["auto", "coarse", "mid", "fine"] = "auto"
-    """How finely attributes are quantised; auto trades it against the number of gaussians."""
+    """How finely attributes are quantised; auto balances this against the number of gaussians."""
     steps: int = 1500
     """Fine-tuning steps, pruning included; 0 only prunes and quantises."""
     stages: int = 8
-    """Number of prunings on the way from all gaussians to as many as the size has room for."""
+    """Number of prunings from all gaussians to as many as fit."""
     prune_until: float = 0.5
-    """Part of the steps after which the last pruning is done."""
+    """Fraction of the steps after which pruning is over."""
     quantize_from: float = 0.6
-    """Part of the steps after which the pictures optimised are those of what the file will decode to."""
+    """Fraction of the steps after which the quantisers are in the loop: what is optimised is what the file decodes
+    to."""
     learning_rate: float = 1.0
     """Multiplies all learning rates."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss, against the L1 distance."""
-    levels: int = 3
-    """Levels of the scene file: cut behind any of them it is the file of a coarser scene. Three instead of one cost
-    about 0.15 dB at the same bytes."""
-    level_ratio: float = 4.0
-    """How many times larger the file is up to a level than up to the level before."""
-    level_steps: float = 0.5
-    """Part of the steps with the quantisers in the loop, but for the last ones, that look at the coarser levels."""
+    lod_levels: int = 3
+    """Levels of detail: cut after any of them, the file holds a coarser scene. Three levels instead of one cost about
+    0.15 dB at the same size."""
+    lod_ratio: float = 4.0
+    """How many times more gaussians there are with each level of detail."""
+    lod_steps: float = 0.5
+    """Fraction of the steps with the quantisers in the loop, except the last ones, that optimise the coarser levels."""
     importance_views: int = 96
-    """Views that are looked at to tell which gaussians matter: of the photos or, where there are fewer, between them.
-    What only other views see is lost."""
+    """Number of views in which the importance of gaussians is measured: those of the photos and, if there are fewer,
+    some between them. Gaussians that none of them shows are pruned."""
     seed: int = 0
-    """For the order of the views."""
+    """Seed for the order of the views and for measuring importance."""
 
     def __post_init__(self) -> None:
         target_bytes(self.target_size)
@@ -64,9 +65,9 @@ class CompressionSettings:
             "stages": (self.stages >= 1, "1 or more"),
             "prune_until": (0 <= self.prune_until < 1, "at least 0 and less than 1"),
             "quantize_from": (self.prune_until <= self.quantize_from <= 1, "between prune_until and 1"),
-            "levels": (1 <= self.levels <= 16, "1 to 16"),
-            "level_ratio": (self.level_ratio >= 1.5, "1.5 or more"),
-            "level_steps": (0 <= self.level_steps <= 0.5, "0 to 0.5"),
+            "lod_levels": (1 <= self.lod_levels <= 16, "1 to 16"),
+            "lod_ratio": (self.lod_ratio >= 1.5, "1.5 or more"),
+            "lod_steps": (0 <= self.lod_steps <= 0.5, "0 to 0.5"),
             "importance_views": (self.importance_views >= 1, "1 or more"),
         }
         for name, (right, wanted) in checks.items():

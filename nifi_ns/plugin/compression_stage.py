@@ -117,14 +117,14 @@ class CompressionStage:
         self._set_learning_rates(step)
 
     def _begin(self) -> "Compressor":
-        from nifi_ns.compress import Compressor, chosen_sh_degree, extent, judging_views
+        from nifi_ns.compress import Compressor, chosen_sh_degree, extent, importance_views
 
         model = self._model
         if not model.is_compressed:
             model.keep_uncompressed()
         self._sh_degree = chosen_sh_degree(model.uncompressed_splats, self.config)
         assert model.train_views is not None
-        self._importance_views = judging_views(model.train_views, self.config.importance_views)
+        self._importance_views = importance_views(model.train_views, self.config.importance_views)
         self._extent = extent(model.train_views)
         return Compressor(self.config, antialiased=model.config.rasterize_mode == "antialiased")
 
@@ -143,11 +143,11 @@ class CompressionStage:
 
     def _measure_importance(self, splats: Splats) -> "Importance":
         """Return the importance of `splats` in the training views and between them."""
-        from nifi_ns.compress import importance
+        from nifi_ns.compress import measure_importance
 
         model = self._model
         antialiased = model.config.rasterize_mode == "antialiased"
-        return importance(
+        return measure_importance(
             splats,
             self._importance_views,
             background=model.background_color,

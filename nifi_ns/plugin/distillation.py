@@ -20,7 +20,6 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from nifi_ns.compress import spread
 from nifi_ns.errors import NifiError
 from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.dataset_views import camera_of, read_camera_path, view_of
@@ -28,7 +27,7 @@ from nifi_ns.plugin.generations import Generation, RestoredView
 from nifi_ns.plugin.restored_outputs import RestoredOutputs
 from nifi_ns.plugin.training_views import TrainingViews
 from nifi_ns.references import box_mean, hwc
-from nifi_ns.views import View
+from nifi_ns.views import View, spaced_views
 
 _CHANGE_WINDOW = 9
 """Side in pixels of the squares over which a change is averaged: deciding on single pixels gives speckled weights."""
@@ -159,7 +158,7 @@ class Distillation:
         if self._targets is None:
             views = between(self._cameras, count, part)
         else:
-            views = towards(spread(self._targets, count), self._cameras, part)
+            views = towards(spaced_views(self._targets, count), self._cameras, part)
         compressing = self._compression_step is not None and step >= self._compression_step
         with _evaluating(self._model), torch.no_grad():
             named = [replace(view, name=f"{i:03d}") for i, view in enumerate(views)]

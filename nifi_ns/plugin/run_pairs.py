@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from nifi_ns.compress import importance, spread
+from nifi_ns.compress import measure_importance
 from nifi_ns.errors import NifiError
 from nifi_ns.pairs import PairFolder, PairWriter, is_current
 from nifi_ns.plugin.runs import Run, load_run
+from nifi_ns.views import spaced_views
 
 VERSION = 4
 """Increased whenever the same splats would give other pairs, so that cached pairs are written again."""
@@ -68,10 +69,12 @@ def write_pruned_pairs(
             yield PairFolder.open(root / f"rate_{rate}")
             continue
         if order is None:
-            watched = spread(run.train_views, _IMPORTANCE_VIEWS)
+            watched = spaced_views(run.train_views, _IMPORTANCE_VIEWS)
             antialiased = run.model.config.rasterize_mode == "antialiased"
-            matters = importance(splats, watched, background=run.model.background_color, antialiased=antialiased)
-            order = matters.fading.argsort(descending=True)
+            importance = measure_importance(
+                splats, watched, background=run.model.background_color, antialiased=antialiased
+            )
+            order = importance.opacity_sensitivity.argsort(descending=True)
         pruned = splats[order[:count]]
         run.model.set_splats(pruned)
         yield _write(run, root, rate, pruned.ply_size, fingerprint, referenced)

@@ -17,13 +17,13 @@ from nifi_ns.compress import (
     info,
 )
 from nifi_ns.compress._budget import affordable, bits_for
-from nifi_ns.compress.codec import Ladder
+from nifi_ns.compress.codec import LevelsOfDetail
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
 
 def opacity(splats: Splats) -> Importance:
-    return Importance(fading=splats.opacities, changing=torch.ones_like(splats.opacities))
+    return Importance(opacity_sensitivity=splats.opacities, position_sensitivity=torch.ones_like(splats.opacities))
 
 
 def run(settings: CompressionSettings, splats: Splats) -> list[int]:
@@ -115,20 +115,20 @@ def test_a_small_scene_is_stored_as_finely_as_it_can_be():
     [(1, 5000, [5000]), (3, 4096, [256, 768, 3072]), (4, 4096, [64, 192, 768, 3072]), (3, 300, [75, 225]), (3, 9, [9])],
 )
 def test_each_level_adds_several_times_as_many_as_there_are(levels: int, count: int, counts: list[int]):
-    assert Ladder(levels, 4.0).counts(count) == counts
+    assert LevelsOfDetail(levels, 4.0).counts(count) == counts
 
 
 def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantising():
     splats = random_splats(2000)
     settings = CompressionSettings(
-        target_size="10KB", steps=20, stages=1, prune_until=0, bits="coarse", levels=3, level_steps=0.5
+        target_size="10KB", steps=20, stages=1, prune_until=0, bits="coarse", lod_levels=3, lod_steps=0.5
     )
     compressor = Compressor(settings)
     keep = compressor.prune_mask(0, splats, opacity)
     assert keep is not None
     splats = splats[keep]
     seen = [compressor.as_decoded(step, splats, opacity) for step in range(12, 17)]
-    ladder = Ladder(3, 4.0).up_to(len(splats))
+    ladder = LevelsOfDetail(3, 4.0).cumulative_counts(len(splats))
     assert [len(part) for part in seen] == [ladder[i] for i in (0, 2, 1, 2, 2)]
     dropped = len(splats) - len(seen[0])
     assert seen[0].opacities.min() >= splats.opacities.sort().values[:dropped].max() - 0.5  # as quantised

@@ -2,9 +2,10 @@ import pytest
 import torch
 from splat_scenes import random_splats, views_of_middle
 
-from nifi_ns.compress import importance, judging_views, spread
+from nifi_ns.compress import importance_views, measure_importance
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
+from nifi_ns.views import spaced_views
 
 
 def wall_and_dots() -> Splats:
@@ -19,7 +20,7 @@ def wall_and_dots() -> Splats:
 
 
 def test_what_is_hidden_or_of_the_colour_behind_it_matters_little():
-    _, contrasting, same, hidden = importance(wall_and_dots(), views_of_middle()).fading.tolist()
+    _, contrasting, same, hidden = measure_importance(wall_and_dots(), views_of_middle()).opacity_sensitivity.tolist()
     assert contrasting > 100 * same
     assert contrasting > 100 * hidden
 
@@ -27,9 +28,9 @@ def test_what_is_hidden_or_of_the_colour_behind_it_matters_little():
 @pytest.mark.parametrize("opacity", [6.0, 30.0])
 def test_fully_opaque_gaussians_matter_no_less(opacity: float):
     splats = wall_and_dots()
-    before = importance(splats, views_of_middle()).fading
+    before = measure_importance(splats, views_of_middle()).opacity_sensitivity
     splats.opacities[:2] = opacity
-    after = importance(splats, views_of_middle()).fading
+    after = measure_importance(splats, views_of_middle()).opacity_sensitivity
     assert (after[:2] > 0.9 * before[:2]).all()
 
 
@@ -44,7 +45,9 @@ def test_is_the_energy_of_fading_on_average():
             faded[i] *= factor
             images.append(render(Splats(splats.means, splats.scales, splats.quats, faded.logit(), splats.sh), view).rgb)
         exact.append(((images[1] - images[0]) / 0.02).square().sum())
-    estimate = torch.stack([importance(splats, [view], seed=seed).fading for seed in range(400)]).mean(dim=0)
+    estimate = torch.stack(
+        [measure_importance(splats, [view], seed=seed).opacity_sensitivity for seed in range(400)]
+    ).mean(dim=0)
     torch.testing.assert_close(estimate, torch.stack(exact), rtol=0.25, atol=1e-3)
 
 
@@ -53,31 +56,31 @@ def test_large_gaussians_in_sight_change_the_pictures_most_when_they_grow():
     splats.means[:] = torch.tensor([[-0.5, 0, 0], [0.5, 0, 0], [0, 0, 900.0]])  # the last is a dot far away
     splats.scales[:] = torch.tensor([[-1.0], [-3], [-3]])
     splats.opacities[:] = 2
-    large, small, away = importance(splats, views_of_middle()).changing.tolist()
+    large, small, away = measure_importance(splats, views_of_middle()).position_sensitivity.tolist()
     assert large > 4 * small > 16 * away >= 0
 
 
 def test_follows_its_seed():
     splats, views = random_splats(20), views_of_middle()
-    first, again, other = (importance(splats, views, seed=seed).fading for seed in (0, 0, 1))
+    first, again, other = (measure_importance(splats, views, seed=seed).opacity_sensitivity for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_spread_takes_views_from_all_over():
+def test_spaced_views_are_from_all_over():
     views = views_of_middle(10)
-    assert [view.name for view in spread(views, 3)] == ["row_0", "row_3", "row_6"]
-    assert spread(views, 99) == views
+    assert [view.name for view in spaced_views(views, 3)] == ["row_0", "row_4", "row_9"]
+    assert spaced_views(views, 99) == views
 
 
 def test_few_views_are_joined_by_cameras_between_them():
     views = views_of_middle(3)
-    more = judging_views(views, 6)
+    more = importance_views(views, 6)
     assert more[:3] == views and 3 < len(more) <= 6
-    assert len(judging_views(views, 4)) == 4 and len(judging_views(views, 99)) == len(more)
+    assert len(importance_views(views, 4)) == 4 and len(importance_views(views, 99)) == len(more)
     ends = [{tuple(a.centre.tolist()), tuple(b.centre.tolist())} for a in views for b in views if a is not b]
     for view in more[3:]:
         halves = [sum(torch.tensor(end) for end in pair) / 2 for pair in ends]
         assert min(float((view.centre - half).norm()) for half in halves) < 1e-4
-    assert judging_views(views, 2) == spread(views, 2)
-    assert judging_views(views[:1], 6) == views[:1]
+    assert importance_views(views, 2) == spaced_views(views, 2)
+    assert importance_views(views[:1], 6) == views[:1]

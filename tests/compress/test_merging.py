@@ -1,8 +1,8 @@
 import torch
 from splat_scenes import covariances, random_splats, views_of_middle
 
-from nifi_ns.compress import Importance, importance
-from nifi_ns.compress._merging import merge, thin_out
+from nifi_ns.compress import Importance, measure_importance
+from nifi_ns.compress._merging import merge, reduce_by_merging
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
 
@@ -37,11 +37,11 @@ def wall(count: int = 32) -> Splats:
 def test_merged_gaussians_look_far_more_like_the_whole_than_a_selection() -> None:
     whole = wall()
 
-    def judge(splats: Splats) -> Importance:
-        return importance(splats, views_of_middle())
+    def measure(splats: Splats) -> Importance:
+        return measure_importance(splats, views_of_middle())
 
-    order = judge(whole).fading.argsort(descending=True)
-    dropped, merged = whole[order[:256]], thin_out(whole, judge, 256)
+    order = measure(whole).opacity_sensitivity.argsort(descending=True)
+    dropped, merged = whole[order[:256]], reduce_by_merging(whole, measure, 256)
     assert len(merged) == 256
     assert error(merged, whole) < error(dropped, whole) / 4
 
@@ -86,6 +86,6 @@ def test_what_is_far_away_or_of_another_colour_is_dropped() -> None:
 
 def test_nothing_changes_where_nothing_goes() -> None:
     splats = random_splats(50)
-    same = thin_out(splats, by_order, 50)
+    same = reduce_by_merging(splats, by_order, 50)
     torch.testing.assert_close(same.means, splats.means)
     assert len(merge(splats, by_order(splats), 50)) == 50

@@ -57,7 +57,7 @@ def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkey
     assert errors[0] > errors[1] > errors[2]  # the most important come first
     listed = written[0].root / "pairs.json"
     before = listed.stat().st_mtime_ns
-    monkeypatch.setattr(run_pairs, "importance", lambda *_, **__: pytest.fail("what is current was made again"))
+    monkeypatch.setattr(run_pairs, "measure_importance", lambda *_, **__: pytest.fail("what is current was made again"))
     assert list(write_pruned_pairs(run_config, 3, tmp_path)) == written
     assert listed.stat().st_mtime_ns == before
 

@@ -1,8 +1,8 @@
-"""Scene files, `.nifi`: splats to bytes and back. Needs numpy, numba and torch, neither nerfstudio nor a GPU."""
+"""The codec of scene files, `.nifi`: splats to bytes and back. Needs numpy, numba and torch alone, and no GPU."""
 
 from nifi_ns.compress.codec._codec import decode, encode, info
-from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid, grades
-from nifi_ns.compress.codec._levels import Ladder, growth
+from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid, precision_classes
+from nifi_ns.compress.codec._lod import LevelsOfDetail, growth
 from nifi_ns.compress.codec._quantize import fake_quantize
 from nifi_ns.compress.codec._scene import SceneInfo
 
@@ -10,12 +10,12 @@ __all__ = [
     "PRESETS",
     "Bits",
     "Grid",
-    "Ladder",
+    "LevelsOfDetail",
     "SceneInfo",
     "decode",
     "encode",
     "fake_quantize",
-    "grades",
     "growth",
     "info",
+    "precision_classes",
 ]

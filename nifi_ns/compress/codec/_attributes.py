@@ -1,10 +1,10 @@
-"""Context models of quantised attributes: each channel of integers is coded given neighbours and channels before it.
+"""Context models of quantised attributes: each channel of integers is coded given its neighbours and earlier channels.
 
-A stream of C channels is: for each of them, in the first level only, the lowest value (signed varint), the number of
-bits of the values above the lowest, the middle (above the lowest) and the shift (varints); then one range coder's bytes
-for all of them. Middle and shift make contexts of values, `clamp((value - middle) >> shift, -8, 7)`: of the gaussians
-nearest among those before in Morton order, and of the channels named in the plan. What the models have learned in one
-level they know in the next.
+A stream of C channels holds, for each of them and in the first level only, the lowest value (signed varint), the number
+of bits of the values above the lowest, the middle (above the lowest) and the shift (varints); then one range coder's
+bytes for all of them. Middle and shift make contexts of values, `clamp((value - middle) >> shift, -8, 7)`: of the
+gaussians nearest among those before in Morton order, and of the channels named in the plan. The models keep adapting
+from level to level.
 """
 
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ _BINS = 16  # contexts made of one value
 
 
 class ChannelModels:
-    """What is learned of channels, level after level."""
+    """Adaptive models of all channels, kept from level to level."""
 
     def __init__(self, channels: dict[str, np.ndarray] | None = None) -> None:
-        """To encode `channels`, [N] integers of all levels; to decode, without."""
+        """Prepare to encode `channels`, [N] integers of all levels, or to decode if there are none."""
         self.shapes = {name: _Shape.fit(values) for name, values in (channels or {}).items()}
         self.adapted: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def of(self, name: str, contexts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Chances, counts and mixing weights of a channel with that many contexts besides its neighbours."""
+    def models_of(self, name: str, contexts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return chances, counts and mixing weights of a channel with that many contexts besides its neighbours."""
         if name not in self.adapted:
             models = 3 + contexts
             slots = NODES * (1 + _BINS * (models - 1))
@@ -44,7 +44,7 @@ class ChannelModels:
 
 
 class ChannelCoder:
-    """Codes the channels of a level whose positions are known, and remembers them as contexts for later ones."""
+    """Codes the channels of a level whose positions are known; each is a context of later ones."""
 
     def __init__(self, coordinates: np.ndarray, models: ChannelModels) -> None:
         self.count = len(coordinates)
@@ -53,7 +53,7 @@ class ChannelCoder:
         self.models = models
 
     def encode(self, plan: Plan, channels: dict[str, np.ndarray], skips: np.ndarray | None) -> bytes:
-        """The stream of the channels in `plan`: [N] int64 each, whose lowest `skips` [N] bits are zero."""
+        """Encode the channels in `plan`, [N] int64 each, whose lowest `skips` [N] bits are zero."""
         shapes = [self.models.shapes[name] for name, _ in plan]
         head = Writer()
         for (name, _), shape in zip(plan, shapes, strict=True):
@@ -65,10 +65,10 @@ class ChannelCoder:
         return bytes(head.data) + coder.finish()
 
     def decode(self, plan: Plan, data: bytes, skips: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The inverse of `encode`.
+        """Decode the channels in `plan`.
 
         Raises:
-            CorruptFileError: if the stream's numbers make no sense.
+            CorruptFileError: if a number in the stream is out of range.
         """
         head = Reader(data)
         for name, _ in plan:
@@ -100,14 +100,14 @@ class ChannelCoder:
             *(coder.state, coder.buffer, coder.decoding),
             *(values, shape.bits, skips, shape.middle, shape.shift),
             *(self.neighbours, side),
-            *self.models.of(name, len(given)),
+            *self.models.models_of(name, len(given)),
         )
         self.contexts[name] = np.clip((values - shape.middle) >> shape.shift, -_BINS // 2, _BINS // 2 - 1) + _BINS // 2
 
 
 @dataclass(frozen=True)
 class _Shape:
-    # what the decoder must know of a channel beforehand
+    # the parameters of a channel that precede its symbols
     low: int
     bits: int
     middle: int

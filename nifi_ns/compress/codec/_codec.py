@@ -1,11 +1,11 @@
 """Scene files: splats to bytes and back.
 
 Each level of a file (see `_scene`) adds gaussians to those of the levels before; a file cut behind any of them is a
-file of a coarser scene, whose gaussians are larger, so that they cover as much as those of the whole.
+file of a coarser scene, whose gaussians are enlarged to cover as much as those of the whole.
 
 The gaussians of a level are in Morton order. Its first stream is an octree of the high bits of positions (`_octree`),
-the others are channels of integers (`_attributes`), the last one's the low bits of positions. All models go on learning
-from level to level.
+the others are channels of integers (`_attributes`), of which the last are the low bits of positions. All models keep
+adapting from level to level.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nifi_ns.compress.codec._attributes import ChannelCoder, ChannelModels, Plan
 from nifi_ns.compress.codec._grid import MAX_SKIP, Bits, Grid
-from nifi_ns.compress.codec._levels import GROWTH_UNIT, growth
+from nifi_ns.compress.codec._lod import GROWTH_UNIT, growth
 from nifi_ns.compress.codec._octree import PositionCoder
 from nifi_ns.compress.codec._quantize import Quantized, dequantize, quantize
 from nifi_ns.compress.codec._scene import MAX_COUNT, MAX_LEVELS_OF_DETAIL, SceneInfo, open_scene, write_scene
@@ -30,19 +30,19 @@ from nifi_ns.splats import Splats
 def encode(
     splats: Splats,
     grid: Grid | Bits,
-    grades: Tensor | None = None,
+    precision: Tensor | None = None,
     counts: Sequence[int] | None = None,
     *,
     antialiased: bool = False,
 ) -> bytes:
-    """The scene file of `splats`, quantised to a grid (an earlier one of theirs, or what fits so many bits).
+    """Return the scene file of `splats`.
 
     Args:
-        splats: the gaussians; with several levels in order of importance.
-        grid: how finely to quantise.
-        grades: [N] int64, how finely each of them, see `grid.grades`; all the same by default.
-        counts: how many gaussians each level adds, from the coarsest; all at once by default.
-        antialiased: whether they are to be drawn antialiased, which the file says.
+        splats: the gaussians; with several levels, in order of importance.
+        grid: the quantisers, or the bits to fit them for.
+        precision: [N] int64 classes, see `precision_classes`; the same for all by default.
+        counts: how many gaussians each level adds, from the coarsest; one level by default.
+        antialiased: whether they are to be drawn antialiased, which the file records.
 
     Raises:
         NifiError: if there are no gaussians, too many, or some that cannot be drawn.
@@ -56,7 +56,7 @@ def encode(
         raise NifiError(f"cannot compress the scene: {problem}")
     with torch.no_grad():
         grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
-        quantized = quantize(splats, grid, grades).to("cpu")
+        quantized = quantize(splats, grid, precision).to("cpu")
         ends = list(accumulate(counts))
         grown = [round(GROWTH_UNIT * growth(splats[torch.arange(end)], splats)) for end in ends[:-1]]
     depth = max(1, int(quantized.means.max()).bit_length())
@@ -70,7 +70,7 @@ def encode(
 
 
 def _low_bits(depth: int) -> int:
-    # how many low bits of a coordinate are not in the octree: all that a gaussian may do without
+    # how many low bits of a coordinate are not in the octree: as many as may be dropped
     return min(MAX_SKIP, depth - 1)
 
 
@@ -90,11 +90,11 @@ def _encode_level(
 
 
 def decode(data: bytes, levels: int | None = None) -> Splats:
-    """The gaussians of a scene file, level by level in Morton order, float32 on the CPU: the same on every machine.
+    """Decode a scene file: its gaussians level by level in Morton order, float32 on the CPU, the same on every machine.
 
     Args:
-        data: the file, or what is left of it when it is cut behind a level.
-        levels: how many of its levels, from the coarsest; all that are there by default.
+        data: the file, possibly cut behind a level.
+        levels: how many of its levels of detail to decode, from the coarsest; all by default.
 
     Raises:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
@@ -117,7 +117,7 @@ def decode(data: bytes, levels: int | None = None) -> Splats:
 
 
 def _check(channels: dict[str, np.ndarray], grid: Grid, low: int) -> None:
-    bounds = {"grade": MAX_SKIP + 1, "ratio0": grid.ratio_levels, "opacity": grid.alpha_levels}
+    bounds = {"precision": MAX_SKIP + 1, "ratio0": grid.ratio_levels, "opacity": grid.alpha_levels}
     bounds |= dict.fromkeys("xyz", 1 << low)
     shortest = channels["ratio0"] - channels["ratio1"]
     if shortest.min() < 0 or any(channels[n].min() < 0 or channels[n].max() >= most for n, most in bounds.items()):
@@ -125,7 +125,7 @@ def _check(channels: dict[str, np.ndarray], grid: Grid, low: int) -> None:
 
 
 def info(data: bytes) -> SceneInfo:
-    """Return what is inside a scene file. Verifies its checksums, decodes no gaussian.
+    """Return what a scene file holds. Verifies its checksums, decodes no gaussian.
 
     Raises:
         CorruptFileError: as `decode`.
@@ -134,37 +134,41 @@ def info(data: bytes) -> SceneInfo:
 
 
 def _plans(sh_degree: int) -> dict[str, Plan]:
-    # the channels of each stream, and what each is conditioned on besides its neighbours
-    sh: Plan = [("y0", ("scale", "opacity", "grade")), ("co0", ("y0", "grade")), ("cg0", ("co0", "y0", "grade"))]
+    # the channels of each stream, with the contexts of each besides its neighbours
+    sh: Plan = [
+        ("y0", ("scale", "opacity", "precision")),
+        ("co0", ("y0", "precision")),
+        ("cg0", ("co0", "y0", "precision")),
+    ]
     for k in range(1, (sh_degree + 1) ** 2):
         sh += [(f"y{k}", (f"y{k - 1}",)), (f"co{k}", (f"y{k}", f"co{k - 1}")), (f"cg{k}", (f"co{k}", f"cg{k - 1}"))]
     return {
-        "grades": [("grade", ("spacing",))],
-        "scales": [("scale", ("spacing", "grade"))],
-        "ratios": [("ratio0", ("scale", "grade")), ("ratio1", ("ratio0", "scale", "grade"))],
+        "precision": [("precision", ("spacing",))],
+        "scales": [("scale", ("spacing", "precision"))],
+        "ratios": [("ratio0", ("scale", "precision")), ("ratio1", ("ratio0", "scale", "precision"))],
         "quats": [("quat0", ("ratio0", "ratio1")), ("quat1", ("quat0", "ratio1")), ("quat2", ("quat1", "quat0"))],
-        "opacities": [("opacity", ("scale", "ratio1", "grade"))],
+        "opacities": [("opacity", ("scale", "ratio1", "precision"))],
         "sh": sh,
         "means": [("x", ()), ("y", ()), ("z", ())],
     }
 
 
 def _skips(stream: str, channels: dict[str, np.ndarray], grid: Grid) -> np.ndarray | None:
-    # [N] how many low bits of a stream's values are zero and not coded: it follows from the streams before
-    if stream == "grades":
+    # [N] how many low bits of a stream's values are zero and not coded, from the streams before it
+    if stream == "precision":
         return None
-    grade, longest, middle, shorter = (
+    precision, longest, middle, shorter = (
         torch.from_numpy(channels[name]) if name in channels else None
-        for name in ("grade", "scale", "ratio0", "ratio1")
+        for name in ("precision", "scale", "ratio0", "ratio1")
     )
     shortest = None if middle is None or shorter is None else middle - shorter
-    assert grade is not None
-    return grid.skips(stream, grade, longest, shortest).numpy()
+    assert precision is not None
+    return grid.skips(stream, precision, longest, shortest).numpy()
 
 
 def _channels(quantized: Quantized, low: int) -> dict[str, np.ndarray]:
     # the axes are sorted, so that their differences are small and never negative
-    channels = {"grade": quantized.grades, "scale": quantized.scales}
+    channels = {"precision": quantized.precision, "scale": quantized.scales}
     channels |= {"ratio0": quantized.ratios[:, 0], "ratio1": quantized.ratios[:, 0] - quantized.ratios[:, 1]}
     channels |= {f"quat{i}": quantized.quats[:, i] for i in range(3)}
     channels["opacity"] = quantized.opacities
@@ -176,12 +180,12 @@ def _channels(quantized: Quantized, low: int) -> dict[str, np.ndarray]:
 
 def _quantized(cells: np.ndarray, channels: dict[str, np.ndarray], sh_degree: int) -> Quantized:
     # the inverse of _channels
-    def together(*names: str) -> Tensor:
+    def stacked(*names: str) -> Tensor:
         return torch.from_numpy(np.stack([channels[name] for name in names], axis=1))
 
-    means = torch.from_numpy(cells) + together("x", "y", "z")
+    means = torch.from_numpy(cells) + stacked("x", "y", "z")
     longest, middle, shorter = (torch.from_numpy(channels[name]) for name in ("scale", "ratio0", "ratio1"))
-    quats, levels = together("quat0", "quat1", "quat2"), torch.from_numpy(channels["opacity"])
-    sh = torch.stack([together(f"y{k}", f"co{k}", f"cg{k}") for k in range((sh_degree + 1) ** 2)], dim=1)
-    grades = torch.from_numpy(channels["grade"])
-    return Quantized(grades, means, longest, torch.stack([middle, middle - shorter], dim=1), quats, levels, sh)
+    quats, levels = stacked("quat0", "quat1", "quat2"), torch.from_numpy(channels["opacity"])
+    sh = torch.stack([stacked(f"y{k}", f"co{k}", f"cg{k}") for k in range((sh_degree + 1) ** 2)], dim=1)
+    precision = torch.from_numpy(channels["precision"])
+    return Quantized(precision, means, longest, torch.stack([middle, middle - shorter], dim=1), quats, levels, sh)

@@ -24,7 +24,7 @@ VERSION = 1
 
 
 class Writer:
-    """Bytes in the making."""
+    """Builds a sequence of bytes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -45,12 +45,12 @@ class Writer:
         self.data += struct.pack(f"<{len(values)}f", *values)
 
     def bytes(self, data: bytes) -> None:
-        """Append bytes as they are."""
+        """Append bytes unchanged."""
         self.data += data
 
 
 class Reader:
-    """The inverse of `Writer`; raises `CorruptFileError` where the bytes end too early or make no sense."""
+    """Reads what `Writer` wrote; raises `CorruptFileError` if the bytes end too early or a value is out of range."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.position = data, 0
@@ -93,7 +93,7 @@ class Reader:
 
 
 def write_file(chunks: list[tuple[str, bytes]]) -> bytes:
-    """A file of these (kind, payload) chunks."""
+    """Return a file of these (kind, payload) chunks."""
     data = bytearray(MAGIC)
     data.append(VERSION)
     for kind, payload in chunks:
@@ -105,7 +105,7 @@ def write_file(chunks: list[tuple[str, bytes]]) -> bytes:
 
 
 def read_file(data: bytes) -> Iterator[tuple[str, bytes, int]]:
-    """The chunks of a file as (kind, payload, position behind it), each yielded only if its checksum is right.
+    """Yield the chunks of a file as (kind, payload, position after it), each after verifying its checksum.
 
     Raises:
         CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.

@@ -1,4 +1,4 @@
-"""How finely each attribute is quantised, and the frame of a scene's positions."""
+"""The quantisers of all attributes, and the frame of a scene's positions."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -16,27 +16,27 @@ MRP_RANGE = 2 * math.tan(math.pi / 8)
 SCALE_RANGE = 10.0
 """Nats of log-scale that `Bits.scales` divides."""
 MAX_SKIP = 7
-"""Most low bits that a value may do without, and the grade of the gaussians that matter least."""
+"""Most low bits that may be dropped from a value, and the precision class of the least important gaussians."""
 MAX_LEVELS = 1 << 12
-"""Most levels of alpha, and of an axis' length relative to the longest."""
+"""Most quantisation levels of alpha, and of an axis' length relative to the longest."""
 UNIT = 256
 """Precisions are compared in integers of 1 / UNIT bit."""
 
 HEADROOM = 3
-"""Bits that the finest grade has above the average gaussian: the average gaussian's grade."""
+"""Bits that the finest precision class has above the average gaussian, which makes it the class of the average."""
 
-# How many bits less than its grade says an attribute needs, by octave of the longest axis and by the shortest axis'
-# part of it. Fitted to half the log2 of the Gauss-Newton Hessian's diagonal over the renders of trained scenes: large
-# gaussians show a shift less, and a turn or a change of shape more; round ones show no turn.
+# How many bits fewer than by its precision class an attribute needs, per octave of the longest axis and by the ratio of
+# the shortest axis to it. Fitted to half the log2 of the Gauss-Newton Hessian's diagonal over the renders of trained
+# scenes: large gaussians are less sensitive to a shift and more to rotation and shape, round ones not at all to rotation.
 _LESS_BY_SIZE = {"means": 0.7, "ratios": -0.3, "quats": -0.35}
 _LESS_BY_ROUNDNESS = {"quats": 3.0}
 _OCTAVES = 1.4426950408889634  # in a nat
 SIZED = tuple(_LESS_BY_SIZE)
-"""Attributes whose bits do not only depend on the grade."""
-# steps beyond which damage grows faster than with their square: nats, part of the longest axis, part of the levels
+"""Attributes whose bits depend on more than the precision class."""
+# steps beyond which damage grows faster than with their square: nats, of the longest axis, of all levels
 _COARSEST = {"scales": 0.5, "ratios": 0.25, "opacities": 0.125}
 
-# what is fainter is as good as gone; above, logits grow for nothing
+# fainter gaussians are invisible; beyond the upper limit logits grow without effect
 _ALPHA_MIN, _ALPHA_MAX = Decimal("0.005"), Decimal("0.999")
 
 _MOST_BITS = {"means": 16, "ratios": 9, "opacities": 9}
@@ -44,9 +44,9 @@ _MOST_BITS = {"means": 16, "ratios": 9, "opacities": 9}
 
 @dataclass(frozen=True)
 class Bits:
-    """How finely the attributes of an average gaussian are quantised; fractions are allowed.
+    """Bits of the attributes of an average gaussian before entropy coding; fractions are allowed.
 
-    Gaussians that matter more have up to `HEADROOM` bits more, others fewer. The entropy coder spends less than that.
+    More important gaussians have up to `HEADROOM` bits more, others fewer.
     """
 
     means: float
@@ -83,12 +83,12 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything needed to turn integers back into attributes. Its floats are exact in float32, as they are stored."""
+    """The quantisers: all that turns integers into attributes. Its floats are exact in float32, as they are stored."""
 
     centre: tuple[float, float, float]
-    """Middle of the scene, in its own units."""
+    """Centre of the scene, in scene units."""
     radius: float
-    """Distance from the middle up to which space is not contracted."""
+    """Distance from the centre up to which space is not contracted."""
     origin: tuple[float, float, float]
     """Contracted position of the lowest corner."""
     mean_step: float
@@ -101,14 +101,17 @@ class Grid:
     """Steps of an axis' length up to the longest."""
     alpha_levels: int
     offsets: tuple[int, ...]
-    """In 1 / UNIT bit, one for each of `SIZED`: what makes the average gaussian have the bits that were asked for."""
+    """In 1 / UNIT bit, for each of `SIZED`: make the average gaussian have the bits asked for."""
 
     @classmethod
     def fit(cls, splats: Splats, bits: Bits) -> "Grid":
-        """The grid of `bits` for these gaussians.
+        """Return the grid of `bits` for these gaussians.
+
+        Positions are contracted around the median first, so that a gaussian however far away makes the steps at most
+        about 2.5 times coarser.
 
         Raises:
-            NifiError: if there are no gaussians, or a value is not finite.
+            NifiError: if there are no gaussians, or some that cannot be drawn.
         """
         if len(splats) == 0:
             raise NifiError("the scene is empty: there are no gaussians to compress")
@@ -142,16 +145,18 @@ class Grid:
         offsets = (-round(float(grid._less(name, longest, shortest).double().mean())) for name in SIZED)
         return replace(grid, offsets=tuple(offsets))
 
-    def skips(self, name: str, grades: Tensor, longest: Tensor | None = None, shortest: Tensor | None = None) -> Tensor:
-        """How many low bits gaussians do without in an attribute, [N] int64 from 0 to MAX_SKIP.
+    def skips(
+        self, name: str, precision: Tensor, longest: Tensor | None = None, shortest: Tensor | None = None
+    ) -> Tensor:
+        """Return how many low bits of an attribute are dropped, [N] int64 from 0 to MAX_SKIP.
 
         Args:
-            name: of the attribute, as in `Bits`.
-            grades: [N] int64, see `grades`.
-            longest: [N] int64, the quantised logarithm of the longest axis; needed for those in `SIZED`.
+            name: the attribute, as in `Bits`.
+            precision: [N] int64, see `precision_classes`.
+            longest: [N] int64, the quantised logarithm of the longest axis; needed for attributes in `SIZED`.
             shortest: [N] int64, the quantised length of the shortest axis; needed for quats.
         """
-        less = UNIT * grades
+        less = UNIT * precision
         if name in SIZED:
             assert longest is not None
             less = less + self.offsets[SIZED.index(name)] + self._less(name, longest, shortest)
@@ -172,17 +177,17 @@ class Grid:
 
     @property
     def logits(self) -> tuple[float, ...]:
-        """The opacity of every level, from the most opaque."""
+        """The opacity logit of every level, from the most opaque."""
         return _logits(self.alpha_levels)
 
     def alpha_level(self, opacities: Tensor) -> Tensor:
-        """[N] logits -> [N] levels, not rounded."""
+        """Return the level of opacity logits, [N] -> [N], before rounding."""
         high, low = (float(alpha.ln()) for alpha in (_ALPHA_MAX, _ALPHA_MIN))
         return (torch.nn.functional.logsigmoid(opacities) - high) / (low - high) * self.alpha_levels
 
     @property
     def log_ratios(self) -> tuple[float, ...]:
-        """Logarithms of axes' lengths relative to the longest, by twice the length in steps."""
+        """Logarithms of an axis' length relative to the longest, by twice the length in steps."""
         return _log_ratios(self.ratio_levels)
 
 
@@ -201,37 +206,37 @@ def _log_ratios(levels: int) -> tuple[float, ...]:
     return tuple(float((Decimal(max(twice, 1)) / (2 * levels)).ln()) for twice in range(2 * levels + 1))
 
 
-def grades(changing: Tensor) -> Tensor:
-    """How finely gaussians are quantised, from how much they matter: the optimum spends equal damage on all.
+def precision_classes(sensitivity: Tensor) -> Tensor:
+    """Return the precision class of gaussians: the optimal allocation damages the images equally by each of them.
 
     Args:
-        changing: [N] energies, see `importance.Importance`.
+        sensitivity: [N] squared derivatives of the images, see `Importance.position_sensitivity`.
 
     Returns:
-        [N] int64, from 0 for the finest to MAX_SKIP; each more stands for a quarter of the energy. Those of average
-        (of the logarithm) have HEADROOM.
+        [N] int64, from 0, the finest, to MAX_SKIP. The next class has a quarter of the sensitivity; gaussians whose
+        logarithm of it is the average are in class HEADROOM.
     """
-    seen = changing[changing > 0].sort().values
+    seen = sensitivity[sensitivity > 0].sort().values
     if len(seen) == 0:
-        return torch.full_like(changing, HEADROOM, dtype=torch.long)
-    precision = 0.5 * changing.clamp_min(float(seen[len(seen) // 50])).log2()
+        return torch.full_like(sensitivity, HEADROOM, dtype=torch.long)
+    precision = 0.5 * sensitivity.clamp_min(float(seen[len(seen) // 50])).log2()
     return (HEADROOM - (precision - precision.mean())).round().clamp(0, MAX_SKIP).long()
 
 
 def contract(points: Tensor) -> Tensor:
-    """[N, 3] -> [N, 3] in the ball of radius 2; the unit ball stays as it is."""
+    """Contract space into the ball of radius 2, [N, 3] -> [N, 3]; the unit ball stays as it is."""
     norm = squared_norm(points).sqrt().clamp_min(1)[:, None]
     return torch.where(norm > 1, (2 - 1 / norm) / norm * points, points)
 
 
 def expand(points: Tensor, most: float) -> Tensor:
-    """The inverse of `contract`, for norms up to `most` < 2; what lies beyond is taken as if it lay there."""
+    """Invert `contract` for norms up to `most` < 2; larger ones are clamped to it."""
     norm = squared_norm(points).sqrt().clamp_min(1)[:, None]
     return torch.where(norm > 1, 1 / (2 - norm.clamp_max(most)) / norm * points, points)
 
 
 def squared_norm(vectors: Tensor) -> Tensor:
-    """[N, 3] -> [N], summed in a fixed order, so that it is the same everywhere."""
+    """Return squared norms, [N, 3] -> [N], summed in a fixed order so that all machines agree."""
     x, y, z = vectors.unbind(dim=1)
     return x * x + y * y + z * z
 

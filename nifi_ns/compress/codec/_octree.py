@@ -1,4 +1,4 @@
-"""Quantised positions as an octree of counts: the order of the gaussians is not paid for.
+"""Quantised positions as an octree of counts, which spends no bits on the order of the gaussians.
 
 The gaussians are sorted by Morton code. From the root cell, which holds all, each occupied cell is halved along x, y, z
 in turn and the number of gaussians in its lower half is coded, level by level (breadth first).
@@ -13,10 +13,10 @@ _COUNTS = 48  # kinds of cell by the number of gaussians in it: exact below 16, 
 
 
 class PositionCoder:
-    """Codes the positions of one level after the other; what its models have learned in one they know in the next."""
+    """Codes the positions of one level of detail after the other; its models keep adapting from level to level."""
 
     def __init__(self, depth: int) -> None:
-        """For coordinates of `depth` bits."""
+        """Prepare to code coordinates of `depth` bits."""
         self.depth = depth
         slots = NODES * (3 * depth + 3 * _COUNTS + _COUNTS)
         self._chances, self._counts = np.full(slots, 32768, dtype=np.int64), np.zeros(slots, dtype=np.int64)
@@ -24,13 +24,13 @@ class PositionCoder:
         self._weights_low = np.full((MAX_BITS, 1), 65536, dtype=np.int64)
 
     def encode(self, codes: np.ndarray) -> bytes:
-        """The stream of a level: [N] sorted int64 Morton codes of 3 * depth bits."""
+        """Encode the positions of a level: [N] sorted int64 Morton codes of 3 * depth bits."""
         coder = RangeCoder(bits=6 * self.depth * len(codes))
         self._code(coder, codes)
         return coder.finish()
 
     def decode(self, data: bytes, count: int) -> np.ndarray:
-        """The inverse of `encode`, for `count` codes."""
+        """Decode `count` sorted Morton codes, [N] int64."""
         codes = np.zeros(count, dtype=np.int64)
         self._code(RangeCoder(data), codes)
         return codes

@@ -5,15 +5,15 @@ What is quantised, and how:
 - **means**: contracted as in mip-NeRF 360 (Barron et al. 2022, eq. 10), which keeps the middle of the scene as it is
   and folds everything outside into a shell, so that a step is about one size in the pictures; then a cubic grid.
 - **scales**: axes sorted from longest to shortest; the natural logarithm of the longest, uniform, and the lengths of
-  the others relative to it, uniform: how thin a thin gaussian is shows little.
+  the others relative to it, uniform: how thin a thin gaussian is hardly shows.
 - **quats**: with the axes sorted, a rotation counts modulo half turns about them, so w can always be made the largest
   component; then modified Rodrigues parameters v / (1 + w), whose grid is nearly uniform in angle.
 - **opacities**: uniform in the logarithm of alpha.
 - **sh**: YCoCg of each SH coefficient, uniform, with coarser chroma.
 
-Gaussians that matter less have coarser grids, by powers of two: each has a grade, and how many low bits of a value are
-left away follows from the grade and the quantised size in integers (`Grid.skips`). Every decoded value is made of
-single IEEE additions, products, quotients and square roots, or looked up: two machines decode the same.
+Less important gaussians have coarser grids, by powers of two: each has a precision class, and how many low bits of a
+value are dropped follows from the class and the quantised size in integers (`Grid.skips`). Every decoded value is made
+of single IEEE additions, products, quotients and square roots, or looked up: all machines decode the same values.
 """
 
 import math
@@ -37,8 +37,8 @@ _MOST = (MAX_SYMBOLS // 2 - 1) >> MAX_SKIP << MAX_SKIP
 class Quantized:
     """N gaussians as integers (int64 tensors)."""
 
-    grades: Tensor
-    """[N] 0 for the gaussians that matter most, to MAX_SKIP: how many low bits of most values are zero."""
+    precision: Tensor
+    """[N] precision classes, 0 for the most important gaussians to MAX_SKIP: low bits of most values that are zero."""
     means: Tensor
     """[N, 3] lowest corner of a cell of 2^skip grid coordinates, 0 to 2^20 - 1."""
     scales: Tensor
@@ -48,7 +48,7 @@ class Quantized:
     quats: Tensor
     """[N, 3] modified Rodrigues steps."""
     opacities: Tensor
-    """[N] levels, from the most opaque."""
+    """[N] quantisation levels, from the most opaque."""
     sh: Tensor
     """[N, (degree + 1)^2, 3] YCoCg steps."""
 
@@ -58,47 +58,47 @@ class Quantized:
         return math.isqrt(self.sh.shape[1]) - 1
 
     def to(self, device: torch.device | str) -> "Quantized":
-        """The same integers on `device`."""
+        """Move to `device`."""
         return Quantized(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def __getitem__(self, index: Tensor) -> "Quantized":
-        """The gaussians selected by `index`."""
+        """Select gaussians by `index`, [M] integers or [N] booleans."""
         return Quantized(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
-def quantize(splats: Splats, grid: Grid, grades: Tensor | None = None) -> Quantized:
-    """Round to the grid, in the order of `splats`. Values beyond what the format can hold are clamped to it.
+def quantize(splats: Splats, grid: Grid, precision: Tensor | None = None) -> Quantized:
+    """Round to the grid, in the order of `splats`. Values beyond what the format can hold are clamped.
 
     Args:
         splats: the gaussians.
         grid: the quantisers.
-        grades: [N] int64; the average one for all by default.
+        precision: [N] int64, see `precision_classes`; the average class for all by default.
     """
     splats = canonical(splats)
-    grades = torch.full_like(splats.opacities, HEADROOM, dtype=torch.long) if grades is None else grades
-    scales = _rounded(splats.scales[:, 0] / grid.scale_step, grid.skips("scales", grades))
+    precision = torch.full_like(splats.opacities, HEADROOM, dtype=torch.long) if precision is None else precision
+    scales = _rounded(splats.scales[:, 0] / grid.scale_step, grid.skips("scales", precision))
     lengths = (splats.scales[:, 1:] - splats.scales[:, :1]).exp() * grid.ratio_levels
-    ratios = _cells(lengths, grid.skips("ratios", grades, scales)[:, None], grid.ratio_levels - 1)
+    ratios = _cells(lengths, grid.skips("ratios", precision, scales)[:, None], grid.ratio_levels - 1)
     contracted = contract((splats.means - splats.means.new_tensor(grid.centre)) / grid.radius)
     corners = (contracted - contracted.new_tensor(grid.origin)) / grid.mean_step
-    means = _cells(corners, grid.skips("means", grades, scales)[:, None], 2**MAX_DEPTH - 1)
+    means = _cells(corners, grid.skips("means", precision, scales)[:, None], 2**MAX_DEPTH - 1)
     mrp = splats.quats[:, 1:] / (1 + splats.quats[:, :1]) / grid.quat_step
-    quats = _rounded(mrp, grid.skips("quats", grades, scales, ratios[:, 1])[:, None])
-    level, skip = grid.alpha_level(splats.opacities), grid.skips("opacities", grades)
+    quats = _rounded(mrp, grid.skips("quats", precision, scales, ratios[:, 1])[:, None])
+    level, skip = grid.alpha_level(splats.opacities), grid.skips("opacities", precision)
     opacities = torch.minimum(_rounded(level, skip), (grid.alpha_levels - 1) >> skip << skip).clamp_min(0)
-    sh = _rounded(_rgb_to_ycocg(splats.sh) / _sh_steps(splats.sh, grid), grid.skips("sh", grades)[:, None, None])
-    return Quantized(grades, means, scales, ratios, quats, opacities, sh)
+    sh = _rounded(_rgb_to_ycocg(splats.sh) / _sh_steps(splats.sh, grid), grid.skips("sh", precision)[:, None, None])
+    return Quantized(precision, means, scales, ratios, quats, opacities, sh)
 
 
 def dequantize(quantized: Quantized, grid: Grid) -> Splats:
-    """The gaussians that the integers stand for (float32, unit quaternions)."""
-    grades = quantized.grades
-    middles = _middles(quantized.means, grid.skips("means", grades, quantized.scales)[:, None])
+    """Return the gaussians that the integers stand for (float32, unit quaternions)."""
+    precision = quantized.precision
+    middles = _middles(quantized.means, grid.skips("means", precision, quantized.scales)[:, None])
     contracted = middles.float() * (grid.mean_step / 2)
     contracted = contracted + contracted.new_tensor(grid.origin)
     means = expand(contracted, 2 - grid.mean_step / 2) * grid.radius + contracted.new_tensor(grid.centre)
     longest = quantized.scales.float()[:, None] * grid.scale_step
-    middles = _middles(quantized.ratios, grid.skips("ratios", grades, quantized.scales)[:, None])
+    middles = _middles(quantized.ratios, grid.skips("ratios", precision, quantized.scales)[:, None])
     others = longest + longest.new_tensor(grid.log_ratios)[middles.clamp_max(2 * grid.ratio_levels)]
     scales = torch.cat([longest, others], dim=1)
     mrp = quantized.quats.float() * grid.quat_step
@@ -116,7 +116,7 @@ def _rounded(values: Tensor, skips: Tensor) -> Tensor:
 
 
 def _cells(values: Tensor, skips: Tensor, most: int) -> Tensor:
-    # down to a multiple of 2^skip, the first of a range whose middle is decoded
+    # down to a multiple of 2^skip: the lower end of a range whose middle is decoded
     return values.long().clamp(0, most) >> skips << skips
 
 
@@ -125,16 +125,16 @@ def _middles(cells: Tensor, skips: Tensor) -> Tensor:
     return 2 * cells + 2**skips
 
 
-def fake_quantize(splats: Splats, grid: Grid | Bits, grades: Tensor | None = None) -> Splats:
-    """What `decode(encode(splats, grid, grades))` gives, in the order of `splats`, with gradients straight through.
+def fake_quantize(splats: Splats, grid: Grid | Bits, precision: Tensor | None = None) -> Splats:
+    """Return `decode(encode(splats, grid, precision))`, in the order of `splats`, with straight-through gradients.
 
-    The axes of a gaussian may come back permuted (longest first) and its quaternion changed to match: the same
-    ellipsoid. Pass the grid of an earlier step while optimising, so that it does not move under the splats.
+    The axes of a gaussian may be permuted (longest first) and its quaternion changed to match: the same ellipsoid.
+    While optimising, pass the grid of an earlier step, so that it stays fixed.
     """
     grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
     splats = canonical(splats)
     with torch.no_grad():
-        decoded = dequantize(quantize(splats, grid, grades), grid)
+        decoded = dequantize(quantize(splats, grid, precision), grid)
     # x - x.detach() is zero with gradient one
     pairs = ((getattr(splats, f.name), getattr(decoded, f.name)) for f in fields(splats))
     return Splats(*(value + (x - x.detach()) for x, value in pairs))

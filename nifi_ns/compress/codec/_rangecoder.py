@@ -1,9 +1,9 @@
 """Adaptive binary range coding with mixed contexts, in integers only, so that any machine decodes the same bits.
 
 One function, `code_symbol`, both encodes and decodes, so that the two cannot drift apart. A symbol is coded bit by bit
-down a binary tree. For every bit several adaptive models, each looking at another context, give a probability; their
+down a binary tree. For every bit several adaptive models, each with another context, give a probability; their
 logits are added with weights learned on the way (logistic mixing, Mahoney 2005), and a carry-less range coder spends
--log2(p) bits. Nothing but the symbols is stored: the decoder learns the same models from the same past.
+-log2(p) bits. No model is stored: the decoder learns the same ones from the symbols it has decoded.
 
 Compiled with numba because each bit's probability depends on all bits before it: no vectorised coder can do that.
 """
@@ -41,10 +41,10 @@ RATES = 65536 // np.arange(2, _LIMIT + 3)
 
 
 class RangeCoder:
-    """A coder's state and buffer, for the kernels: hand them `coder.state, coder.buffer, coder.decoding`."""
+    """State and buffer of a coder; kernels take `coder.state, coder.buffer, coder.decoding`."""
 
     def __init__(self, data: bytes | None = None, bits: int = 0) -> None:
-        """To decode `data`, or to encode up to `bits` binary decisions."""
+        """Prepare to decode `data`, or to encode up to `bits` binary decisions."""
         self.decoding = data is not None
         self.state = np.array([0, _MASK, 0, 0], dtype=np.int64)
         if data is None:
@@ -54,7 +54,7 @@ class RangeCoder:
             self.state[2:] = 6, int.from_bytes(data[:6].ljust(6, b"\0"), "big")
 
     def finish(self) -> bytes:
-        """What was encoded. The decoder reads zeros behind it, so that trailing ones are dropped."""
+        """Return the encoded bytes, without trailing zeros, which the decoder assumes."""
         low, high, position = (int(v) for v in self.state[:3])
         for kept in range(1, 7):
             step = 1 << (8 * (6 - kept))
@@ -95,8 +95,8 @@ def code_symbol(state, buffer, decoding, symbol, bits, chances, counts, slots, w
     """Code one symbol of `bits` bits, from the highest.
 
     Args:
-        state, buffer, decoding: of a `RangeCoder`.
-        symbol: what to encode; ignored when decoding.
+        state, buffer, decoding: those of a `RangeCoder`.
+        symbol: the symbol to encode; ignored when decoding.
         bits: 0 to MAX_BITS.
         chances, counts: [slots] int64, the adaptive probabilities (start at 32768) and how often each was used.
         slots: [M] int64, where each model's tree of NODES slots for the present context starts.

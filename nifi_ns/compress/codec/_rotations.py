@@ -1,4 +1,4 @@
-"""One quaternion for each ellipsoid: a gaussian's rotation without the choices that change nothing."""
+"""Canonical rotations: one quaternion for each ellipsoid, without its symmetries."""
 
 import math
 
@@ -9,14 +9,14 @@ from nifi_ns.splats import Splats
 
 
 def canonical(splats: Splats) -> Splats:
-    """The same ellipsoids with axes sorted from longest to shortest and unit quaternions whose w is largest.
+    """Return the same ellipsoids with axes sorted from longest to shortest and unit quaternions whose w is largest.
 
-    Differentiable, and unchanged when applied again.
+    Differentiable and idempotent.
     """
     scales, order = splats.scales.sort(dim=1, descending=True, stable=True)
     quats = torch.nn.functional.normalize(splats.quats, dim=1)
     quats = _permute_axes(quats, order)
-    # a half turn about an axis changes no ellipsoid and brings any component to the place of w
+    # a half turn about an axis maps the ellipsoid to itself and moves any component to the place of w
     w, x, y, z = quats.unbind(dim=1)
     turns = torch.stack(
         [quats, torch.stack([-x, w, z, -y], 1), torch.stack([-y, -z, w, x], 1), torch.stack([-z, y, -x, w], 1)], 1

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from nifi_ns.compress.codec._container import VERSION, Reader, Writer, read_file, write_file
 from nifi_ns.compress.codec._grid import MAX_LEVELS, SIZED, Grid
-from nifi_ns.compress.codec._levels import GROWTH_UNIT, MAX_GROWTH
+from nifi_ns.compress.codec._lod import GROWTH_UNIT, MAX_GROWTH
 from nifi_ns.compress.codec._quantize import MAX_DEPTH
 from nifi_ns.errors import CorruptFileError
 
@@ -39,7 +39,7 @@ MAX_PER_BYTE = 4
 Equal gaussians cost the range coder nothing, so that a file of 331 bytes could ask its reader for gigabytes. Trained
 scenes take 13 bits a gaussian at the very least; a file that takes less than 2 is padded by the encoder.
 """
-STREAMS: tuple[str, ...] = ("cells", "grades", "scales", "ratios", "quats", "opacities", "sh", "means")
+STREAMS: tuple[str, ...] = ("cells", "precision", "scales", "ratios", "quats", "opacities", "sh", "means")
 """What the bytes of a scene file are spent on, in file order."""
 # chunks that readers may skip
 _ANTIALIASED, _PADDING = "a", "p"

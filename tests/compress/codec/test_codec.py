@@ -10,14 +10,14 @@ from splat_scenes import random_splats, rows
 
 from nifi_ns.compress import PRESETS, Bits, Grid, decode, encode, fake_quantize, info
 from nifi_ns.compress.codec import _codec as codec
-from nifi_ns.compress.codec import grades
+from nifi_ns.compress.codec import precision_classes
 from nifi_ns.compress.codec._grid import MAX_SKIP
 from nifi_ns.compress.codec._scene import STREAMS
 from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
 
-def random_grades(count: int, seed: int = 0) -> torch.Tensor:
+def random_precision(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(MAX_SKIP + 1, (count,), generator=torch.Generator().manual_seed(seed))
 
 
@@ -27,10 +27,10 @@ BITS = st.builds(Bits, *(st.floats(1, most) for most in (16, 12, 9, 12, 9, 12, 1
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sh_degree", [0, 1, 3])
 def test_decodes_to_what_fake_quantize_promised(preset: str, sh_degree: int):
-    splats, grades = random_splats(500, sh_degree), random_grades(500)
-    decoded = decode(encode(splats, PRESETS[preset], grades))
+    splats, precision = random_splats(500, sh_degree), random_precision(500)
+    decoded = decode(encode(splats, PRESETS[preset], precision))
     assert decoded.sh_degree == sh_degree
-    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, PRESETS[preset], grades)), rtol=0, atol=0)
+    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, PRESETS[preset], precision)), rtol=0, atol=0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,10 +45,10 @@ def test_any_scene_comes_back(count: int, degree: int, seed: int, bits: Bits, si
         splats.sh * 2**spread,
     )
     splats = splats[torch.randint(count, (count,))]  # with repetitions
-    grades = random_grades(count, seed) if seed % 3 else None
-    decoded = decode(encode(splats, bits, grades))
+    precision = random_precision(count, seed) if seed % 3 else None
+    decoded = decode(encode(splats, bits, precision))
     assert all(torch.isfinite(getattr(decoded, field.name)).all() for field in fields(decoded))
-    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits, grades)), rtol=0, atol=0)
+    torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits, precision)), rtol=0, atol=0)
 
 
 def test_a_file_of_version_1_decodes_for_ever():
@@ -80,12 +80,23 @@ def test_an_earlier_grid_is_kept():
 
 def test_bits_go_where_they_matter():
     splats = random_splats(2000)
-    changing = 10 ** (2 * torch.randn(2000, generator=torch.Generator().manual_seed(0)))
-    graded = fake_quantize(splats, PRESETS["mid"], grades(changing))
+    sensitivity = 10 ** (2 * torch.randn(2000, generator=torch.Generator().manual_seed(0)))
+    adapted = fake_quantize(splats, PRESETS["mid"], precision_classes(sensitivity))
     same = fake_quantize(splats, PRESETS["mid"])
-    damage = [(changing * (coded.sh - splats.sh).square().sum(dim=(1, 2))).sum() for coded in (graded, same)]
+    damage = [(sensitivity * (coded.sh - splats.sh).square().sum(dim=(1, 2))).sum() for coded in (adapted, same)]
     assert damage[0] < damage[1] / 10
-    assert len(encode(splats, PRESETS["mid"], grades(changing))) < 1.1 * len(encode(splats, PRESETS["mid"]))
+    assert len(encode(splats, PRESETS["mid"], precision_classes(sensitivity))) < 1.1 * len(
+        encode(splats, PRESETS["mid"])
+    )
+
+
+@pytest.mark.parametrize("far", [1e3, 1e9])
+def test_one_far_gaussian_makes_the_steps_of_positions_little_coarser(far: float):
+    cube = random_splats(1000)
+    cube.means = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))  # nothing of it is contracted
+    stray = replace(cube, means=torch.cat([cube.means[1:], torch.tensor([[far, 0.5, 0.5]])]))
+    near, wide = (Grid.fit(splats, PRESETS["mid"]) for splats in (cube, stray))
+    assert wide.mean_step * wide.radius < 2.5 * near.mean_step * near.radius
 
 
 def test_is_far_smaller_than_a_ply():

@@ -5,7 +5,7 @@ import torch
 from splat_scenes import covariances, random_splats
 
 from nifi_ns.compress import PRESETS, Bits, Grid, fake_quantize
-from nifi_ns.compress.codec import grades
+from nifi_ns.compress.codec import precision_classes
 from nifi_ns.compress.codec._grid import HEADROOM, MAX_SKIP
 from nifi_ns.compress.codec._rotations import canonical
 from nifi_ns.errors import NifiError
@@ -37,15 +37,15 @@ def test_fine_bits_keep_everything_but_extreme_opacities(sh_degree: int):
         torch.testing.assert_close(getattr(coded, field), getattr(exact, field), rtol=2e-3, atol=tolerance)
 
 
-@pytest.mark.parametrize("grade", [0, HEADROOM, MAX_SKIP])
-def test_every_value_is_off_by_half_a_step_at_most(grade: int):
+@pytest.mark.parametrize("class_", [0, HEADROOM, MAX_SKIP])
+def test_every_value_is_off_by_half_a_step_at_most(class_: int):
     splats, bits = random_splats(2000), PRESETS["fine"]
     splats.opacities.clamp_(-4, 5)
-    grades = torch.full((2000,), grade)
-    grid, exact, coded = Grid.fit(splats, bits), canonical(splats), fake_quantize(splats, bits, grades)
+    precision = torch.full((2000,), class_)
+    grid, exact, coded = Grid.fit(splats, bits), canonical(splats), fake_quantize(splats, bits, precision)
     longest = (coded.scales[:, 0] / grid.scale_step).round().long()
     unit = {
-        name: 1.001 * 2.0 ** grid.skips(name, grades, longest) for name in ("scales", "ratios", "means", "opacities")
+        name: 1.001 * 2.0 ** grid.skips(name, precision, longest) for name in ("scales", "ratios", "means", "opacities")
     }
     assert ((coded.scales - exact.scales)[:, 0].abs() <= unit["scales"] * grid.scale_step / 2).all()
     lengths = [(s.scales[:, 1:] - s.scales[:, :1]).exp() * grid.ratio_levels for s in (coded, exact)]
@@ -59,15 +59,15 @@ def test_every_value_is_off_by_half_a_step_at_most(grade: int):
 
 def test_gaussians_that_matter_more_have_finer_steps():
     splats = random_splats(1000)
-    changing = torch.full((1000,), 1.0)
-    changing[:500] = 64.0**2
-    graded = grades(changing)
-    assert graded[:500].unique().tolist() == [0] and graded[500:].unique().tolist() == [6]
-    coded, exact = fake_quantize(splats, PRESETS["mid"], graded), canonical(splats)
+    sensitivity = torch.full((1000,), 1.0)
+    sensitivity[:500] = 64.0**2
+    precision = precision_classes(sensitivity)
+    assert precision[:500].unique().tolist() == [0] and precision[500:].unique().tolist() == [6]
+    coded, exact = fake_quantize(splats, PRESETS["mid"], precision), canonical(splats)
     for name in ("means", "scales", "sh"):
         errors = (getattr(coded, name) - getattr(exact, name)).flatten(1).abs().mean(dim=1)
         assert errors[:500].mean() < errors[500:].mean() / 5
-    assert grades(torch.zeros(3)).tolist() == [HEADROOM] * 3
+    assert precision_classes(torch.zeros(3)).tolist() == [HEADROOM] * 3
 
 
 def test_rotations_of_round_gaussians_get_fewer_bits():

@@ -1,4 +1,4 @@
-"""Levels of detail: how a scene file is divided, and what makes up for the gaussians of levels that are not there."""
+"""Levels of detail: how a scene file is divided, and how its gaussians grow when levels are missing."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,34 +10,34 @@ from torch.nn.functional import logsigmoid
 from nifi_ns.splats import Splats
 
 GROWTH_UNIT = 64
-"""A file tells growths in integers of 1 / GROWTH_UNIT nat."""
+"""A file stores growths as integers in 1 / GROWTH_UNIT nat."""
 MAX_GROWTH = 4
 """Nats."""
 _LEAST = 64  # gaussians of the coarsest level
 
 
 @dataclass(frozen=True)
-class Ladder:
+class LevelsOfDetail:
     """How a scene file is divided into levels."""
 
     levels: int = 1
-    """Number of levels; scenes of few gaussians get fewer."""
+    """Number of levels; small scenes get fewer."""
     ratio: float = 4.0
-    """How many times more gaussians, and about as many times more bytes, there are with each level."""
+    """How many times more gaussians, and approximately bytes, there are with each level."""
 
-    def up_to(self, count: int) -> list[int]:
-        """Gaussians up to each level, `count` up to the last."""
+    def cumulative_counts(self, count: int) -> list[int]:
+        """Return the number of gaussians up to each level, `count` for the last."""
         totals = [int(count / self.ratio**i) for i in reversed(range(self.levels))]
         return [total for total in totals if _LEAST <= total < count] + [count]
 
     def counts(self, count: int) -> list[int]:
-        """Gaussians that each level adds."""
-        return [high - low for low, high in pairwise([0, *self.up_to(count)])]
+        """Return the number of gaussians that each level adds."""
+        return [high - low for low, high in pairwise([0, *self.cumulative_counts(count)])]
 
 
 @torch.no_grad()
 def growth(part: Splats, whole: Splats) -> float:
-    """How many nats larger a level's gaussians must be to cover as much as those of the whole, 0 to MAX_GROWTH."""
+    """Return how much larger, in nats (0 to MAX_GROWTH), `part` must be to cover as much as `whole`."""
     centre = whole.means.median(dim=0).values
     radius = 2 * (whole.means - centre).norm(dim=1).median().clamp_min(1e-6)
 
