@@ -41,7 +41,7 @@ class TorchMCMCStrategy(MCMCStrategy):
         axes = normalized_quat_to_rotmat(F.normalize(params["quats"], dim=-1)) * params["scales"].exp()[:, None]
         # opaque gaussians are not moved
         noise = torch.randn_like(params["means"]) * torch.sigmoid(100 * (0.005 - opacities))[:, None]
-        params["means"] += ((axes @ axes.mT) @ (noise * lr * self.noise_lr)[..., None])[..., 0]
+        params["means"].add_(((axes @ axes.mT) @ (noise * lr * self.noise_lr)[..., None])[..., 0])
 
     @torch.no_grad()
     def _relocate_gs(self, params: Parameters, optimizers: Optimizers, binoms: Tensor) -> int:

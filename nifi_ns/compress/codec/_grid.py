@@ -27,7 +27,7 @@ HEADROOM = 3
 
 # How many bits fewer than by its precision class an attribute needs, per octave of the longest axis and by the ratio of
 # the shortest axis to it. Fitted to half the log2 of the Gauss-Newton Hessian's diagonal over the renders of trained
-# scenes: large gaussians are less sensitive to a shift and more to rotation and shape, round ones not at all to rotation.
+# scenes: large gaussians are less sensitive to a shift and more to rotation and shape, round ones not to rotation.
 _LESS_BY_SIZE = {"means": 0.7, "ratios": -0.3, "quats": -0.35}
 _LESS_BY_ROUNDNESS = {"quats": 3.0}
 _OCTAVES = 1.4426950408889634  # in a nat
