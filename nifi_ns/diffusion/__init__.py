@@ -1,7 +1,7 @@
 """Frozen diffusion backbones: networks, autoencoders, noise schedules, prompts and named LoRA adapters.
 
-Everything in which one kind of backbone differs from another is in `families`. Importing this loads torch, and
-diffusers only once a backbone is loaded.
+Everything specific to one kind of backbone is in `families`. Importing this package loads torch; diffusers is loaded
+with the first backbone.
 """
 
 from nifi_ns.diffusion._adapters import AdapterName

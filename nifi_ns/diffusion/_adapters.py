@@ -16,18 +16,18 @@ from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
 
 AdapterName = Literal["phi_minus", "phi_plus"]
-"""phi_minus restores; phi_plus, the critic, follows the distribution of what is restored."""
-_METADATA_KEY = "lora_adapter_metadata"  # where diffusers >= 0.34 looks for the LoraConfig, hence for alpha
+"""phi_minus is the restorer. phi_plus, the critic, learns the distribution of restored images."""
+_METADATA_KEY = "lora_adapter_metadata"  # where diffusers >= 0.34 reads the LoraConfig, and so alpha
 
 
 class Adapters:
-    """The adapters of one frozen diffusers model. A name that was not added means the model itself, as None does."""
+    """The adapters of one frozen diffusers model. None, or a name that was not added, selects the model without any."""
 
     def __init__(self, module: nn.Module, targets: Iterable[str] | str, prefix: str) -> None:
         """
         Args:
-            module: a diffusers model that takes adapters (PeftAdapterMixin); its own parameters are frozen.
-            targets: the layers that get an adapter: endings of their names, or a regular expression for whole names.
+            module: a diffusers model that supports adapters (PeftAdapterMixin); its own parameters are frozen.
+            targets: the layers to adapt: endings of their names, or a regular expression for whole names.
             prefix: put before each key of a state dict, as in diffusers' `load_lora_weights` ("transformer", "unet").
         """
         self._module: Any = module.requires_grad_(False)
@@ -38,15 +38,15 @@ class Adapters:
         self._active: str | None = None
 
     def add(self, name: str, rank: int, alpha: float) -> None:
-        """Add an adapter that changes nothing yet (B = 0, A Gaussian); float32, so that small updates are not lost."""
+        """Add an adapter without effect yet (B = 0, A Gaussian), in float32, so that small updates are not lost."""
         from peft import LoraConfig
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if name in self._parameters:
             raise NifiError(f"the backbone already has an adapter {name!r}")
-        scale: Any = alpha  # which peft takes for an int, though any number will do
+        scale: Any = alpha  # peft annotates an int, but accepts any number
         config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=self._targets)
-        with warnings.catch_warnings():  # peft doubts that two adapters on one model are meant
+        with warnings.catch_warnings():  # peft warns about a second adapter on one model
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
             self._module.add_adapter(config, name)
         marks = (f".lora_A.{name}.", f".lora_B.{name}.")
@@ -55,23 +55,23 @@ class Adapters:
             parameter.data = parameter.data.float()
         self._parameters[name] = added
         for parameter in itertools.chain(*self._parameters.values()):
-            parameter.requires_grad_(True)  # peft leaves only the newest trainable
+            parameter.requires_grad_(True)  # peft leaves only the newest adapter trainable
         self._layers = [layer for layer in self._module.modules() if isinstance(layer, BaseTunerLayer)]
         self._active = name
         self.use(None)
 
     @property
     def names(self) -> list[str]:
-        """The adapters that were added."""
+        """Names of the added adapters."""
         return list(self._parameters)
 
     def use(self, name: str | None) -> None:
-        """From now on, run with adapter `name` on and all others off. Not thread-safe by itself."""
+        """Switch adapter `name` on and all others off, until the next call. Not thread-safe."""
         name = name if name in self._parameters else None
         if name == self._active:
             return
-        # peft makes the adapter that is switched on trainable and all others not. Which parameters train is no matter
-        # of which one runs just now, and a gradient is dropped if its parameter is frozen once backward reaches it.
+        # peft makes the active adapter trainable and freezes the others. But which parameters train does not depend on
+        # which adapter runs now, and a parameter that is frozen when backward reaches it gets no gradient.
         trainable = [(p, p.requires_grad) for p in itertools.chain(*self._parameters.values())]
         for layer in self._layers:
             layer.enable_adapters(name is not None)
@@ -81,26 +81,27 @@ class Adapters:
             parameter.requires_grad_(flag)
         self._active = name
 
-    def checkpoint_gradients(self, recall: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        """From now on, compute what a backward pass needs again rather than keep it.
+    def checkpoint_gradients(self, save_context: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Recompute activations in backward passes from now on, instead of storing them.
 
-        That happens with the adapter that was on the first time, which need not be the one that is on by then.
+        They are recomputed with the adapter of the forward pass, even if another is on by then.
 
         Args:
-            recall: returns a context that brings back, later, whatever else about the module is now as it is.
+            save_context: called in the forward pass; returns a context that restores any other state of the module as
+                it is at that time.
         """
         from torch.utils.checkpoint import checkpoint
 
         def run(block: nn.Module, *inputs: Any) -> Any:
-            name, recalled = self._active, recall()
+            name, saved = self._active, save_context()
 
             @contextmanager
-            def again() -> Iterator[None]:
+            def recompute() -> Iterator[None]:
                 self.use(name)
-                with recalled:
+                with saved:
                     yield
 
-            return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()))
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), recompute()))
 
         self._module.enable_gradient_checkpointing(run)
 
@@ -109,7 +110,7 @@ class Adapters:
         return list(self._parameters.get(name, []))
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
-        """Return the adapter's tensors, not copied, under diffusers' keys, `prefix.layer.lora_A.weight`.
+        """Return the adapter's tensors, without a copy, under diffusers' keys, `prefix.layer.lora_A.weight`.
 
         Empty if it was not added.
         """
@@ -120,7 +121,7 @@ class Adapters:
         return {f"{self._prefix}.{k}": v for k, v in get_peft_model_state_dict(self._module, adapter_name=name).items()}
 
     def load_state_dict(self, name: str, state: dict[str, Tensor]) -> None:
-        """Copy the tensors of `state` with this module's prefix into the adapter, all of whose tensors they must be.
+        """Copy the tensors of `state` that have this module's prefix into the adapter. They must be complete.
 
         Raises:
             NifiError: if layers are missing or unknown, or shapes differ (another backbone or rank).
@@ -138,7 +139,7 @@ class Adapters:
                 tensor.copy_(given[key])
 
     def save(self, path: Path, name: str) -> None:
-        """Write the adapter as diffusers' `save_lora_weights` does: prefixed keys, its LoraConfig in the metadata."""
+        """Write the adapter like diffusers' `save_lora_weights`: prefixed keys, and the LoraConfig in the metadata."""
         from diffusers.loaders.lora_base import LoraBaseMixin
 
         config = self._module.peft_config[name].to_dict()
@@ -152,12 +153,12 @@ class Adapters:
                     for key, value in config.items()
                 },
                 is_main_process=True,
-                save_function=None,  # pyright: ignore[reportArgumentType]  # its annotation lacks None, which it takes
+                save_function=None,  # pyright: ignore[reportArgumentType]  # None is valid but not annotated
                 safe_serialization=True,
             )
 
     def load(self, path: Path, name: str) -> None:
-        """Add adapter `name` with the rank and alpha of the file at `path`, and its weights.
+        """Add adapter `name` with the rank, alpha and weights of the file at `path`.
 
         Raises:
             NifiError: if the file is missing, damaged (CorruptFileError) or made for another backbone.
@@ -168,12 +169,12 @@ class Adapters:
         self.load_state_dict(name, state)
 
     def add_tensors(self, name: str, state: dict[str, Tensor], source: str) -> None:
-        """Add adapter `name` from those tensors of `state` that have this module's prefix, with their rank as alpha.
+        """Add adapter `name` from the tensors of `state` that have this module's prefix, with their rank as alpha.
 
         Layers without tensors are not adapted.
 
         Raises:
-            NifiError: if layers are unknown, shapes differ, or there are none; naming `source`.
+            NifiError: if layers are unknown, shapes differ, or no tensor has the prefix; the error names `source`.
         """
         own = {k: v for k, v in state.items() if k.startswith(f"{self._prefix}.")}
         rank = _rank(own, self._prefix, source)
@@ -182,10 +183,10 @@ class Adapters:
 
 
 def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return state dict and LoraConfig, as a dict, of an adapter file in diffusers' layout.
+    """Return the state dict, and the LoraConfig as a dict, of an adapter file in diffusers' layout.
 
     Raises:
-        NifiError: if the file is missing, damaged (CorruptFileError) or holds no adapter.
+        NifiError: if the file is missing, damaged (CorruptFileError) or contains no adapter.
     """
     if not path.is_file():
         raise NifiError(f"no adapter at {path}")
@@ -196,13 +197,13 @@ def read_adapter(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict[str, 
     except (SafetensorError, ValueError) as error:
         raise CorruptFileError(f"{path} is damaged ({error}); train or download it again") from error
     config = {k.removeprefix(f"{prefix}."): v for k, v in metadata.items()}
-    if "r" not in config:  # an older trainer's file: rank is the shape's and alpha equals it, as diffusers assumes
+    if "r" not in config:  # an older trainer's file: rank from the shapes, and alpha equal to it, like diffusers
         config["r"] = config["lora_alpha"] = _rank(state, prefix, str(path))
     return state, config
 
 
 def _rank(state: dict[str, Tensor], prefix: str, source: str) -> int:
-    """Return the one rank of the tensors with that prefix."""
+    """Return the common rank of the tensors with that prefix."""
     ranks = {v.shape[0] for k, v in state.items() if k.startswith(f"{prefix}.") and ".lora_A." in k}
     if len(ranks) != 1:
         raise NifiError(f"{source} holds no LoRA adapter of one rank for the {prefix}")

@@ -14,7 +14,7 @@ from nifi_ns.diffusion.families import Family
 
 
 class Autoencoder:
-    """An autoencoder of diffusers in the terms of `Backbone`: images in [0, 1], latents as the network takes them."""
+    """A diffusers autoencoder with `Backbone`'s conventions: images in [0, 1], latents scaled for the network."""
 
     def __init__(self, vae: nn.Module, family: Family, device: torch.device, dtype: torch.dtype) -> None:
         self.vae: Any = vae.to(device).eval()
@@ -25,22 +25,22 @@ class Autoencoder:
 
     @property
     def latent_channels(self) -> int:
-        """C of the latents."""
+        """Number of latent channels C."""
         return self.vae.config.latent_channels
 
     @property
     def downsampling(self) -> int:
-        """Pixels per latent, along a side."""
+        """Pixels per latent, along one side."""
         return self._patch * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def _patch(self) -> int:
-        """The side of the patches that the autoencoder takes as channels: 1 (pixels), but 4 for nifi-tiny."""
+        """Side of the pixel patches that are the autoencoder's input channels: 1 (pixels), but 4 for nifi-tiny."""
         return math.isqrt(self.vae.config.in_channels // 3)
 
     @property
     def modules(self) -> tuple[nn.Module, nn.Module]:
-        """The encoder, and the decoder that is in use."""
+        """The encoder, and the decoder in use."""
         return self.vae.encoder, self._decoder or self.vae.decoder
 
     def encode(self, images: Tensor, adapter: AdapterName | None = None) -> Tensor:
@@ -50,14 +50,14 @@ class Autoencoder:
         return self.scaling.apply(self.vae.encode(pixels).latent_dist.mode().float())
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images [B, 3, H, W], float32 and about [0, 1], of latents [B, C, h, w]."""
+        """Return images [B, 3, H, W], float32, about [0, 1], of latents [B, C, h, w]."""
         if self._decoder is not None:
             return self._decoder(latents.to(**self._placed)).float()
         unscaled = self.scaling.undo(latents).to(**self._placed)
         return F.pixel_shuffle(self.vae.decode(unscaled, return_dict=False)[0], self._patch).float() / 2 + 0.5
 
     def use_decoder(self, name: str | Path) -> None:
-        """From now on, decode with the `TinyDecoder` in the folder or hub repository `name`.
+        """Decode with the `TinyDecoder` in the folder or hub repository `name` from now on.
 
         Raises:
             NifiError: if it cannot be loaded, or is for other latents.

@@ -1,4 +1,4 @@
-"""Several views in one forward pass: self-attention that sees all of them, in any diffusers model with processors."""
+"""Self-attention across several views in one forward pass, for any diffusers model with attention processors."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from nifi_ns.errors import NifiError
 
 
 class CrossViewAttnProcessor:
-    """An attention processor that runs another on the tokens of several views at once.
+    """An attention processor that runs another on the tokens of several views together.
 
     A batch is [views of the first sample, views of the second, ...]. As in Difix and multi-view diffusion (Wu et al.
-    2025), tokens [B V, N, D] attend as [B, V N, D], with the weights that are there.
+    2025), tokens [B V, N, D] attend as [B, V N, D], with unchanged weights.
     """
 
     def __init__(self, processor: Any, num_views: int) -> None:
@@ -23,7 +23,7 @@ class CrossViewAttnProcessor:
     def __call__(
         self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **more: Any
     ) -> Any:
-        """Return what `processor` gives for tokens [B V, N, D] and, in joint attention (SD3), those of a text."""
+        """Return the output of `processor` for tokens [B V, N, D] and, in joint attention (SD3), text tokens."""
         inputs = (hidden_states, encoder_hidden_states)
         joined = [None if x is None else x.reshape(-1, self.num_views * x.shape[1], x.shape[2]) for x in inputs]
         outputs = self.processor(attn, joined[0], encoder_hidden_states=joined[1], **more)
@@ -33,7 +33,7 @@ class CrossViewAttnProcessor:
 
 
 class CrossViewAttention:
-    """The self-attention layers of one network, which see one view at a time unless told otherwise."""
+    """The self-attention layers of one network. They attend within one view by default."""
 
     def __init__(self, network: nn.Module, layers: Collection[str]) -> None:
         """
@@ -47,13 +47,13 @@ class CrossViewAttention:
 
     @contextmanager
     def across(self, num_views: int) -> Iterator[None]:
-        """While the context is open, let self-attention see `num_views` views at once. Not thread-safe by itself.
+        """Let self-attention attend across `num_views` views within the block. Not thread-safe.
 
         Raises:
             NifiError: if there is more than one view, and the network has no such layers.
         """
         if num_views > 1 and not self._layers:
-            raise NifiError("this backbone cannot attend to photos: it has none of its family's self-attention layers")
+            raise NifiError("this backbone cannot attend to photos: its network has no self-attention layers to extend")
         before = self.num_views
         self._see(num_views)
         try:

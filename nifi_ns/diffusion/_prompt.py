@@ -1,4 +1,4 @@
-"""The fixed prompt of a backbone: embeddings computed once and stored, so that no text encoder runs afterwards."""
+"""The fixed prompt of a backbone: embeddings are computed once and stored, so that no text encoder runs afterwards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +17,27 @@ PROMPT_FILE = "prompt.safetensors"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What text encoders make of one text."""
+    """The text encoders' output for one text."""
 
     tokens: Tensor
     """[1, L, D]"""
     pooled: Tensor | None = None
-    """[1, P] for families that take one (SD3)."""
+    """[1, P] for families that use it (SD3)."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Embeddings":
-        """Return the same embeddings on `device` as `dtype`."""
+        """Return the embeddings on `device` as `dtype`."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         return Embeddings(self.tokens.to(device, dtype), pooled)
 
     def expand(self, batch: int) -> "Embeddings":
-        """Return them repeated for a batch, without a copy."""
+        """Return the embeddings repeated for a batch, without a copy."""
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
         return Embeddings(self.tokens.expand(batch, -1, -1), pooled)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One fixed prompt and the null prompt that classifier-free guidance steers away from."""
+    """A fixed prompt, and the null prompt for classifier-free guidance."""
 
     text: str
     positive: Embeddings
@@ -55,7 +55,7 @@ class Prompt:
         return Embeddings(tokens, torch.where(dropped[:, None], null.pooled, positive.pooled))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Prompt":
-        """Return the same prompt on `device` as `dtype`."""
+        """Return the prompt on `device` as `dtype`."""
         return Prompt(self.text, self.positive.to(device, dtype), self.null.to(device, dtype))
 
     def save(self, path: Path | str) -> None:
@@ -68,10 +68,10 @@ class Prompt:
 
     @staticmethod
     def load(path: Path | str) -> "Prompt":
-        """Read what `save` wrote.
+        """Read embeddings written by `save`.
 
         Raises:
-            NifiError: if there is no such file, or it is damaged (CorruptFileError).
+            NifiError: if the file is missing or damaged (CorruptFileError).
         """
         if not Path(path).is_file():
             raise NifiError(f"no prompt embeddings at {path}")

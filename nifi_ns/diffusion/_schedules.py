@@ -1,8 +1,8 @@
-"""Noise schedules: the forward process of a diffusion backbone, and clean estimates from what its network predicts.
+"""Noise schedules: the forward process of a diffusion backbone, and clean estimates from its network's output.
 
-Every schedule is `x_t = signal(t) x_0 + sigma(t) eps`, with `t` a timestep of the backbone's own diffusers scheduler
-(0 to 1000) and the coefficients read from that scheduler. What differs is what the network predicts, hence how a clean
-estimate is made of it. Read as epsilon, SD3's velocity gives no clean estimate, nor the reverse: each class below has
+Every schedule is `x_t = signal(t) x_0 + sigma(t) eps`. `t` is a timestep of the backbone's own diffusers scheduler (0
+to 1000), which also defines the coefficients. Schedules differ in what the network predicts, and so in the formula of
+the clean estimate. Reading SD3's velocity as epsilon, or the reverse, gives no clean estimate, so each class below has
 its own formulas.
 """
 
@@ -16,35 +16,35 @@ from nifi_ns.errors import NifiError
 
 
 class Schedule(ABC):
-    """Forward process and parameterization; the arguments [T] are the scheduler's table, in any order."""
+    """Forward process and parameterization. The arguments [T] are the scheduler's table, in any order."""
 
     def __init__(self, timesteps: Tensor, signals: Tensor, sigmas: Tensor) -> None:
         order = torch.argsort(timesteps)
         tables = torch.stack([timesteps[order].double(), signals[order].double(), sigmas[order].double()])
-        self._tables = {torch.device("cpu"): tables}  # [3, T] on each device that asked
+        self._tables = {torch.device("cpu"): tables}  # [3, T] per device in use
 
     def _look_up(self, row: int, t: float | Tensor) -> float | Tensor:
         """Return the table's value at the timestep nearest to `t`: a float for a number, float32 [B] for a tensor.
 
-        A tensor is looked up on its own device, without a copy to the CPU, which would wait for all work before it.
+        A tensor is looked up on its own device: a copy to the CPU would wait for all pending work.
         """
         if not isinstance(t, Tensor):
             return float(_nearest(self._tables[torch.device("cpu")], row, torch.tensor(t, dtype=torch.float64)))
-        if t.device not in self._tables:  # float32 holds the timesteps exactly, and not every GPU has float64
+        if t.device not in self._tables:  # float32 represents timesteps exactly, and some GPUs lack float64
             self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device, torch.float32)
         tables = self._tables[t.device]
         return _nearest(tables, row, t.detach().to(tables.dtype)).float()
 
     def timestep(self, t: float | Tensor) -> float | Tensor:
-        """Return the tabulated timestep nearest to `t`: the one the network was trained on, and is told."""
+        """Return the tabulated timestep nearest to `t`, to condition the network on: it was trained on these."""
         return self._look_up(0, t)
 
     def signal(self, t: float | Tensor) -> float | Tensor:
-        """Return what is left of the image at `t`, in [0, 1]: a float, or float32 [B] where `t` is a tensor."""
+        """Return the factor of the image in x_t, in [0, 1]: a float, or float32 [B] if `t` is a tensor."""
         return self._look_up(1, t)
 
     def sigma(self, t: float | Tensor) -> float | Tensor:
-        """Return the noise's standard deviation at `t`, in [0, 1]: a float, or float32 [B] where `t` is a tensor."""
+        """Return the noise's standard deviation at `t`, in [0, 1]: a float, or float32 [B] if `t` is a tensor."""
         return self._look_up(2, t)
 
     def _coefficients(self, t: float | Tensor, like: Tensor) -> tuple[Any, Any]:
@@ -62,15 +62,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def to_x0(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """Return the clean latents [B, C, h, w] meant by the network's output `out` at `x_t`."""
+        """Return the clean latents [B, C, h, w] that the network's output `out` at `x_t` implies."""
 
     @abstractmethod
     def to_eps(self, x_t: Tensor, out: Tensor, t: float | Tensor) -> Tensor:
-        """Return the noise [B, C, h, w] meant by the output `out` at `x_t`; the score there is `-eps / sigma(t)`."""
+        """Return the noise [B, C, h, w] that the output `out` at `x_t` implies; the score is `-eps / sigma(t)`."""
 
 
 def _nearest(tables: Tensor, row: int, t: Tensor) -> Tensor:
-    """Return `tables[row]` where `tables[0]`, which ascends, is nearest to `t`, of any shape."""
+    """Return `tables[row]` where `tables[0]` (ascending) is nearest to `t`, of any shape."""
     timesteps = tables[0]
     above = torch.searchsorted(timesteps, t).clamp(1, len(timesteps) - 1)
     nearer_below = t - timesteps[above - 1] <= timesteps[above] - t
@@ -85,7 +85,7 @@ class FlowMatching(Schedule):
         """Read the configuration of a diffusers FlowMatchEulerDiscreteScheduler, whose table includes its `shift`.
 
         Raises:
-            NifiError: if the shift depends on the image's size.
+            NifiError: if the shift depends on the image size.
         """
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -117,10 +117,10 @@ class Diffusion(Schedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Diffusion":
-        """Read the configuration of a DDPM-like diffusers scheduler (DDIM, PNDM, Euler, ...): they share its betas.
+        """Read the configuration of a DDPM-like diffusers scheduler (DDIM, PNDM, Euler, ...), which share its betas.
 
         Raises:
-            NifiError: if its network predicts neither epsilon nor v.
+            NifiError: if the network predicts neither epsilon nor v.
         """
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 

@@ -1,4 +1,4 @@
-"""Where the files of a backbone are (a folder, the hub, this package), and one-line errors if they cannot be read."""
+"""Location of a backbone's files (a folder, the hub, this package), and one-line errors if they cannot be read."""
 
 import json
 import threading
@@ -13,41 +13,41 @@ import torch
 from nifi_ns.errors import NifiError
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-"""The folder of the backbones that come with this package."""
-_LOADING = threading.RLock()  # diffusers and transformers change the process while they load: default dtype, nn.Module
+"""Folder of the backbones in this package."""
+_LOADING = threading.RLock()  # while loading, diffusers and transformers change global state (default dtype, nn.Module)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A diffusers folder, or a repository of the same layout on the Hugging Face hub."""
+    """A diffusers folder, or a repository with the same layout on the Hugging Face hub."""
 
     location: str
-    """What diffusers' `from_pretrained` takes."""
+    """Argument for diffusers' `from_pretrained`."""
     name: str
-    """By which it is found again from any folder: its absolute path, a hub id, or the name of one in this package."""
+    """Finds the source again from any working directory: an absolute path, a hub id, or a name in this package."""
     local: bool
 
     @property
     def packaged(self) -> bool:
-        """Whether it comes with this package."""
+        """Whether it is in this package."""
         return self.local and Path(self.location).parent == WEIGHTS.resolve()
 
     def has(self, path: str) -> bool:
-        """Return whether it has the file `path`; on the hub, this downloads it."""
+        """Return whether the file `path` exists; on the hub, this downloads it."""
         if self.local:
             return (Path(self.location) / path).is_file()
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
             self.file(path)
-        except LocalEntryNotFoundError:  # not "there is none" but "cannot be reached"
+        except LocalEntryNotFoundError:  # a subclass that means "cannot be reached"
             raise
         except EntryNotFoundError:
             return False
         return True
 
     def file(self, path: str) -> Path:
-        """Return the path of a local copy of the file `path`."""
+        """Return the local path of the file `path`, downloading it if needed."""
         if self.local:
             return Path(self.location) / path
         from huggingface_hub import hf_hub_download
@@ -60,9 +60,9 @@ class Source:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether `name` can only be a repository on the hub (owner/name), and is not meant as a path.
+    """Return whether `name` can only be a repository on the hub (owner/name), not a path.
 
-    A path is what exists, what starts with `.`, `~` or a slash, and what goes on from a folder that exists.
+    Names that exist as paths, start with `.`, `~` or a slash, or continue an existing folder are paths.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -78,16 +78,16 @@ def is_hub_id(name: str) -> bool:
 
 
 def resolve(name: str, what: str = "backbone") -> Source:
-    """Find what a folder, a hub id (such as stabilityai/sd-turbo) or the name of a backbone in this package means.
+    """Find a folder, a hub id (such as stabilityai/sd-turbo) or the name of a backbone in this package.
 
-    Nothing is asked of the hub. A name of this package's means its backbone, even where a folder is called the same.
+    Does not access the hub. The name of a packaged backbone takes precedence over a folder of the same name.
 
     Args:
-        name: which one.
-        what: what it is to be, for the error's text.
+        name: the folder, hub id or name.
+        what: what it should be, for the error message.
 
     Raises:
-        NifiError: if it can be none of them: what looks like a path has to exist.
+        NifiError: if it is none of these; something that looks like a path must exist.
     """
     if name in (folder.name for folder in WEIGHTS.iterdir()):
         return Source(str(WEIGHTS.resolve() / name), name, local=True)
@@ -95,23 +95,23 @@ def resolve(name: str, what: str = "backbone") -> Source:
     if path.is_dir():
         return Source(str(path.resolve()), str(path.resolve()), local=True)
     if not is_hub_id(name):
-        packaged_too = " or nifi-tiny" if what == "backbone" else ""
-        raise NifiError(f"no {what} {name!r}: give a diffusers folder, a hub id (owner/name){packaged_too}")
+        packaged_too = ", or nifi-tiny" if what == "backbone" else ""
+        raise NifiError(f"no {what} {name!r}: expected a diffusers folder or a hub id (owner/name){packaged_too}")
     return Source(name, name, local=False)
 
 
 def placement(device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    """Return device and dtype of weights; by default CUDA and bfloat16 if there is a GPU, else the CPU and float32."""
+    """Return device and dtype of weights; default: CUDA and bfloat16 if there is a GPU, else the CPU and float32."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 @contextmanager
 def reading(name: str, what: str = "backbone") -> Iterator[None]:
-    """Load `name` in this context: one thread at a time, without progress bars, and with errors of one line.
+    """Load `name` within the block: one thread at a time, without progress bars, and with one-line errors.
 
     Raises:
-        NifiError: for what diffusers, transformers and the hub raise; it says what to do.
+        NifiError: replaces the errors of diffusers, transformers and the hub, and says what to do.
     """
     from diffusers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -119,7 +119,7 @@ def reading(name: str, what: str = "backbone") -> Iterator[None]:
 
     with _LOADING:
         shown = is_progress_bar_enabled()
-        disable_progress_bar()  # one for each sharded model, over in a moment
+        disable_progress_bar()  # one per sharded model, each very short
         try:
             yield
         except GatedRepoError as error:
@@ -133,7 +133,7 @@ def reading(name: str, what: str = "backbone") -> Iterator[None]:
             ) from error
         except (LocalEntryNotFoundError, ConnectionError) as error:
             raise NifiError(
-                f"cannot reach the hub for {name}, neither a folder nor in the local cache: connect, or give a folder"
+                f"cannot reach the hub for {name}, and it is neither a folder nor cached: connect, or use a folder"
             ) from error
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]

@@ -33,14 +33,14 @@ def test_latents_are_scaled_and_not_shifted(sd3: Backbone) -> None:
     torch.testing.assert_close(sd3.decode(1.5305 * mode), sd3.vae.decode(mode).sample / 2 + 0.5)
 
 
-def test_patches_are_channels_where_the_autoencoder_takes_patches(sd3: Backbone) -> None:
+def test_pixel_patches_become_channels(sd3: Backbone) -> None:
     tiny = Backbone.from_pretrained("nifi-tiny", device="cpu")
     assert (tiny.downsampling, tiny.pixel_multiple, tiny.latent_channels) == (4, 8, 24)
     assert tiny.encode(torch.rand(1, 3, 16, 24)).shape == (1, 24, 4, 6)
     assert (sd3.downsampling, sd3.max_side) == (2, 64)
 
 
-def test_nothing_of_the_backbone_is_trainable(backbone: Backbone) -> None:
+def test_no_parameter_of_the_backbone_is_trainable(backbone: Backbone) -> None:
     assert not any(p.requires_grad for model in (backbone.family.network, backbone.vae) for p in model.parameters())
 
 
@@ -64,7 +64,7 @@ def test_samples_whose_prompt_is_dropped_get_the_null_prompt(backbone: Backbone)
 
 
 @pytest.mark.parametrize("family", ["sd-turbo", "sd2-v"], indirect=True)
-def test_a_u_net_takes_sides_its_levels_do_not_divide(backbone: Backbone) -> None:
+def test_a_u_net_takes_sides_that_its_downsampling_does_not_divide(backbone: Backbone) -> None:
     x_t = backbone.encode(torch.rand(1, 3, 14, 22))
     assert backbone.predict(x_t, 199, None).shape == x_t.shape == (1, 4, 7, 11)
 
@@ -109,14 +109,14 @@ def test_threads_do_not_switch_each_other_s_adapters(sd3: Backbone) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd3", "sd-turbo"], indirect=True)
-def test_a_prompt_s_text_is_embedded_by_the_folder_s_encoder(
+def test_a_text_is_embedded_by_the_folder_s_encoder(
     backbone_folders: dict[str, Path], family: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / family
     shutil.copytree(backbone_folders[family], folder)
     save_text_encoders(folder, family)
     stored = Backbone.from_pretrained(folder, device="cpu").prompt
-    assert stored.text == "a photo"  # the folder's prompt.safetensors spares the text encoder
+    assert stored.text == "a photo"  # from the folder's prompt.safetensors, without the text encoder
     sharp = Backbone.from_pretrained(folder, device="cpu", prompt="sharp").prompt
     blurred = Backbone.from_pretrained(folder, device="cpu", prompt="blurred").prompt
     assert sharp.positive.tokens.shape[2] == stored.positive.tokens.shape[2]
@@ -135,7 +135,7 @@ def test_a_prompt_s_text_is_embedded_by_the_folder_s_encoder(
 
 
 @pytest.mark.parametrize("family", ["sd3", "sd-turbo"], indirect=True)
-def test_text_encoders_are_let_go(backbone_folders: dict[str, Path], family: str, tmp_path: Path) -> None:
+def test_text_encoders_are_freed(backbone_folders: dict[str, Path], family: str, tmp_path: Path) -> None:
     folder = tmp_path / family
     shutil.copytree(backbone_folders[family], folder)
     save_text_encoders(folder, family)
@@ -153,13 +153,13 @@ def test_text_encoders_are_let_go(backbone_folders: dict[str, Path], family: str
 
 
 @pytest.mark.parametrize("name", ["nifi-tiny", "sd-turbo"])
-def test_a_prompt_without_a_text_encoder_is_one_line(backbone_folders: dict[str, Path], name: str) -> None:
+def test_a_prompt_without_a_text_encoder_is_refused_in_one_line(backbone_folders: dict[str, Path], name: str) -> None:
     with pytest.raises(NifiError, match=rf"{name}\S* has no text_encoder/ .*omit the prompt") as error:
         Backbone.from_pretrained(backbone_folders.get(name, name), device="cpu", prompt="sharp")
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_is_no_backbone_says_what_was_expected(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_backbone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NifiError, match="expected transformer/ or unet/"):
         Backbone.from_pretrained(tmp_path)
     with pytest.raises(NifiError, match=r"no backbone 'nifi-huge'.*nifi-tiny"):
@@ -168,7 +168,7 @@ def test_a_folder_that_is_no_backbone_says_what_was_expected(tmp_path: Path) -> 
         Backbone.from_pretrained("/nowhere/sd3")
 
 
-def test_another_kind_of_network_is_named(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_unsupported_network_is_refused_by_name(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "flux"
     shutil.copytree(backbone_folders["sd3"], folder)
     config = folder / "transformer" / "config.json"
@@ -178,7 +178,7 @@ def test_another_kind_of_network_is_named(backbone_folders: dict[str, Path], tmp
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "scheduler"])
-def test_an_incomplete_or_damaged_folder_is_one_line(
+def test_an_incomplete_or_damaged_folder_is_refused_in_one_line(
     backbone_folders: dict[str, Path], tmp_path: Path, part: str
 ) -> None:
     folder = tmp_path / "sd3"
@@ -191,13 +191,13 @@ def test_an_incomplete_or_damaged_folder_is_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_prompt_is_recognized(tmp_path: Path) -> None:
+def test_a_damaged_prompt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prompt.safetensors").write_bytes(b"\0" * 50)
     with pytest.raises(CorruptFileError, match=r"prompt\.safetensors is damaged"):
         Prompt.load(tmp_path / "prompt.safetensors")
 
 
-def test_without_network_the_hub_is_named_in_one_line() -> None:
+def test_an_unreachable_hub_is_reported_in_one_line() -> None:
     with pytest.raises(NifiError, match="cannot reach the hub for stabilityai/sd-turbo") as error:
         Backbone.from_pretrained("stabilityai/sd-turbo")
     assert "\n" not in str(error.value)
@@ -210,7 +210,7 @@ def test_without_network_the_hub_is_named_in_one_line() -> None:
         (RepositoryNotFoundError, "no folder and no hub repository 'stabilityai/sd3'"),
     ],
 )
-def test_a_licence_not_accepted_and_a_wrong_name_say_what_to_do(
+def test_a_gated_or_missing_repository_is_reported_with_advice(
     monkeypatch: pytest.MonkeyPatch, raised: type[Exception], expected: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -221,7 +221,7 @@ def test_a_licence_not_accepted_and_a_wrong_name_say_what_to_do(
         Backbone.from_pretrained("stabilityai/sd3")
 
 
-def test_a_repository_without_a_file_is_not_taken_for_an_unreachable_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_not_reported_as_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import EntryNotFoundError
 
     def fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Two adapters on one frozen network: which one runs, which one learns, and whether diffusers can read them."""
+"""Two adapters on one frozen network: which runs, which trains, and that diffusers can read both."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nifi_ns.errors import CorruptFileError, NifiError
 
 @pytest.fixture(params=["sd3", "sd-turbo"])
 def family(request: pytest.FixtureRequest) -> str:
-    """One backbone for each kind of network."""
+    """Return each family once."""
     return request.param
 
 
@@ -25,7 +25,7 @@ def x_t(backbone: Backbone) -> Tensor:
     return torch.randn(1, backbone.latent_channels, 8, 8)
 
 
-def test_new_adapters_change_nothing(backbone: Backbone, x_t: Tensor) -> None:
+def test_new_adapters_have_no_effect(backbone: Backbone, x_t: Tensor) -> None:
     images = torch.rand(1, 3, 16, 16)
     before, latents = backbone.predict(x_t, 199, None), backbone.encode(images)
     backbone.add_adapters(4, 4)
@@ -34,7 +34,7 @@ def test_new_adapters_change_nothing(backbone: Backbone, x_t: Tensor) -> None:
     torch.testing.assert_close(backbone.encode(images, "phi_minus"), latents)
 
 
-def test_each_adapter_is_its_own_and_off_is_the_frozen_network(backbone: Backbone, x_t: Tensor) -> None:
+def test_adapters_are_independent_and_off_is_the_frozen_network(backbone: Backbone, x_t: Tensor) -> None:
     before = backbone.predict(x_t, 199, None)
     backbone.add_adapters(4, 8)
     perturb(backbone)
@@ -45,7 +45,7 @@ def test_each_adapter_is_its_own_and_off_is_the_frozen_network(backbone: Backbon
         assert not torch.allclose(a, b, atol=1e-3)
 
 
-def test_only_the_encoder_of_the_autoencoder_adapts(backbone: Backbone, family: str) -> None:
+def test_only_the_autoencoder_s_encoder_is_adapted(backbone: Backbone, family: str) -> None:
     images, latents = torch.rand(1, 3, 16, 16), torch.randn(1, backbone.latent_channels, 8, 8)
     decoded, encoded = backbone.decode(latents), backbone.encode(images)
     backbone.add_adapters(4, 4)
@@ -72,7 +72,7 @@ def test_without_an_encoder_adapter_the_encoder_is_the_frozen_one(sd3: Backbone)
     assert not any(key.startswith("vae.") for key in sd3.adapter_state_dict("phi_minus"))
 
 
-def test_gradients_reach_the_adapter_that_ran_whatever_runs_afterwards(backbone: Backbone) -> None:
+def test_gradients_reach_the_adapter_that_ran_even_if_another_runs_later(backbone: Backbone) -> None:
     backbone.add_adapters(2, 2)
     perturb(backbone)
     z = backbone.encode(torch.rand(1, 3, 16, 16), "phi_minus")
@@ -83,15 +83,13 @@ def test_gradients_reach_the_adapter_that_ran_whatever_runs_afterwards(backbone:
     loss.backward()
     minus, plus = backbone.adapter_parameters("phi_minus"), backbone.adapter_parameters("phi_plus")
     unused = {id(p) for p in minus if p.grad is None or not p.grad.any()}
-    # Of SD3's last block the text stream goes nowhere, so its queries have no use.
+    # The text stream of SD3's last block is unused, so its queries get no gradient.
     queries = {id(p) for k, p in backbone.family.network.named_parameters() if "blocks.1.attn.add_q_proj.lora" in k}
     assert unused <= queries
     assert all(p.grad is None and p.requires_grad for p in plus)
 
 
-def test_gradients_are_the_same_where_activations_are_computed_again(
-    backbone_folders: dict[str, Path], family: str
-) -> None:
+def test_gradient_checkpointing_does_not_change_gradients(backbone_folders: dict[str, Path], family: str) -> None:
     images = torch.rand(1, 3, 16, 16)
 
     def gradients(checkpointed: bool) -> tuple[list[Tensor | None], int]:
@@ -146,7 +144,7 @@ def test_one_network_is_shared_by_both_adapters(sd3: Backbone) -> None:
     assert sum(p.numel() for p in sd3.family.network.parameters()) == before + added
 
 
-def test_a_saved_adapter_restores_rank_alpha_and_weights(
+def test_a_saved_adapter_is_loaded_with_rank_alpha_and_weights(
     backbone: Backbone, backbone_folders: dict[str, Path], family: str, x_t: Tensor, tmp_path: Path
 ) -> None:
     images = torch.rand(1, 3, 16, 16)
@@ -181,7 +179,7 @@ def test_diffusers_reads_a_saved_adapter(
         torch.testing.assert_close(plain.encode(images), backbone.encode(images, "phi_minus"))
 
 
-def test_a_state_dict_goes_from_one_adapter_to_another(sd3: Backbone) -> None:
+def test_a_state_dict_moves_from_one_adapter_to_another(sd3: Backbone) -> None:
     x_t = torch.randn(1, 16, 4, 4)
     sd3.add_adapters(2, 2, vae_encoder=False)
     perturb(sd3)
@@ -208,7 +206,7 @@ def test_an_adapter_of_another_backbone_or_rank_is_refused(
         sd3.add_adapters(2, 2)
 
 
-def test_a_missing_or_truncated_adapter_is_recognized(sd3: Backbone, tmp_path: Path) -> None:
+def test_a_missing_or_truncated_adapter_is_refused(sd3: Backbone, tmp_path: Path) -> None:
     with pytest.raises(NifiError, match="no adapter at"):
         sd3.load_adapter(tmp_path, "phi_minus")
     sd3.add_adapters(2, 2)

@@ -1,4 +1,4 @@
-"""The forward process and the meaning of the network's output, for each family, against known answers and diffusers."""
+"""Each family's forward process and parameterization, against known answers and diffusers."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def ddpm(backbone: Backbone) -> Any:
 
 
 class Oracle(nn.Module):
-    """A network that knows the image and the noise, and says them in its family's terms."""
+    """A network that knows image and noise, and returns the exact output in its family's parameterization."""
 
     def __init__(self, kind: str, x0: Tensor, noise: Tensor, abar: Tensor) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def test_one_step_from_any_timestep_returns_the_image(backbone: Backbone, family
         torch.testing.assert_close(backbone.to_eps(x_t, out, times), noise, atol=1e-5, rtol=0)
 
 
-# What scheduler/scheduler_config.json of each model on the hub says.
+# From scheduler/scheduler_config.json of each model on the hub.
 SD = {**BETAS, "num_train_timesteps": 1000, "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False}
 CONFIGS: dict[str, dict[str, Any]] = {
     "SD3 and SD3.5": {"num_train_timesteps": 1000, "shift": 3.0},
@@ -57,8 +57,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("model", CONFIGS)
-def test_each_model_s_true_output_gives_the_image_back_from_every_timestep(model: str) -> None:
-    """With coefficients of its own: `alphas_cumprod`, or `1000 s / (1 + 2 s)` shifted by 3."""
+def test_each_model_s_exact_output_gives_the_image_from_every_timestep(model: str) -> None:
+    """Coefficients are computed here: `alphas_cumprod`, or `1000 s / (1 + 2 s)` shifted by 3."""
     config, x0, noise = CONFIGS[model], *torch.randn(2, 1000, 4, 2, 2, dtype=torch.float64)
     if "shift" in config:
         schedule = FlowMatching.from_config(config)
@@ -79,12 +79,12 @@ def test_each_model_s_true_output_gives_the_image_back_from_every_timestep(model
     torch.testing.assert_close(schedule.to_eps(ours, truth, times), noise, atol=1e-5, rtol=0)
 
 
-def test_sd3_sigma_at_199_is_of_the_shifted_table(sd3: Backbone) -> None:
+def test_sd3_sigma_at_199_comes_from_the_shifted_table(sd3: Backbone) -> None:
     assert sd3.sigma(199) == pytest.approx(0.198, abs=5e-4)
     assert sd3.schedule.timestep(199) == pytest.approx(1000 * float(sd3.sigma(199)))
 
 
-def test_flow_matching_adds_noise_as_its_scheduler(sd3: Backbone) -> None:
+def test_flow_matching_adds_noise_like_its_scheduler(sd3: Backbone) -> None:
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(sd3.name, subfolder="scheduler")
     x0, noise = torch.randn(2, 8, 16, 4, 4)
     timesteps = scheduler.timesteps[torch.randint(1000, (8,))]
@@ -93,7 +93,7 @@ def test_flow_matching_adds_noise_as_its_scheduler(sd3: Backbone) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd-turbo", "sd2-v"], indirect=True)
-def test_diffusion_adds_noise_as_its_scheduler(backbone: Backbone) -> None:
+def test_diffusion_adds_noise_like_its_scheduler(backbone: Backbone) -> None:
     scheduler = ddpm(backbone)
     x0, noise = torch.randn(2, 1000, 4, 2, 2)
     timesteps = torch.arange(1000)
@@ -101,7 +101,7 @@ def test_diffusion_adds_noise_as_its_scheduler(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd2-v"], indirect=True)
-def test_v_prediction_is_diffusers_velocity(backbone: Backbone) -> None:
+def test_v_prediction_equals_diffusers_velocity(backbone: Backbone) -> None:
     scheduler = ddpm(backbone)
     x0, noise = torch.randn(2, 5, 4, 2, 2)
     t = torch.tensor([1, 199, 500, 900, 999])
@@ -109,7 +109,7 @@ def test_v_prediction_is_diffusers_velocity(backbone: Backbone) -> None:
     torch.testing.assert_close(backbone.to_x0(backbone.add_noise(x0, noise, t), velocity, t), x0, atol=1e-5, rtol=0)
 
 
-def test_times_of_a_batch_are_looked_up_one_by_one(backbone: Backbone) -> None:
+def test_a_batch_may_have_different_timesteps(backbone: Backbone) -> None:
     times = torch.tensor([3.0, 199.0, 700.2])
     sigma = backbone.sigma(times)
     assert isinstance(sigma, Tensor)
@@ -117,20 +117,20 @@ def test_times_of_a_batch_are_looked_up_one_by_one(backbone: Backbone) -> None:
     assert sigma.tolist() == sorted(sigma.tolist())
 
 
-def test_signal_and_sigma_keep_their_family_s_relation(backbone: Backbone, family: str) -> None:
+def test_signal_and_sigma_satisfy_their_family_s_relation(backbone: Backbone, family: str) -> None:
     signal, sigma = float(backbone.signal(321)), float(backbone.sigma(321))
     assert (signal + sigma if family == "sd3" else signal**2 + sigma**2) == pytest.approx(1)
 
 
-def test_schedules_that_would_be_misread_are_refused() -> None:
+def test_unsupported_schedules_are_refused() -> None:
     with pytest.raises(NifiError, match="use_dynamic_shifting"):
         FlowMatching.from_config(dict(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config))
     with pytest.raises(NifiError, match="'sample': expected epsilon or v_prediction"):
         Diffusion.from_config(dict(DDPMScheduler(prediction_type="sample").config))
 
 
-def test_a_batch_s_times_are_looked_up_on_their_device(backbone: Backbone) -> None:
-    """A meta tensor has no content: whoever copies it to the CPU, or waits for it, raises."""
+def test_timesteps_are_looked_up_on_their_own_device(backbone: Backbone) -> None:
+    """A meta tensor has no data: copying it to the CPU raises."""
     times = torch.empty(3, device="meta")
     schedule = backbone.schedule
     for look_up in (schedule.timestep, schedule.signal, schedule.sigma):
@@ -141,10 +141,10 @@ def test_a_batch_s_times_are_looked_up_on_their_device(backbone: Backbone) -> No
     assert noisy.device.type == "meta"
 
 
-def test_float32_tables_give_the_same_as_float64(backbone: Backbone) -> None:
+def test_float32_tables_give_the_same_values_as_float64(backbone: Backbone) -> None:
     schedule, times = backbone.schedule, torch.arange(1001.0)
     expected = [look_up(times) for look_up in (schedule.timestep, schedule.signal, schedule.sigma)]
     (tables,) = schedule._tables.values()
-    schedule._tables[tables.device] = tables.float()  # what a GPU gets
+    schedule._tables[tables.device] = tables.float()  # as on a GPU
     found = [look_up(times) for look_up in (schedule.timestep, schedule.signal, schedule.sigma)]
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Self-attention that sees several views at once, in every family."""
+"""Self-attention across several views, in every family."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from nifi_ns.errors import NifiError
 
 
 @torch.no_grad()
-def test_views_are_joined_in_every_family(backbone: Backbone) -> None:
+def test_views_attend_to_each_other_in_every_family(backbone: Backbone) -> None:
     x = torch.rand(2, backbone.latent_channels, 8, 8)
     alone, joined = backbone.predict(x, 199, None), backbone.predict(x, 199, None, num_views=2)
     same = backbone.predict(x[[0, 0]], 199, None, num_views=2)
     assert (joined - alone).abs().max() > 1e-5
-    assert torch.allclose(same[0], alone[0], atol=1e-5)  # a view that sees itself twice sees nothing new
+    assert torch.allclose(same[0], alone[0], atol=1e-5)  # attending to a copy of itself changes nothing
     assert torch.equal(backbone.predict(x, 199, None), alone)
 
 
-def test_contexts_nest_and_end_where_they_began(sd3: Backbone) -> None:
+def test_contexts_nest_and_restore_the_previous_state(sd3: Backbone) -> None:
     family, layer = sd3.family, sd3.family.network.transformer_blocks[0].attn
     own, seen = layer.processor, []
     with pytest.raises(RuntimeError), family.attend_across(2):
@@ -33,7 +33,7 @@ def test_contexts_nest_and_end_where_they_began(sd3: Backbone) -> None:
     assert family.num_views == 1 and layer.processor is own
 
 
-def test_both_attentions_of_sd35_medium_see_the_photos(tmp_path: Path) -> None:
+def test_both_attentions_of_sd35_medium_attend_to_photos(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sides = {"attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 16, "caption_projection_dim": 16}
     sides |= {"sample_size": 16, "num_layers": 2, "pooled_projection_dim": 16, "pos_embed_max_size": 16}

@@ -1,4 +1,4 @@
-"""A family of backbones in one file: this one. A Sana transformer in miniature, with a latent shift of its own."""
+"""A new family of backbones needs one file, such as this one: a miniature Sana transformer with a latent shift."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ SHIFT, SCALE = 0.25, 0.8
 
 
 class Sana(Family):
-    """Linear attention without positions, and a text that is attended to apart."""
+    """Linear attention without positions, and separate attention to the text."""
 
     name = "sana"
     component = "transformer"
@@ -78,7 +78,7 @@ def sana_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def sana(sana_folder: Path) -> Backbone:
-    """With adapters that say something."""
+    """Return a backbone with adapters that have an effect."""
     backbone = Backbone.from_pretrained(sana_folder, device="cpu")
     backbone.add_adapters(rank=2, alpha=4)
     perturb(backbone)
@@ -86,7 +86,7 @@ def sana(sana_folder: Path) -> Backbone:
 
 
 @torch.no_grad()
-def test_its_latents_have_its_scale_and_shift(sana: Backbone, sana_folder: Path, tmp_path: Path) -> None:
+def test_latents_have_the_family_s_scale_and_shift(sana: Backbone, sana_folder: Path, tmp_path: Path) -> None:
     vae: Any = AutoencoderKL.from_pretrained(sana_folder, subfolder="vae")
     images = torch.rand(1, 3, 16, 24)
     mode = vae.encode(images * 2 - 1).latent_dist.mode()
@@ -94,13 +94,13 @@ def test_its_latents_have_its_scale_and_shift(sana: Backbone, sana_folder: Path,
     torch.testing.assert_close(latents, (mode - SHIFT) * SCALE)
     torch.testing.assert_close(sana.decode(latents), vae.decode(mode).sample / 2 + 0.5)
     save_tiny_decoder(tmp_path / "tiny", 4, scaling_factor=1.2, shift_factor=0.3)
-    sana.use_decoder(tmp_path / "tiny")  # which gets them as a pipeline would give them: here, as they are
+    sana.use_decoder(tmp_path / "tiny")  # it gets latents as in a pipeline: here, unchanged
     tiny = sana._autoencoder._decoder
     assert tiny is not None
     torch.testing.assert_close(sana.decode(latents), tiny._decoder(latents / 1.2 + 0.3) / 2 + 0.5)
 
 
-def test_its_adapters_run_learn_and_reload(sana: Backbone, sana_folder: Path, tmp_path: Path) -> None:
+def test_adapters_run_train_and_reload(sana: Backbone, sana_folder: Path, tmp_path: Path) -> None:
     x_t, images = torch.randn(2, 4, 8, 8), torch.rand(1, 3, 16, 16)
     outputs = [sana.predict(x_t, 300, name) for name in (None, "phi_minus", "phi_plus")]
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(outputs, outputs[1:] + outputs[:1], strict=True))
@@ -110,14 +110,14 @@ def test_its_adapters_run_learn_and_reload(sana: Backbone, sana_folder: Path, tm
     other = Backbone.from_pretrained(sana_folder, device="cpu")
     other.load_adapter(tmp_path, "phi_minus")
     assert torch.equal(other.predict(x_t, 300, "phi_minus"), outputs[1])
-    plain = Backbone.from_pretrained(sana_folder, device="cpu")  # and as diffusers reads it
+    plain = Backbone.from_pretrained(sana_folder, device="cpu")  # loaded by diffusers, too
     plain.family.network.load_lora_adapter(str(tmp_path), prefix="transformer", weight_name=NETWORK_ADAPTER_FILE)
     plain.vae.load_lora_adapter(str(tmp_path), prefix="vae", weight_name=VAE_ADAPTER_FILE)
     torch.testing.assert_close(plain.predict(x_t, 300, None), outputs[1])
     torch.testing.assert_close(plain.encode(images), sana.encode(images, "phi_minus"))
 
 
-def test_it_restores_with_and_without_photos(sana: Backbone, tmp_path: Path) -> None:
+def test_the_family_restores_with_and_without_photos(sana: Backbone, tmp_path: Path) -> None:
     restorer = Restorer(sana, RestorerSettings(t0=300, attended_photos=1))
     restorer.save_pretrained(tmp_path / "restorer")
     image, photo = torch.rand(2, 18, 26, 3)
@@ -128,7 +128,7 @@ def test_it_restores_with_and_without_photos(sana: Backbone, tmp_path: Path) -> 
     torch.testing.assert_close(again(image, attended_photos=(photo,)), seeing)
 
 
-def test_gradients_that_are_computed_again_see_its_photos(sana: Backbone) -> None:
+def test_recomputed_gradients_attend_to_photos(sana: Backbone) -> None:
     def gradients() -> list[Tensor | None]:
         x_t = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         loss = sana.predict(x_t, 300, "phi_minus", num_views=2).square().sum()
@@ -141,22 +141,22 @@ def test_gradients_that_are_computed_again_see_its_photos(sana: Backbone) -> Non
         torch.testing.assert_close(a, b)
 
 
-def test_a_family_brings_its_own_preset(sana_folder: Path, backbone_folders: dict[str, Path]) -> None:
+def test_a_family_has_its_own_preset(sana_folder: Path, backbone_folders: dict[str, Path]) -> None:
     assert default_preset(sana_folder) == "sana"
     presets = {"sd3": "sd3", "sd-turbo": "sd-turbo", "sd2-v": "sd-turbo"}
     assert {name: default_preset(folder) for name, folder in backbone_folders.items()} == presets
-    assert default_preset("nifi-tiny") == default_preset(WEIGHTS / "nifi-tiny") == "nifi-tiny"  # an SD3 by its class
+    assert default_preset("nifi-tiny") == default_preset(WEIGHTS / "nifi-tiny") == "nifi-tiny"  # its class is SD3's
     assert {"nifi-tiny", *presets.values()} <= set(preset_names())
 
 
-def test_its_text_is_embedded(sana_folder: Path) -> None:
+def test_the_family_embeds_a_text(sana_folder: Path) -> None:
     (sana_folder / "text_encoder").mkdir()
     (sana_folder / "text_encoder" / "config.json").write_text("{}")
     prompt = Backbone.from_pretrained(sana_folder, device="cpu", prompt="sharp").prompt
     assert prompt.text == "sharp" and float(prompt.positive.tokens.mean()) == 5
 
 
-def test_families_do_not_take_each_other_s_folders(sana_folder: Path) -> None:
+def test_two_families_cannot_share_a_name_or_a_network(sana_folder: Path) -> None:
     with pytest.raises(NifiError, match="there is a family 'sana' already"):
         register(Sana)
     twin = type("Twin", (StableDiffusion3,), {"name": "twin"})

@@ -1,4 +1,4 @@
-"""What makes a restorer faster: a small decoder, half precision, compiled networks."""
+"""Options that make a restorer faster: a small decoder, half precision, compiled networks."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nifi_ns.restore import Restorer, RestorerSettings
 
 @pytest.fixture
 def saved(backbone: Backbone, tmp_path: Path) -> Path:
-    """A restorer of each family."""
+    """Return the folder of a restorer of each family."""
     backbone.add_adapters(2, 2)
     perturb(backbone)
     Restorer(backbone, RestorerSettings(decode="full")).save_pretrained(tmp_path / "restorer")
@@ -27,7 +27,7 @@ def image() -> torch.Tensor:
     return torch.rand(18, 26, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_small_decoder_gets_latents_as_diffusers_would_give_them(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_small_decoder_gets_latents_as_from_a_diffusers_pipeline(backbone: Backbone, tmp_path: Path) -> None:
     save_tiny_decoder(tmp_path, backbone.latent_channels, scaling_factor=1.2, shift_factor=0.3)
     tiny: Any = AutoencoderTiny.from_pretrained(tmp_path)
     backbone.vae.register_to_config(shift_factor=0.0609)
@@ -39,7 +39,7 @@ def test_a_small_decoder_gets_latents_as_diffusers_would_give_them(backbone: Bac
     torch.testing.assert_close(backbone.decode(backbone.encode(images)), expected)
 
 
-def test_a_restorer_decodes_with_it(backbone: Backbone, saved: Path, image: torch.Tensor, tmp_path: Path) -> None:
+def test_a_restorer_uses_a_small_decoder(backbone: Backbone, saved: Path, image: torch.Tensor, tmp_path: Path) -> None:
     save_tiny_decoder(tmp_path / "tiny", backbone.latent_channels)
     plain, fast = (Restorer.from_pretrained(saved, "cpu", decoder=d) for d in (None, tmp_path / "tiny"))
     restored = fast(image)
@@ -48,7 +48,7 @@ def test_a_restorer_decodes_with_it(backbone: Backbone, saved: Path, image: torc
     torch.testing.assert_close(restored, Restorer(backbone, plain.settings)(image))
 
 
-def test_decoders_that_do_not_fit_are_one_line(backbone_folders: dict[str, Path], sd3: Backbone, tmp_path: Path):
+def test_decoders_that_do_not_fit_are_refused(backbone_folders: dict[str, Path], sd3: Backbone, tmp_path: Path):
     save_tiny_decoder(tmp_path / "sd", 4)
     with pytest.raises(NifiError, match=r"is for 4 channels and 2 pixels per latent, the backbone has 16 and 2"):
         sd3.use_decoder(tmp_path / "sd")
@@ -65,7 +65,7 @@ def test_decoders_that_do_not_fit_are_one_line(backbone_folders: dict[str, Path]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float16, torch.float64])
-def test_half_precision_takes_images_of_any_kind(saved: Path, image: torch.Tensor, dtype: torch.dtype) -> None:
+def test_half_precision_accepts_images_of_any_dtype(saved: Path, image: torch.Tensor, dtype: torch.dtype) -> None:
     full, half = (Restorer.from_pretrained(saved, "cpu", d) for d in (torch.float32, torch.bfloat16))
     scale = 255 if dtype == torch.uint8 else 1
     given = (image * scale).to(dtype)
@@ -75,15 +75,15 @@ def test_half_precision_takes_images_of_any_kind(saved: Path, image: torch.Tenso
     assert (restored.double() / scale - expected).abs().mean() < 0.02
 
 
-def test_without_a_compiler_compiling_is_refused(saved: Path, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+def test_compiling_without_a_compiler_is_refused(saved: Path, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(NifiError, match=r"needs a C\+\+ compiler .* or do not compile"):
+    with pytest.raises(NifiError, match=r"needs a C\+\+ compiler: .* or do not compile"):
         Restorer.from_pretrained(saved, "cpu", compile="default")(image)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd3"], indirect=True)
-def test_compiled_networks_restore_the_same(saved: Path, image: torch.Tensor) -> None:
+def test_compiled_networks_give_the_same_result(saved: Path, image: torch.Tensor) -> None:
     plain, fast = (Restorer.from_pretrained(saved, "cpu", compile=c) for c in (None, "default"))
     for settings in (plain.settings, RestorerSettings(decode="change")):
         plain.settings = fast.settings = settings

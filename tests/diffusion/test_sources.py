@@ -1,4 +1,4 @@
-"""Which names are paths and which are the hub's, and loading that keeps to itself."""
+"""Names of paths and of hub repositories, and loading without side effects."""
 
 import subprocess
 import sys
@@ -16,10 +16,10 @@ from nifi_ns.restore import Restorer
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks the hub fails the test."""
+    """Fail on any access to the hub."""
 
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the hub was asked")
+        raise AssertionError("the hub was accessed")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
 
@@ -28,7 +28,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     "name",
     ["runs/restorr", "./restorer", "../runs/x", "~/restorer", "/data/restorer", "out/t=199.ckpt", "a/b/c", "abc"],
 )
-def test_what_looks_like_a_path_is_never_asked_of_the_hub(
+def test_a_name_that_looks_like_a_path_never_accesses_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_hub: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -41,7 +41,7 @@ def test_what_looks_like_a_path_is_never_asked_of_the_hub(
         Restorer.from_pretrained(name)
 
 
-def test_what_cannot_be_a_path_is_the_hub_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_a_path_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_hub_id("stabilityai/sd-turbo") and resolve("stabilityai/sd-turbo").name == "stabilityai/sd-turbo"
     Path("stabilityai/sd-turbo").mkdir(parents=True)
@@ -54,9 +54,7 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert resolve("~/sd3").location == str((tmp_path / "sd3").resolve())
 
 
-def test_a_packaged_backbone_is_known_by_its_name_and_by_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_packaged_backbone_is_found_by_name_and_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [resolve(name).packaged for name in ("nifi-tiny", str(WEIGHTS / "nifi-tiny"))] == [True, True]
     assert not resolve(str(WEIGHTS)).packaged and not resolve("stabilityai/sd-turbo").packaged
     monkeypatch.chdir(tmp_path)
@@ -82,7 +80,7 @@ def test_one_thread_loads_at_a_time() -> None:
     assert together == [1, 1, 1]
 
 
-def test_progress_bars_are_afterwards_as_they_were() -> None:
+def test_progress_bars_are_restored_after_loading() -> None:
     try:
         for switch, shown in ((disable_progress_bar, False), (enable_progress_bar, True)):
             switch()
@@ -93,7 +91,8 @@ def test_progress_bars_are_afterwards_as_they_were() -> None:
         enable_progress_bar()
 
 
-def test_importing_loads_no_library_that_takes_seconds() -> None:
+def test_importing_loads_no_slow_library() -> None:
+
     code = "import sys, nifi_ns.diffusion, nifi_ns.restore; print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "torch" in loaded and not {"diffusers", "transformers", "peft", "numba"} & set(loaded)

@@ -1,8 +1,8 @@
-"""The families of diffusion backbones that are known, one file each.
+"""The supported families of diffusion backbones, one file each.
 
-A family says everything that differs between backbones: which folders and model classes are its own, its noise
-schedule, scale and shift of its latents, which layers get adapters, which attend to photos, and the preset to train it
-with. Another one needs a subclass of `Family` in one file and a call of `register`.
+A family defines everything that differs between backbones: its folder layout and model classes, its noise schedule, the
+scale and shift of its latents, the layers that get adapters, those that attend to photos, and its training preset. To
+add one, write a subclass of `Family` in one file and call `register`.
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ FAMILIES: dict[str, type[Family]] = {}
 
 
 def register(family: type[Family]) -> None:
-    """Let backbones of `family` be loaded.
+    """Make backbones of `family` loadable.
 
     Raises:
-        NifiError: if its name, or its network's folder and class, are another family's.
+        NifiError: if another family has its name, or its network's folder and class.
     """
     for other in FAMILIES.values():
         if family.name == other.name:
@@ -32,10 +32,10 @@ def register(family: type[Family]) -> None:
 
 
 def family_of(source: Source) -> type[Family]:
-    """Return the family of the backbone in a diffusers folder or hub repository, by its network's configuration.
+    """Return the family of a backbone, from the configuration of its network.
 
     Raises:
-        NifiError: if there is no network, or it is of no registered family.
+        NifiError: if there is no network, or its family is not registered.
     """
     components = dict.fromkeys(family.component for family in FAMILIES.values())
     component = next((c for c in components if source.has(f"{c}/config.json")), None)
@@ -46,23 +46,23 @@ def family_of(source: Source) -> type[Family]:
     model_class = config.get("_class_name")
     for family in FAMILIES.values():
         if (family.component, family.model_class) == (component, model_class):
-            if refused := family.refusal(config):
-                raise NifiError(f"{source.name}: {refused}")
+            if reason := family.unsupported_reason(config):
+                raise NifiError(f"{source.name}: {reason}")
             return family
     supported = ", ".join(family.model_class for family in FAMILIES.values())
     raise NifiError(f"{source.name} is a {model_class}: supported are {supported}")
 
 
 def default_preset(name: str | Path) -> str:
-    """Return the name of the training preset that is right for the backbone `name`.
+    """Return the name of the training preset for the backbone `name`.
 
-    That is the backbone's own name for a miniature that comes with this package, and otherwise its family's preset.
+    It is the backbone's own name for a miniature in this package, and its family's preset otherwise.
 
     Args:
-        name: what `Backbone.from_pretrained` takes; of a hub id the network's configuration is downloaded.
+        name: the argument of `Backbone.from_pretrained`; for a hub id, the network's configuration is downloaded.
 
     Raises:
-        NifiError: if it cannot be found or reached, or is of no registered family.
+        NifiError: if it cannot be found or reached, or its family is not registered.
     """
     source = resolve(str(name))
     if source.packaged:

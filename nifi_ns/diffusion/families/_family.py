@@ -1,4 +1,4 @@
-"""What a family of diffusion backbones says of itself."""
+"""The definition of a family of diffusion backbones."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,48 +17,48 @@ from nifi_ns.diffusion._sources import Source
 
 @dataclass(frozen=True)
 class LatentScaling:
-    """From an autoencoder's latents to those its diffusion network works on: `(latents - shift) * scale`."""
+    """Scaling of an autoencoder's latents for its diffusion network: `(latents - shift) * scale`."""
 
     scale: float
-    """Brings latents to about unit variance: `scaling_factor` of the autoencoder's configuration."""
+    """Scales latents to about unit variance: `scaling_factor` of the autoencoder's configuration."""
     shift: float
-    """Brings latents to about zero mean: `shift_factor` of the autoencoder's configuration, or 0 for none."""
+    """Mean to subtract from latents: `shift_factor` of the autoencoder's configuration, or 0 for none."""
 
     def apply(self, latents: Tensor) -> Tensor:
-        """Scale what the autoencoder's encoder gives, of any shape."""
+        """Scale the output of the autoencoder's encoder, of any shape."""
         return (latents - self.shift) * self.scale
 
     def undo(self, latents: Tensor) -> Tensor:
-        """Return what the autoencoder's decoder takes, for scaled latents of any shape."""
+        """Convert scaled latents of any shape to the input of the autoencoder's decoder."""
         return latents / self.scale + self.shift
 
 
 class Family(ABC):
-    """A frozen network with its noise schedule, and everything in which one family of backbones differs from another.
+    """A frozen network with its noise schedule, and everything specific to one family of backbones.
 
-    To add a family, write a subclass in a file of its own and `register` it. The class attributes say where the models
-    of its diffusers folders are and which of their layers matter; `__call__` runs the network.
+    To add a family, write a subclass in a file of its own and `register` it. The class attributes define where the
+    models are in its diffusers folders and which of their layers matter. `__call__` runs the network.
     """
 
     name: ClassVar[str]
-    """What restorer.json calls it."""
+    """Its name in restorer.json."""
     component: ClassVar[str]
     """Subfolder of the network in a diffusers folder, and prefix of its LoRA keys in `load_lora_weights`."""
     model_class: ClassVar[str]
-    """The network's class in diffusers, which `config.json` in that subfolder names."""
+    """The network's class in diffusers, named by `config.json` in that subfolder."""
     vae_class: ClassVar[str] = "AutoencoderKL"
-    """The class of the autoencoder, in the subfolder `vae`; it encodes to a `latent_dist`."""
+    """Class of the autoencoder in the subfolder `vae`; its encoder returns a `latent_dist`."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Endings of the names of the network's layers that get adapters."""
     vae_lora_targets: ClassVar[str] = (
         r"(encoder\.(.*\.)?(conv(1|2|_in|_out|_shortcut)?|to_q|to_k|to_v|to_out\.0)|quant_conv)"
     )
-    """Regular expression for whole names of the autoencoder's layers that get adapters. By default, as in the paper's
-    code: every convolution of the encoder, its attention and quant_conv, and nothing of the decoder."""
+    """Regular expression for whole names of the autoencoder's layers that get adapters. The default follows the paper's
+    code: every convolution of the encoder, its attention and quant_conv, and nothing in the decoder."""
     self_attention: ClassVar[tuple[str, ...]]
-    """Last parts of the names of the layers in which pixels attend to pixels: those that can attend to photos too."""
+    """Last parts of the names of the self-attention layers between pixels, which can also attend to photos."""
     default_preset: ClassVar[str]
-    """Name of the training preset that is right for this family."""
+    """Name of the training preset for this family."""
 
     def __init__(self, network: nn.Module, schedule: Schedule) -> None:
         self.network: Any = network
@@ -77,26 +77,26 @@ class Family(ABC):
         return cls(network, cls.read_schedule(source.config("scheduler/scheduler_config.json")))
 
     @classmethod
-    def refusal(cls, config: Mapping[str, Any]) -> str | None:
+    def unsupported_reason(cls, config: Mapping[str, Any]) -> str | None:
         """Return why a network of `model_class` with this configuration is not supported; None if it is."""
         return None
 
     @classmethod
     @abstractmethod
     def read_schedule(cls, config: dict[str, Any]) -> Schedule:
-        """Return the noise schedule that `scheduler_config.json` describes."""
+        """Return the noise schedule described by `scheduler_config.json`."""
 
     @classmethod
     def latent_scaling(cls, vae: Any) -> LatentScaling:
         """Return scale and shift of the latents, given the autoencoder's configuration.
 
-        By default both are the configuration's, as diffusers' pipelines have it.
+        The default is that configuration's own values, like diffusers' pipelines.
         """
         return LatentScaling(vae.scaling_factor, getattr(vae, "shift_factor", None) or 0.0)
 
     @abstractmethod
     def encode_prompt(self, source: Source, text: str) -> Prompt:
-        """Return embeddings of `text` and of the null prompt, made by the text encoders of `source`."""
+        """Return embeddings of `text` and of the null prompt from the text encoders of `source`."""
 
     @abstractmethod
     def __call__(self, x_t: Tensor, timestep: Tensor, prompt: Embeddings) -> Tensor:
@@ -105,21 +105,21 @@ class Family(ABC):
     @property
     @abstractmethod
     def latent_multiple(self) -> int:
-        """Latent sides must be a multiple of this."""
+        """Latent sides must be multiples of this."""
 
     @property
     def max_latent_side(self) -> int | None:
-        """The largest latent side that the network accepts; None for no limit."""
+        """Largest latent side that the network accepts; None for no limit."""
         return None
 
     @property
     def num_views(self) -> int:
-        """How many views self-attention sees at once just now."""
+        """Number of views that self-attention attends across now."""
         return self._cross_view.num_views
 
     def attend_across(self, num_views: int) -> AbstractContextManager[None]:
-        """While the context is open, let self-attention see `num_views` consecutive samples of a batch at once.
+        """Let self-attention attend across `num_views` consecutive samples of a batch within the block.
 
-        Not thread-safe by itself.
+        Not thread-safe.
         """
         return self._cross_view.across(num_views)

@@ -12,17 +12,17 @@ from nifi_ns.diffusion.families._family import Family, LatentScaling
 
 
 class StableDiffusion3(Family):
-    """A transformer that predicts velocity, by flow matching (Esser et al. 2024)."""
+    """A transformer that predicts velocity, trained by flow matching (Esser et al. 2024)."""
 
     name = "sd3"
     component = "transformer"
     model_class = "SD3Transformer2DModel"
-    # The list of the paper's inference code.
+    # The list in the paper's inference code.
     lora_targets = (
         *("to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj"),
         *("proj", "linear", "proj_out"),
     )
-    # "attn" joins the image and the text; "attn2", in some blocks of SD3.5-medium, sees the image alone.
+    # "attn" attends to image and text; "attn2", in some blocks of SD3.5-medium, to the image alone.
     self_attention = ("attn", "attn2")
     default_preset = "sd3"
 
@@ -33,18 +33,18 @@ class StableDiffusion3(Family):
 
     @classmethod
     def latent_scaling(cls, vae: Any) -> LatentScaling:
-        """Scale the latents, and do not shift them.
+        """Return the scale, without a shift.
 
-        The folder's vae/config.json has a `shift_factor` (0.0609), which diffusers' pipelines subtract. The paper's
-        code (github.com/ceteke/nifi) only scales, and so do its checkpoints expect it.
+        Diffusers' pipelines subtract the `shift_factor` (0.0609) in vae/config.json. The paper's code
+        (github.com/ceteke/nifi) only scales, and its checkpoints depend on that.
         """
         return LatentScaling(vae.scaling_factor, shift=0.0)
 
     def encode_prompt(self, source: Source, text: str) -> Prompt:
-        """Return embeddings of `text` and of the null prompt, made by the text encoders of `source`."""
+        """Return embeddings of `text` and of the null prompt from the text encoders of `source`."""
         from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 
-        # bfloat16, because T5 has 4.7 billion parameters. A folder may lack it: SD3 then takes zeros for its tokens.
+        # bfloat16, because T5 has 4.7 billion parameters. T5 may be missing: SD3 then uses zeros for its tokens.
         parts: dict[str, Any] = {"transformer": self.network, "vae": None, "torch_dtype": torch.bfloat16}
         if not source.has("text_encoder_3/config.json"):
             parts |= {"text_encoder_3": None, "tokenizer_3": None}
@@ -65,10 +65,10 @@ class StableDiffusion3(Family):
 
     @property
     def latent_multiple(self) -> int:
-        """The side of the transformer's patches."""
+        """Side of the transformer's patches."""
         return self.network.config.patch_size
 
     @property
     def max_latent_side(self) -> int:
-        """The side of the position table, of which the centre is cropped."""
+        """Side of the table of position embeddings, which is cropped at its centre."""
         return self.network.config.pos_embed_max_size * self.network.config.patch_size

@@ -13,12 +13,12 @@ from nifi_ns.diffusion.families._family import Family
 
 
 class StableDiffusion(Family):
-    """A U-Net that predicts epsilon or v, as its folder's scheduler says. Its latents are scaled and have no shift."""
+    """A U-Net that predicts epsilon or v, depending on its scheduler's config. Its latents are scaled, not shifted."""
 
     name = "sd"
     component = "unet"
     model_class = "UNet2DConditionModel"
-    # The list of OSEDiff (github.com/cswry/OSEDiff), which turns the same U-Nets into one-step restorers.
+    # The list in OSEDiff (github.com/cswry/OSEDiff), which turns the same U-Nets into one-step restorers.
     lora_targets = (
         *("to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_in", "conv_shortcut", "conv_out"),
         *("proj_in", "proj_out", "ff.net.2", "ff.net.0.proj"),
@@ -27,8 +27,8 @@ class StableDiffusion(Family):
     default_preset = "sd-turbo"
 
     @classmethod
-    def refusal(cls, config: Mapping[str, Any]) -> str | None:
-        """Return why SDXL's U-Net is not supported; None for another."""
+    def unsupported_reason(cls, config: Mapping[str, Any]) -> str | None:
+        """Return why SDXL's U-Net is not supported; None for other networks."""
         if config.get("addition_embed_type") is None:
             return None
         return "SDXL's U-Net (additional embeddings) is not supported; use SD1.5, SD2.x, SD-Turbo or SD3"
@@ -39,7 +39,7 @@ class StableDiffusion(Family):
         return Diffusion.from_config(config)
 
     def encode_prompt(self, source: Source, text: str) -> Prompt:
-        """Return embeddings of `text` and of the null prompt, made by the text encoder of `source`."""
+        """Return embeddings of `text` and of the null prompt from the text encoder of `source`."""
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
         parts: dict[str, Any] = {"unet": None, "vae": None, "safety_checker": None, "feature_extractor": None}
@@ -54,5 +54,5 @@ class StableDiffusion(Family):
 
     @property
     def latent_multiple(self) -> int:
-        """1: diffusers' U-Net upsamples to the sizes it came from."""
+        """1, because diffusers' U-Net upsamples to the exact sizes of its inputs."""
         return 1
