@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and sizes as people write them."""
+"""Atomic writes, and sizes as people write them."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a size such as `60KB`, `0.36MB` or `220000`. K and M are decimal, KiB and MiB binary.
+    """Return the bytes of a size such as `60KB`, `0.36MB` or `220000`. K and M are decimal, KiB and MiB binary.
 
     Raises:
         NifiError: if it is not a positive size.
@@ -57,7 +57,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """A size as people write it: `60.0KB`, `1.31MB`. Decimal units, as in the field's tables."""
+    """Format a size for people: `60.0KB`, `1.31MB`. Decimal units, as in the field's tables."""
     if size >= 10**6:
         return f"{size / 10**6:.2f}MB"
     return f"{size / 10**3:.1f}KB" if size >= 10**3 else f"{size}B"

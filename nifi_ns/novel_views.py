@@ -9,13 +9,13 @@ from torch import Tensor
 from nifi_ns.views import View
 
 _TURNED = 1.0
-"""How many times the cameras' spread a camera counts as far when it looks the other way."""
+"""Distance, in units of the cameras' extent, that facing the opposite way counts as."""
 _HALF_WAY = 0.5
-"""Part of the way to a neighbour at which a camera is as far as can be from both."""
+"""Fraction of the way to a neighbour at which a camera is as far as possible from both."""
 
 
 def stepped(view: View, other: View, part: float) -> View:
-    """`view` moved and turned a part of the way to `other`; without a photo."""
+    """Return `view`, without its photo, moved and turned a fraction (`part`) of the way to `other`."""
     from scipy.spatial.transform import Rotation, Slerp
 
     ends = torch.stack([view.viewmat, other.viewmat]).double().cpu()
@@ -28,7 +28,7 @@ def stepped(view: View, other: View, part: float) -> View:
 
 
 def between(views: Sequence[View], count: int, part: float) -> list[View]:
-    """Up to `count` cameras between neighbouring ones: `part` of the way, in (0, 1], from a camera to half way.
+    """Return up to `count` cameras between neighbours: `part`, in (0, 1], of the way from a camera to half way.
 
     Every camera goes towards its nearest neighbour before any goes towards its second, and no pair is used twice.
     """
@@ -46,23 +46,23 @@ def between(views: Sequence[View], count: int, part: float) -> list[View]:
 
 
 def towards(targets: Sequence[View], views: Sequence[View], part: float) -> list[View]:
-    """For each target a camera `part` of the way, in (0, 1], from the nearest of `views`, with its lens and size."""
+    """Return for each target the nearest of `views`, moved `part` of the way, in (0, 1], to the target."""
     nearest = _apart(targets, views).argmin(dim=1).tolist()
     return [stepped(views[i], target, part) for i, target in zip(nearest, targets, strict=True)]
 
 
 def camera_distances(centres: Tensor, axes: Tensor, other_centres: Tensor, other_axes: Tensor) -> Tensor:
-    """[N, M]: how far cameras are from others: in units of the others' spread, and more if they look another way.
+    """Return how far cameras are from others, [N, M]: in units of the others' extent, plus how far they are turned.
 
     Centres and optical axes are [N, 3] and [M, 3], in any world.
     """
-    spread = (other_centres - other_centres.mean(dim=0)).norm(dim=1).max().clamp_min(1e-9)
-    away = (centres[:, None] - other_centres).norm(dim=-1) / spread
+    extent = (other_centres - other_centres.mean(dim=0)).norm(dim=1).max().clamp_min(1e-9)
+    away = (centres[:, None] - other_centres).norm(dim=-1) / extent
     return away + _TURNED * (1 - axes @ other_axes.T) / 2
 
 
 def _apart(views: Sequence[View], others: Sequence[View]) -> Tensor:
-    """`camera_distances` of views [N, M]."""
+    """Return `camera_distances` of views, [N, M]."""
     centres, axes = (
         [torch.stack([part(view).double().cpu() for view in group]) for group in (views, others)]
         for part in (lambda view: view.centre, lambda view: view.viewmat[2, :3])

@@ -1,7 +1,7 @@
-"""Proxy artefacts: clean photos, degraded directly, for training restorers where there are no splats yet.
+"""Proxy artefacts: clean photos, degraded directly, to train restorers without any splats.
 
-What coarse splats look like comes from `blotches`: too few gaussians, fitted to the photo for a moment. The others are
-what any restorer of pictures is trained on. Everything is computed on the CPU, whatever else there is.
+`blotches` imitate coarse splats: too few gaussians, fitted to the photo in a few steps. The other degradations are
+those that image restorers are usually trained on. Everything is computed on the CPU.
 """
 
 import io
@@ -41,7 +41,7 @@ class ProxySettings:
     max_side: int = 1600
     """Photos with more pixels along a side are scaled down to this."""
     seed: int = 0
-    """Of everything random."""
+    """Seed for everything random."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -61,7 +61,7 @@ class ProxySettings:
 
 
 def rate_of(strength: float) -> str:
-    """What pairs and tables call a strength: `proxy-0.5`."""
+    """Return the rate that pairs and tables name a strength: `proxy-0.5`."""
     return f"proxy-{strength:g}"
 
 
@@ -71,9 +71,9 @@ def degrade(
     rng: np.random.Generator,
     degradations: Sequence[Degradation] = DEGRADATIONS,
 ) -> Tensor:
-    """A photo after a random mix of degradations, each at 0.5 to 1 times `strength`, in the order of `DEGRADATIONS`.
+    """Apply a random mix of degradations to a photo, each at 0.5 to 1 times `strength`, in the order of `DEGRADATIONS`.
 
-    Blotches are always among them if they are named: pictures that are all but clean teach a restorer to do nothing.
+    Blotches are always among them if chosen from: almost clean pictures would teach a restorer to do nothing.
 
     Args:
         photo: [H, W, 3] in [0, 1], at least `SMALLEST` pixels along each side, on the CPU.
@@ -93,7 +93,7 @@ def degrade(
 
 
 def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """The photo by too few gaussians, one for 15 pixels at a strength of 0.25, for 28 at 0.5, for 100 at 1.
+    """Fit too few gaussians to the photo: one for 15 pixels at a strength of 0.25, for 28 at 0.5, for 100 at 1.
 
     They are many and small where there is detail, and fitted to the photo, which makes them long along edges: some
     pictures well, as fine-tuned splats are, others for a moment. Noise on the latter's gaussians stands for coarse
@@ -122,7 +122,7 @@ def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor
 
 
 def _scattered(photo: Tensor, count: int, rng: np.random.Generator) -> Splats:
-    """A wall of flat gaussians, the small ones before the large ones, of which a camera at the origin sees one unit."""
+    """Return a wall of flat gaussians, small ones in front of large ones, for a camera at the origin."""
     height, width, _ = photo.shape
     nchw = photo.movedim(-1, 0)[None]
     detail = (nchw - F.avg_pool2d(nchw, 5, 1, 2, count_include_pad=False)).abs().mean(dim=1).flatten().double()
@@ -147,7 +147,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
 
 
 def blur(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """The photo under a gaussian of 0.5 to 3 pixels, narrower across a random direction."""
+    """Blur the photo by a gaussian of 0.5 to 3 pixels, narrower across a random direction."""
     long = 0.5 + 2.5 * strength
     short, turn, radius = long * rng.uniform(0.3, 1), rng.uniform(0, math.pi), math.ceil(3 * long)
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -158,7 +158,7 @@ def blur(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
 
 
 def downsample(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """The photo with fewer pixels, along each side down to a fifth of them, brought back by a random interpolation."""
+    """Reduce the photo to down to a fifth of its pixels a side, and resize it back by a random interpolation."""
     height, width, _ = photo.shape
     factor = 1 + 4 * strength
     pixels = photo.movedim(-1, 0)[None]
@@ -168,14 +168,14 @@ def downsample(photo: Tensor, strength: float, rng: np.random.Generator) -> Tens
 
 
 def quantize(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """The photo with few values of each channel, 48 to 12, at a random offset."""
+    """Quantise each channel to 48 down to 12 values, at a random offset."""
     step = 1 / (round(48 * (12 / 48) ** strength) - 1)
     offset = step * torch.from_numpy(rng.uniform(-0.5, 0.5, 3)).to(photo)
     return (((photo - offset) / step).round() * step + offset).clamp(0, 1)
 
 
 def jpeg(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """The photo after JPEG of quality 60 to 8, with or without halved chroma."""
+    """Compress the photo as JPEG of quality 60 down to 8, with or without halved chroma."""
     file = io.BytesIO()
     pixels = photo.mul(255).round().to(torch.uint8).numpy()
     quality, subsampling = round(60 * (8 / 60) ** strength), int(rng.choice([0, 2]))

@@ -40,12 +40,12 @@ class Splats:
         return self.means.shape[0]
 
     def __getitem__(self, index: Tensor) -> "Splats":
-        """The gaussians selected by `index`: [M] integers, or [N] booleans."""
+        """Select gaussians by `index`, [M] integers or [N] booleans."""
         return Splats(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @classmethod
     def cat(cls, parts: "Sequence[Splats]") -> "Splats":
-        """The gaussians of all `parts`, which have one SH degree, one after the other."""
+        """Concatenate the gaussians of all `parts`, which must have the same SH degree."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     @property
@@ -55,19 +55,19 @@ class Splats:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.means.device
 
     def to(self, device: torch.device | str) -> "Splats":
-        """The same gaussians on `device`."""
+        """Move to `device`."""
         return Splats(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def detach(self) -> "Splats":
-        """A copy that shares nothing with this one."""
+        """Return a copy that shares neither memory nor graph with this one."""
         return Splats(*(getattr(self, f.name).detach().clone() for f in fields(self)))
 
     def with_sh_degree(self, degree: int) -> "Splats":
-        """The same gaussians with harmonics cut, or padded with zeros, to `degree`."""
+        """Return the same gaussians with SH truncated to `degree`, or padded with zeros."""
         k = (degree + 1) ** 2
         sh = torch.zeros(len(self), k, 3, dtype=self.sh.dtype, device=self.device)
         kept = min(k, self.sh.shape[1])
@@ -75,7 +75,7 @@ class Splats:
         return Splats(self.means, self.scales, self.quats, self.opacities, sh)
 
     def problem(self) -> str | None:
-        """Say in a few words why some of the gaussians cannot be drawn or written, and how many; None if all can."""
+        """Describe why some of the gaussians cannot be drawn or written, and how many; None if all can."""
         for field in fields(self):
             values = getattr(self, field.name).detach()
             if wrong := int((~values.isfinite()).reshape(len(self), -1).any(dim=1).sum()):
@@ -88,7 +88,7 @@ class Splats:
 
     @classmethod
     def from_gauss_params(cls, params: "dict[str, Tensor] | torch.nn.ParameterDict") -> "Splats":
-        """From splatfacto's `gauss_params`, in their graph. With `sh_degree` 0 they hold logits of colours, no SH."""
+        """Convert splatfacto's `gauss_params`, differentiably. At `sh_degree` 0 they hold logits of colours."""
         dc, rest = params["features_dc"], params["features_rest"]
         if rest.shape[1] == 0:
             dc = (torch.sigmoid(dc) - 0.5) / SH_C0
@@ -96,7 +96,7 @@ class Splats:
         return cls(params["means"], params["scales"], params["quats"], params["opacities"][:, 0], sh)
 
     def to_gauss_params(self, sh_degree: int) -> dict[str, Tensor]:
-        """As splatfacto's `gauss_params` for a model of `sh_degree`; the inverse of `from_gauss_params`."""
+        """Convert to splatfacto's `gauss_params` for a model of `sh_degree`; the inverse of `from_gauss_params`."""
         sh = self.with_sh_degree(sh_degree).sh
         dc = sh[:, 0]
         if sh_degree == 0:
@@ -113,5 +113,5 @@ class Splats:
 
     @property
     def ply_size(self) -> int:
-        """Bytes of the plain `.ply` of these gaussians without its header: what compression ratios refer to."""
+        """Bytes of a `.ply` of these gaussians without its header, to which compression ratios refer."""
         return 4 * len(self) * (3 + 3 + 4 + 1 + 3 * self.sh.shape[1])

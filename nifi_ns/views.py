@@ -24,17 +24,17 @@ class View:
 
     @property
     def centre(self) -> Tensor:
-        """[3] the camera's position in the world."""
+        """The camera's position in the world, [3]."""
         return -self.viewmat[:3, :3].T @ self.viewmat[:3, 3]
 
     def to(self, device: torch.device | str) -> "View":
-        """The same view with its tensors on `device`."""
+        """Move the tensors to `device`."""
         image = None if self.image is None else self.image.to(device)
         return View(self.name, self.viewmat.to(device), self.K.to(device), self.width, self.height, image)
 
 
 def view_names(files: Sequence[Path]) -> list[str]:
-    """A name for each file, unique and without folders: the stem, with its folders where stems repeat."""
+    """Return a unique name for each file: its stem, prefixed with its folders if stems repeat."""
     stems = [file.stem for file in files]
     if len(set(stems)) == len(stems):
         return stems

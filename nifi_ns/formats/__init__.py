@@ -1,6 +1,6 @@
-"""Foreign files of gaussians, by suffix. Each is read into the frame, units and layout of a 3DGS `.ply`: see `Splats`.
+"""Splat files of other programs, by suffix. Each is read into the frame, units and layout of a 3DGS `.ply` (`Splats`).
 
-Written here and not taken from a library: the wheels on PyPI know one format, or one Python, or trust their input.
+No library on PyPI replaces this: each supports a single format or Python version, or trusts its input.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ SUFFIXES = (".ply", ".compressed.ply", ".spz", ".splat", ".sog", "meta.json")
 
 
 def suffix(path: Path | str) -> str:
-    """Which of `SUFFIXES` the name of `path` ends in, the longest one.
+    """Return the longest of `SUFFIXES` that the name of `path` ends in.
 
     Raises:
         NifiError: if it ends in none of them.
@@ -31,7 +31,7 @@ def suffix(path: Path | str) -> str:
 def load(path: Path | str) -> Splats:
     """Read the gaussians of a file of any of `SUFFIXES`, or of a folder with the `meta.json` of an unzipped `.sog`.
 
-    Of a streamed SOG, its folder or `lod-meta.json`, the finest level is read.
+    A streamed SOG is read at its finest level, from its folder or `lod-meta.json`.
 
     Raises:
         NifiError: if there is no such file, or it is of a kind or version that is not read.

@@ -9,10 +9,10 @@ _PALETTE_BITS = 16
 
 
 def codebook(values: Tensor, steps: int = 8) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """256 ascending values that stand for all of `values`, of any shape, and which of them does for each.
+    """Quantise `values`, of any shape, to 256 ascending ones: return these, and the index of each value.
 
-    No more than 256 different ones, as a scene file decodes to, are kept as they are. Others: Lloyd's algorithm from a
-    start between equal counts and equal distances, which serves both the bulk and the tails.
+    Up to 256 different values, as decoded from a scene file, are kept exactly. Others are clustered by Lloyd's
+    algorithm, which starts half way between equal counts and equal distances, to serve both the bulk and the tails.
     """
     flat, order = values.detach().cpu().double().flatten().sort()
     data = flat.numpy()
@@ -34,7 +34,7 @@ def codebook(values: Tensor, steps: int = 8) -> tuple[NDArray[np.float32], NDArr
 
 
 def palette(vectors: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
-    """At most 65,536 vectors [K, C] that stand for `vectors` [N, C], and which of them does for each, [N].
+    """Quantise `vectors` [N, C] to at most 65,536: return these, [K, C], and the index of each vector, [N].
 
     Cells are halved at the median of their widest axis: k-means would be a little better and take hours on a CPU.
     """
@@ -57,12 +57,12 @@ def palette(vectors: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
 
 
 def _edges(data: NDArray, centers: NDArray) -> NDArray[np.int64]:
-    """Where in the sorted `data` each centre's share begins, [257]; the last one is where all end."""
+    """Return where in the sorted `data` each centre's share begins, and where the last one ends, [257]."""
     return np.concatenate([[0], np.searchsorted(data, (centers[1:] + centers[:-1]) / 2), [len(data)]])
 
 
 def _moments(data: Tensor, labels: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance [cells, C] of the rows of `data` with each label."""
+    """Return mean and variance [cells, C] of the rows of `data` with each label."""
     counts = torch.bincount(labels, minlength=cells).clamp_min(1)[:, None]
     zero = torch.zeros(cells, data.shape[1], dtype=data.dtype, device=data.device)
     mean = zero.index_add(0, labels, data) / counts

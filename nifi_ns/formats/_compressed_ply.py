@@ -118,7 +118,7 @@ def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
 
 
 def _tables(path: Path, data: bytes) -> dict[str, NDArray]:
-    """The elements of a binary `.ply` without lists, by name, within the bytes that are there."""
+    """Parse the elements of a binary `.ply` without lists, by name."""
     head, end, _ = data[:_MAX_HEADER].partition(b"end_header\n")
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines() if line.strip()]
     if not end or lines[:2] != [["ply"], ["format", "binary_little_endian", "1.0"]]:
@@ -147,21 +147,23 @@ def _tables(path: Path, data: bytes) -> dict[str, NDArray]:
 
 
 def _higher(path: Path, sh: NDArray | None, count: int) -> NDArray:
-    """Harmonics above degree 0, [N, (degree + 1)^2 - 1, 3]; in the file all red ones come first, then green, blue."""
+    """Decode SH above degree 0, [N, (degree + 1)^2 - 1, 3]; in the file all red ones come first, then green, blue."""
     if sh is None:
         return np.zeros((count, 0, 3))
     names = sh.dtype.names or ()
     if len(sh) != count or len(names) not in (9, 24, 45) or set(names) != {f"f_rest_{i}" for i in range(len(names))}:
-        raise CorruptFileError(f"{path}: {len(names)} harmonics for {len(sh)} of {count} gaussians make no SH degree")
+        raise CorruptFileError(
+            f"{path}: {len(names)} SH properties for {len(sh)} of {count} gaussians make no SH degree"
+        )
     if any(sh.dtype[name] != np.uint8 for name in names):
-        raise CorruptFileError(f"{path}: harmonics must be uchar")
+        raise CorruptFileError(f"{path}: SH must be uchar")
     codes = np.stack([sh[f"f_rest_{i}"] for i in range(len(names))], axis=1)
     values = np.where(codes == 0, 0, np.where(codes == 255, 256, codes + 0.5)) / 256
     return ((values - 0.5) * 8).reshape(count, 3, -1).transpose(0, 2, 1)
 
 
 def _in_chunks(values: NDArray, levels: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
-    """Bounds [chunks, 6] and codes [N, 3] of `values` [N, 3] between them."""
+    """Return bounds [chunks, 6] and codes [N, 3] of `values` [N, 3] between them."""
     starts = np.arange(0, len(values), _CHUNK)
     low = np.minimum.reduceat(values, starts).astype(np.float32).astype(np.float64)
     high = np.maximum.reduceat(values, starts).astype(np.float32).astype(np.float64)

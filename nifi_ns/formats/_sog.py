@@ -55,7 +55,7 @@ def is_antialiased(path: Path) -> bool:
 
 
 def _read(path: Path, decode: Callable[[Path, Any, Callable[[str, int], bytes]], _T]) -> _T:
-    """What `decode` makes of the path, its `meta.json` and the function that reads files beside that."""
+    """Call `decode` with the path, its `meta.json`, and a function that reads the files beside it."""
     read = _zip_reader(path) if path.suffix.lower() == ".sog" else _folder_reader(path)
     try:
         return decode(path, json.loads(read("meta.json", _MAX_META)), read)
@@ -65,7 +65,7 @@ def _read(path: Path, decode: Callable[[Path, Any, Callable[[str, int], bytes]],
 
 
 def _drawn_antialiased(path: Path, meta: Any) -> bool:
-    """What `meta.json` says, as splat-transform writes it now (`model`) and as it was specified first (`antialias`)."""
+    """Whether `meta.json` says so, by `model` as splat-transform writes it, or by the older `antialias`."""
     if not isinstance(meta, dict):
         raise TypeError("not an object")
     model = meta.get("model", "antialiased" if meta.get("antialias") is True else "default")
@@ -159,7 +159,7 @@ def _decode(path: Path, meta: Any, read: Callable[[str, int], bytes]) -> Splats:
         entries = _entries(path, version, meta["shN"], image("shN", 0, _MAX_PALETTE))
         index = labels[:, 0] + 256 * labels[:, 1].astype(np.int64)
         if index.max() >= len(entries):
-            raise CorruptFileError(f"{path}: a gaussian takes harmonics {index.max()} of {len(entries)}")
+            raise CorruptFileError(f"{path}: a gaussian has SH entry {index.max()} of {len(entries)}")
         sh = np.concatenate([sh, entries[index]], axis=1, dtype=np.float32)
     with np.errstate(over="ignore"):  # what overflows is not finite, and refused
         means = np.sign(means) * np.expm1(np.abs(means))
@@ -167,23 +167,21 @@ def _decode(path: Path, meta: Any, read: Callable[[str, int], bytes]) -> Splats:
 
 
 def _entries(path: Path, version: int, meta: dict[str, Any], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The palette of harmonics above degree 0, [K, (degree + 1)^2 - 1, 3]: 64 entries in each row of `image`."""
+    """Decode the palette of SH above degree 0, [K, (degree + 1)^2 - 1, 3]: 64 entries in each row of `image`."""
     coefficients = image.shape[1] // WIDTH
     expected = {1: 3, 2: 8, 3: 15}.get(meta["bands"]) if version == 2 else coefficients
     if image.shape[1] % WIDTH or coefficients not in (3, 8, 15) or coefficients != expected:
-        raise CorruptFileError(
-            f"{path}: the image of harmonics is {image.shape[1]} pixels wide, which fits no SH degree"
-        )
+        raise CorruptFileError(f"{path}: the image of SH is {image.shape[1]} pixels wide, which fits no SH degree")
     codes = image[..., :3].reshape(-1, coefficients, 3)
     values = _table(meta)[codes] if version == 2 else _between(meta, codes / 255.0, 1)
     count = meta["count"] if version == 2 else len(values)
     if type(count) is not int or not 0 < count <= len(values):
-        raise CorruptFileError(f"{path} says {str(count)[:20]} harmonics, its image holds {len(values)}")
+        raise CorruptFileError(f"{path} says {str(count)[:20]} SH entries, its image holds {len(values)}")
     return values[:count].astype(np.float32)
 
 
 def _image(path: Path, name: str, data: bytes, most_pixels: int) -> NDArray[np.uint8]:
-    """An image [height, width, 4]."""
+    """Decode an image, [height, width, 4]."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -196,7 +194,7 @@ def _image(path: Path, name: str, data: bytes, most_pixels: int) -> NDArray[np.u
 
 
 def _table(meta: dict[str, Any]) -> NDArray[np.float64]:
-    """A codebook of 256 numbers."""
+    """Read a codebook of 256 numbers."""
     table = np.array(meta["codebook"], dtype=np.float64)
     if table.shape != (256,):
         raise ValueError(f"a codebook has {table.size} entries, expected 256")
@@ -204,7 +202,7 @@ def _table(meta: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _between(meta: dict[str, Any], fractions: NDArray, channels: int) -> NDArray[np.float64]:
-    """`fractions` [..., channels] of the way from `mins` to `maxs`; with one channel these are plain numbers."""
+    """Interpolate from `mins` to `maxs` by `fractions` [..., channels]; with one channel these are plain numbers."""
     low, high = (np.array(meta[end], dtype=np.float64) for end in ("mins", "maxs"))
     expected = () if channels == 1 else (channels,)
     if low.shape != expected or high.shape != expected:

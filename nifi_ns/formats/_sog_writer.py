@@ -45,7 +45,7 @@ def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
 
 
 def _encode(splats: Splats, antialiased: bool) -> dict[str, bytes]:
-    """The files of an unzipped SOG, `meta.json` last."""
+    """Return the files of an unzipped SOG, `meta.json` last."""
     count = len(splats)
     width = 4 * math.ceil(math.sqrt(count) / 4)
     files: dict[str, bytes] = {}
@@ -95,7 +95,7 @@ def _encode(splats: Splats, antialiased: bool) -> dict[str, bytes]:
 
 
 def _numbers(table: NDArray[np.float32]) -> list[float]:
-    """A codebook for JSON, with the digits that a float32 has."""
+    """Return a codebook for JSON, with the digits of a float32."""
     return [float(f"{value:.9g}") for value in table]
 
 

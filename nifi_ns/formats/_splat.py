@@ -32,7 +32,7 @@ def load(path: Path) -> Splats:
 
 
 def save(path: Path, splats: Splats) -> None:
-    """Write a `.splat`, without the harmonics above degree 0, and with colours clipped to 0 to 1."""
+    """Write a `.splat`, without SH above degree 0, with colours clipped to 0 to 1."""
     table = np.empty(len(splats), _GAUSSIAN)
     table["mean"] = array(splats.means)
     table["scale"] = np.exp(np.clip(array(splats.scales), -87, 87))

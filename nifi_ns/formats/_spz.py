@@ -109,7 +109,7 @@ def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
     header = _HEADER.pack(_MAGIC, 3, len(splats), splats.sh_degree, fractional_bits, flags, 0)
     body = b"".join([header, *(part.tobytes() for part in parts)])
     data = _gzip(body, 9)
-    # so many gaussians are almost equal that a reader would not believe it: not compressed, then
+    # many equal gaussians compress so well that readers would refuse the file: it is stored instead
     write_bytes(path, data if can_hold(len(data), len(splats)) else _gzip(body, 0))
 
 
@@ -130,13 +130,13 @@ class _Header:
 
     @property
     def sizes(self) -> list[int]:
-        """Bytes of positions, opacities, colours, scales, rotations and harmonics."""
+        """Bytes of positions, opacities, colours, scales, rotations and SH."""
         each = (9, 1, 3, 3, 3 if self.version == 2 else 4, 3 * ((self.sh_degree + 1) ** 2 - 1))
         return [self.count * size for size in each]
 
 
 def _parse(path: Path, data: bytes, file_size: int) -> _Header:
-    """The header at the beginning of `data`, of a file that can hold what it says."""
+    """Parse the header at the beginning of `data`; refuse one that declares more than the file can hold."""
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
         raise CorruptFileError(f"{path} is not a .spz: it has no header")
     _, version, count, degree, fractional_bits, flags, streams = _HEADER.unpack_from(data)
@@ -155,7 +155,7 @@ def _parse(path: Path, data: bytes, file_size: int) -> _Header:
 
 
 def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
-    """Versions 2 and 3: header and arrays in one stream, no more of it than the header says."""
+    """Unpack versions 2 and 3: header and arrays in one stream, no longer than the header says."""
     inflate = zlib.decompressobj(_GZIP)
     try:
         header = _parse(path, inflate.decompress(data, _HEADER.size), len(data))
@@ -172,7 +172,7 @@ def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
 
 
 def _from_zstd(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
-    """Version 4: the header, an offset to a table of two uint64 (packed and plain size) a stream, then the streams."""
+    """Unpack version 4: header, offset of a table of two uint64 (packed and plain size) a stream, then these."""
     import zstandard
 
     header = _parse(path, data, len(data))
@@ -203,14 +203,14 @@ def _from_zstd(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
 
 
 def _unpack_three(codes: NDArray) -> NDArray:
-    """Version 2: x, y and z in bytes, w is what is left. To wxyz."""
+    """Unpack version 2, x, y and z in bytes, to wxyz."""
     xyz = codes / 127.5 - 1
     w = np.sqrt(np.maximum(0, 1 - np.square(xyz).sum(axis=1, keepdims=True)))
     return np.concatenate([w, xyz], axis=1)
 
 
 def _unpack_rotations(codes: NDArray) -> NDArray:
-    """Versions 3 and 4: 2 bits for which of xyzw is largest, then a sign and 9 bits for each of the others. To wxyz."""
+    """Unpack versions 3 and 4, 2 bits for which of xyzw is largest, then sign and 9 bits of each other one, to wxyz."""
     packed = np.ascontiguousarray(codes).view("<u4")
     fields = (packed >> np.array([20, 10, 0], np.uint32)) & 1023
     others = np.where(fields & 512, -1.0, 1.0) * (fields & 511) * (np.sqrt(0.5) / 511)

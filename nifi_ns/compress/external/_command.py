@@ -1,4 +1,4 @@
-"""Any codec: a command that leaves renders, photos and the files a decoder needs."""
+"""Any codec: a command that writes renders, photos and the files a decoder needs."""
 
 import shlex
 import shutil
@@ -12,7 +12,7 @@ from nifi_ns.errors import NifiError
 
 @dataclass(frozen=True)
 class CommandSettings:
-    """What to run, and where it leaves what. Paths are relative to {output}, the folder the command writes to."""
+    """What to run, and where its results are. Paths are relative to {output}, the folder the command writes to."""
 
     command: str = ""
     """A program and its arguments, as a shell would have them; {data} and {output} stand for the two folders."""
@@ -27,7 +27,7 @@ class CommandSettings:
 
 
 def command(settings: CommandSettings, data: Path, output: Path) -> ExternalCodec:
-    """The codec that `settings` tell of; `output` is where `external.run` will be told to run it.
+    """Return the codec that `settings` describe, to be run in `output` by `external.run`.
 
     Raises:
         NifiError: if something was not given or cannot be read.
@@ -65,7 +65,7 @@ def command(settings: CommandSettings, data: Path, output: Path) -> ExternalCode
 
 
 def count_bytes(folder: Path, patterns: tuple[str, ...]) -> int:
-    """All files in `folder` that any of `patterns` names, each counted once; NifiError if one names none."""
+    """Return the bytes of all files in `folder` that match any of `patterns`; NifiError if one matches none."""
     found: set[Path] = set()
     for pattern in patterns:
         files = {path.resolve() for path in folder.glob(pattern) if path.is_file()}

@@ -1,6 +1,6 @@
-"""Codecs that are programs of their own: a command in its own environment that leaves renders and bytes.
+"""Codecs that are separate programs: a command in its own environment that writes renders and bytes.
 
-Nothing of such a codec is imported. What it leaves is known by its renders: many decode to no plain gaussians.
+Nothing of such a codec is imported. It is measured by its renders: many do not decode to plain gaussians.
 
 `<output>/` holds `log.txt` (all that the command printed), `run.json` (which command, and whether it finished) and
 `model/` (what the command writes). A finished run is never repeated, an unfinished one begins anew.
@@ -34,7 +34,7 @@ _LOSS = re.compile(r"\bloss\b\s*[=:]?\s*([-+0-9.e]+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ExternalCodec:
-    """How to run a codec on one scene at one rate, and where it leaves what."""
+    """How to run a codec on one scene at one rate, and where its results are."""
 
     name: str
     """What messages call it: `HAC++`."""
@@ -57,7 +57,7 @@ class ExternalCodec:
 
 @dataclass(frozen=True)
 class Step:
-    """Where a command is, as its progress bar says."""
+    """The progress of a command, from its progress bar."""
 
     stage: str
     done: int
@@ -66,7 +66,7 @@ class Step:
 
 
 def parse_step(line: str) -> Step | None:
-    """What a tqdm line, `Training progress:  33%|###  | 100/300 [00:12<00:24, 8it/s, Loss=0.03]`, says."""
+    """Parse a tqdm line: `Training progress:  33%|###  | 100/300 [00:12<00:24, 8it/s, Loss=0.03]`."""
     match = _BAR.search(line)
     if match is None:
         return None
@@ -79,7 +79,7 @@ def parse_step(line: str) -> Step | None:
 
 
 def model_folder(output: Path) -> Path:
-    """Where the command of a run in `output` is to write: absolute, without links."""
+    """Return the folder that the command of a run in `output` writes to: absolute, without links."""
     return output.resolve() / "model"
 
 
@@ -112,13 +112,13 @@ def run(codec: ExternalCodec, output: Path) -> bool:
 
 
 def read_log(output: Path) -> str:
-    """All that the command printed, or an empty text."""
+    """Return all that the command printed, or an empty text."""
     path = output / "log.txt"
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def find_pictures(codec: ExternalCodec) -> dict[Split, dict[str, tuple[Path, Path]]]:
-    """By split and view, the files of its render and its photo; a split whose renders were not made is left out.
+    """Return the files of render and photo, by split and view; splits without renders are omitted.
 
     Raises:
         NifiError: if there are no renders of `test`, or renders and photos do not have the same names.
@@ -202,6 +202,6 @@ def _stream(codec: ExternalCodec, log: IO[bytes]) -> int:
 
 
 def _last_lines(text: str, count: int = 3) -> list[str]:
-    """The last lines that are neither empty nor progress bars."""
+    """Return the last lines that are neither empty nor progress bars."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text[-20_000:])]
     return [line for line in lines if line and _BAR.search(line) is None][-count:]

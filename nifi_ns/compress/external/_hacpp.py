@@ -2,7 +2,7 @@
 
 The checkout, https://github.com/YihangChen-ee/HAC-plus, is for non-commercial use; nothing of it is imported or copied.
 It trains, encodes, decodes and tests in one command. Its decoded model is anchors and view-dependent MLPs, not
-gaussians, so what comes of it are renders and bytes.
+gaussians, so that its results are renders and bytes.
 """
 
 import math
@@ -85,7 +85,7 @@ class HacppSettings:
 
 
 def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
-    """HAC++ on the COLMAP scene `data`; `output` is where `external.run` will be told to run it.
+    """Return HAC++ for the COLMAP scene `data`, to be run in `output` by `external.run`.
 
     Raises:
         NifiError: if no checkout was given, or the further arguments cannot be read.
@@ -135,7 +135,7 @@ def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
 
 
 def count_bytes(bitstreams: Path, log: str) -> int:
-    """All files of `bitstreams`, and the MLPs, which HAC++ counts at 32 bits a weight but does not write there.
+    """Return the bytes of all files of `bitstreams` and of the MLPs, which HAC++ counts but does not write there.
 
     Raises:
         NifiError: if the files are not those that the log's "Encoded sizes in MB" (2^20) speaks of.
@@ -156,7 +156,7 @@ def count_bytes(bitstreams: Path, log: str) -> int:
 
 
 def _logged_sizes(log: str) -> dict[str, float]:
-    """Bytes by part, from the last line of sizes."""
+    """Return the bytes by part, from the last line of sizes."""
     lines = re.findall(r"Encoded sizes in MB:([^\r\n]*)", log)
     if not lines:
         raise NifiError("HAC++'s log has no line 'Encoded sizes in MB': it ended before it encoded anything")
@@ -171,7 +171,7 @@ def _logged_sizes(log: str) -> dict[str, float]:
 
 
 def _check(root: Path, python: Path, path: str, data: Path, images: str, output: Path) -> None:
-    """Everything that can be known to go wrong before hours of training."""
+    """Raise NifiError for whatever would fail after hours of training."""
     if not (root / "train.py").is_file():
         raise NifiError(f"--root {root} has no train.py: give a checkout of HAC-plus")
     if output.resolve().is_relative_to(root):
