@@ -1,9 +1,10 @@
 """Atomic writes, and sizes as people write them."""
 
+import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def fingerprint(*made_of: object, files: Iterable[Path] = ()) -> str:
+    """Return a hash of what something was made of: equal ones mean that making it again would change nothing.
+
+    Args:
+        made_of: bytes, which count as they are, and values, which count by their `repr`.
+        files: files, which count by their name, size and time of change.
+    """
+    digest = hashlib.sha256()
+    for part in made_of:
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    for file in files:
+        status = file.stat()
+        digest.update(repr((file.name, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def parse_size(text: str) -> int:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nifi_ns.errors import NifiError
+from nifi_ns.errors import check_fields
 from nifi_ns.rasterize import render, single_torch_thread
 from nifi_ns.splats import SH_C0, Splats
 from nifi_ns.views import View
@@ -55,9 +55,7 @@ class ProxySettings:
             "max_side": (self.max_side >= SMALLEST, f"{SMALLEST} or more"),
             "seed": (self.seed >= 0, "0 or more"),
         }
-        for name, (right, wanted) in checks.items():
-            if not right:
-                raise NifiError(f"proxy: {name} is {getattr(self, name)}, expected {wanted}")
+        check_fields(self, "proxy", checks)
 
 
 def rate_of(strength: float) -> str:

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)

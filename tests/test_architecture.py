@@ -35,11 +35,11 @@ ALLOWED: dict[str, set[str]] = {
     "presets": {"errors"},
     # Nix knows nothing of diffusion
     "compress.codec": {"errors", "compiled", "morton", "splats"},
-    "compress.external": BASICS | {"media", "subprocesses"},
+    "compress.external": BASICS | {"media", "views", "subprocesses"},
     "compress": SCENE | {"compress.codec", "metrics", "rasterize"},
     # photos and renders to residuals, without learning
     "references": {"errors", "media", "novel_views", "views"},
-    "pairs": BASICS | {"media"},
+    "pairs": BASICS | {"media", "views"},
     "proxy": SCENE | {"rasterize"},
     # Fix knows nothing of gaussians
     "diffusion": BASICS,

@@ -1,6 +1,5 @@
 """`ns-nifi-compress hacpp` and `command`: codecs that are programs of their own, for pairs and tables."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +12,13 @@ from nifi_ns.errors import NifiError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nifi_ns.compress.external import Split
     from nifi_ns.pairs import PairFolder
     from nifi_ns.results import Row
+    from nifi_ns.views import Split
 
     Pictures = dict[Split, dict[str, tuple[Path, Path]]]
 
-VERSION = 1
+VERSION = 2
 """Counted up whenever the same files would give other pairs."""
 
 
@@ -98,14 +97,17 @@ def import_run(codec: ExternalCodec, output: Path) -> "tuple[PairFolder, list[Ro
 
     from nifi_ns import metrics, results
     from nifi_ns.compress.external import find_pictures, read_log
+    from nifi_ns.files import fingerprint
     from nifi_ns.pairs import PairFolder, PairWriter, is_current
 
     pictures, size = find_pictures(codec), codec.count_bytes(read_log(output))
     _check_sizes(codec, pictures)
     root = output / "pairs" / codec.scene / f"rate_{codec.rate}"
-    fingerprint = _fingerprint(codec, pictures, size)
-    current = is_current(root, fingerprint)
-    what = {"scene": codec.scene, "rate": codec.rate, "bytes": size, "gaussians": None, "fingerprint": fingerprint}
+    files = [file for named in pictures.values() for both in named.values() for file in both]
+    names = {split: list(named) for split, named in pictures.items()}
+    made_of = fingerprint((VERSION, codec.name, codec.scene, codec.rate, size), names, files=files)
+    current = is_current(root, made_of)
+    what = {"scene": codec.scene, "rate": codec.rate, "bytes": size, "gaussians": None, "fingerprint": made_of}
     writer = None if current else PairWriter(root, **what)
     measured: dict[str, dict[str, float | None]] = {}
     views: list[tuple[Split, str, tuple[Path, Path]]] = [
@@ -145,13 +147,3 @@ def _read(path: Path) -> "Tensor":
     from nifi_ns.media import read_picture
 
     return torch.from_numpy(read_picture(path)).float() / 255
-
-
-def _fingerprint(codec: ExternalCodec, pictures: "Pictures", size: int) -> str:
-    """A hash of all that decides what the pairs look like."""
-    digest = hashlib.sha256(repr((VERSION, codec.name, codec.scene, codec.rate, size)).encode())
-    for split, named in pictures.items():
-        for name, files in named.items():
-            stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-            digest.update(repr((split, name, stats)).encode())
-    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """`ns-nifi-pairs proxy`: folders of photos, degraded directly, as pairs; needs no splats."""
 
-import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -10,15 +9,16 @@ import numpy as np
 import torch
 
 from nifi_ns.errors import CorruptFileError, NifiError
+from nifi_ns.files import fingerprint
 from nifi_ns.media import picture_size, read_picture
-from nifi_ns.pairs import PairFolder, PairWriter, Split, is_current
+from nifi_ns.pairs import PairFolder, PairWriter, is_current
 from nifi_ns.proxy import SMALLEST, ProxySettings, degrade, rate_of
-from nifi_ns.views import view_names
+from nifi_ns.views import Split, view_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-VERSION = 2
+VERSION = 3
 """Counted up whenever the same photos would give other pictures, so that cached pairs are made again."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -99,10 +99,13 @@ def _write(scene: str, photos: Photos, strength: float, output_dir: Path, settin
 
     rate = rate_of(strength)
     root = output_dir / scene / f"rate_{rate}"
-    fingerprint = _fingerprint(photos, strength, settings)
-    if is_current(root, fingerprint):
+    files = [file for named in photos.values() for file in named.values()]
+    names = {split: list(named) for split, named in photos.items()}
+    decided = (VERSION, strength, settings.degradations, settings.max_side, settings.seed)
+    made_of = fingerprint(decided, names, files=files)
+    if is_current(root, made_of):
         return PairFolder.open(root)
-    writer = PairWriter(root, scene=scene, rate=rate, bytes=None, gaussians=None, fingerprint=fingerprint)
+    writer = PairWriter(root, scene=scene, rate=rate, bytes=None, gaussians=None, fingerprint=made_of)
     views: list[tuple[Split, str, Path]] = [
         (split, name, file) for split, named in photos.items() for name, file in named.items()
     ]
@@ -111,12 +114,3 @@ def _write(scene: str, photos: Photos, strength: float, output_dir: Path, settin
         rng = np.random.default_rng([settings.seed, zlib.crc32(f"{rate}/{name}".encode())])
         writer.add(split, name, photo, degrade(photo, strength, rng, settings.degradations))
     return writer.finish()
-
-
-def _fingerprint(photos: Photos, strength: float, settings: ProxySettings) -> str:
-    """A hash of all that decides what the pairs look like."""
-    digest = hashlib.sha256(repr((VERSION, strength, settings.degradations, settings.max_side, settings.seed)).encode())
-    for split, named in photos.items():
-        for name, file in named.items():
-            digest.update(f"{split} {name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()

@@ -12,12 +12,8 @@ from nifi_ns.commands._scenes import describe
 from nifi_ns.errors import NifiError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from nifi_ns.plugin.runs import Run
-    from nifi_ns.report import ReportView
-    from nifi_ns.results import Row, Variant
-    from nifi_ns.views import View
+    from nifi_ns.results import Row
 
 
 @dataclass
@@ -28,6 +24,9 @@ class Report:
     """The run's config.yml."""
     output: Path | None = None
     """The file to write; by default nifi/report.html in the run's folder."""
+    results: Path | None = None
+    """What ns-nifi-eval wrote: its numbers are taken over where nothing they depend on has changed, and only the others
+    are measured. By default eval.json, if there is one here."""
     views: int = 4
     """How many held-out views to show, evenly spread."""
 
@@ -36,15 +35,17 @@ class Report:
         from nifi_ns import results
         from nifi_ns.compress import info
         from nifi_ns.files import write_text
-        from nifi_ns.plugin.evaluation import evaluate
+        from nifi_ns.plugin.evaluation import evaluate, evaluated_from, pictures
         from nifi_ns.plugin.runs import load_run
         from nifi_ns.report import Report as Page
-        from nifi_ns.report import render_report
+        from nifi_ns.report import ReportView, render_report
+        from nifi_ns.views import spaced_views
 
         if self.views < 1:
             raise NifiError(f"--views is {self.views}, expected 1 or more")
         if self.output is not None and self.output.suffix != ".html":
             raise NifiError(f"--output {self.output} must end in .html")
+        known = self._known_rows()
         first = load_run(self.load_config)
         nifi = first.folder / "nifi"
         configs = sorted(nifi.glob("*/scene.nifi"), key=lambda path: -path.stat().st_size)
@@ -55,10 +56,13 @@ class Report:
         files: dict[str, str] = {}
         for scene_file in configs:
             opened = load_run(scene_file.with_name("config.yml"))
-            names = opened.eval_views.names
-            chosen = {names[i * len(names) // self.views] for i in range(min(self.views, len(names)))}
+            chosen = {view.name for view in spaced_views(opened.eval_views.cameras, self.views)}
             files[opened.rate] = describe(info(scene_file.read_bytes()))
-            rows += evaluate(opened, seen=lambda view, pictures: self._keep(opened, chosen, shown, view, pictures))  # noqa: B023
+            current = [row for row in known if row.more.get("made_of") == evaluated_from(opened)]
+            rows += current or evaluate(opened)
+            for view in (opened.eval_views[i] for i, name in enumerate(opened.eval_views.names) if name in chosen):
+                assert view.image is not None
+                shown.append(ReportView.of(view.name, opened.rate, view.image, pictures(opened, view)))
         settings = {"config.yml": self.load_config.read_text()}
         if (description := nifi / "restorer" / "restorer.json").is_file():
             settings["restorer.json"] = json.dumps(json.loads(description.read_text()), indent=1)
@@ -67,19 +71,11 @@ class Report:
         write_text(target, render_report(page))
         print(f"written to {target}")
 
-    def _keep(
-        self,
-        opened: "Run",
-        chosen: set[str],
-        shown: "list[ReportView]",
-        view: "View",
-        pictures: "dict[Variant, Tensor]",
-    ) -> None:
-        from nifi_ns.report import ReportView
+    def _known_rows(self) -> "list[Row]":
+        from nifi_ns import results
 
-        if view.name in chosen:
-            assert view.image is not None
-            shown.append(ReportView.of(view.name, opened.rate, view.image, pictures))
+        path = self.results or Path("eval.json")
+        return results.load(path) if self.results is not None or path.is_file() else []
 
 
 def _commands(opened: "Run", scene_files: list[Path]) -> list[str]:

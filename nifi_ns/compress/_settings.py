@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nifi_ns.errors import NifiError
+from nifi_ns.errors import check_fields
 from nifi_ns.files import parse_size
 
 PAPER_SIZES = {"paper-0.1": "1.152MB", "paper-0.5": "357KB", "paper-1.0": "223KB"}
@@ -70,6 +70,4 @@ class CompressionSettings:
             "lod_steps": (0 <= self.lod_steps <= 0.5, "0 to 0.5"),
             "importance_views": (self.importance_views >= 1, "1 or more"),
         }
-        for name, (right, wanted) in checks.items():
-            if not right:
-                raise NifiError(f"compression: {name} is {getattr(self, name)}, expected {wanted}")
+        check_fields(self, "compression", checks)

@@ -2,7 +2,7 @@
 
 from nifi_ns.pairs._crops import PairCrops, matching_scenes, split_validation
 from nifi_ns.pairs._finding import find_pair_folders, fingerprints
-from nifi_ns.pairs._folders import Input, PairFolder, PairWriter, Split, is_current
+from nifi_ns.pairs._folders import Input, PairFolder, PairWriter, is_current
 from nifi_ns.pairs._shards import write_shards
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "PairCrops",
     "PairFolder",
     "PairWriter",
-    "Split",
     "find_pair_folders",
     "fingerprints",
     "is_current",

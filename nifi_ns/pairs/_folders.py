@@ -23,9 +23,9 @@ from torch import Tensor
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import write_text
 from nifi_ns.media import picture_size, read_picture, write_picture
+from nifi_ns.views import Split
 
 VERSION = 1
-Split = Literal["train", "test"]
 Input = Literal["degraded", "referenced"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 KINDS = ("clean", *get_args(Input))

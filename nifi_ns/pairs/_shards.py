@@ -25,7 +25,8 @@ import numpy as np
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path
-from nifi_ns.pairs._folders import KINDS, SPLITS, PairFolder, Split
+from nifi_ns.pairs._folders import KINDS, SPLITS, PairFolder
+from nifi_ns.views import Split
 
 _SUFFIXES = ("png", "jpg", "jpeg", "webp")
 _HEADER = 2**18  # bytes of a picture in which its size is usually said

@@ -20,7 +20,7 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from nifi_ns.errors import NifiError
+from nifi_ns.errors import NifiError, check_fields
 from nifi_ns.novel_views import between, towards
 from nifi_ns.plugin.dataset_views import camera_of, read_camera_path, view_of
 from nifi_ns.plugin.generations import Generation, RestoredView
@@ -74,9 +74,7 @@ class DistillationConfig:
                 "one if, and only if, it is the teacher",
             ),
         }
-        for name, (right, wanted) in checks.items():
-            if not right:
-                raise NifiError(f"distill: {name} is {getattr(self, name)}, expected {wanted}")
+        check_fields(self, "distill", checks)
 
 
 OFF = DistillationConfig()

@@ -1,11 +1,13 @@
 """Evaluation of a run: its held-out views before compression, after it, and restored, with metrics."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.progress import track
 from torch import Tensor
 
 from nifi_ns import metrics
+from nifi_ns.files import fingerprint
 from nifi_ns.novel_views import stepped
 from nifi_ns.plugin.runs import Run
 from nifi_ns.references import FRAME
@@ -13,12 +15,19 @@ from nifi_ns.references import consistency as agreement
 from nifi_ns.results import Row, Variant
 from nifi_ns.views import View
 
+VERSION = 1
+"""Increased whenever the same run would give other numbers, so that a report measures it anew."""
+
 Pictures = dict[Variant, Tensor]
 """[H, W, 3] by variant."""
 
 
 def evaluate(
-    opened: Run, *, consistency: bool = False, seen: Callable[[View, Pictures], None] | None = None
+    opened: Run,
+    *,
+    consistency: bool = False,
+    seen: Callable[[View, Pictures], None] | None = None,
+    faster: tuple[str | None, ...] = (),
 ) -> list[Row]:
     """Return one row for each variant and held-out view of a run, and after them one for each variant's mean.
 
@@ -26,11 +35,12 @@ def evaluate(
         opened: the run, opened by its own config or by that of a scene file.
         consistency: also measure whether pictures flicker, see `nifi_ns.references.consistency`.
         seen: called with each view and its picture by variant.
+        faster: what was changed in the restorer to make it faster, if anything.
     """
     file, shown, full = opened.scene_file, opened.model.splats, opened.uncompressed
-    rate = opened.rate
-    compressed = {"bytes": shown.ply_size if file is None else file.stat().st_size, "gaussians": len(shown)}
-    sizes = {"uncompressed": {"bytes": full.ply_size, "gaussians": len(full)}}
+    rate, made_of = opened.rate, evaluated_from(opened, faster)
+    compressed = (shown.ply_size if file is None else file.stat().st_size, len(shown))
+    sizes = {"uncompressed": (full.ply_size, len(full))}
     measured: dict[Variant, dict[str, dict[str, float | None]]] = {}
     steady: dict[Variant, dict[str, dict[str, float | None]]] = {}
     for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
@@ -48,13 +58,26 @@ def evaluate(
         size = sizes.get(variant, compressed)
         extra = steady.get(variant, {})
         for name, row in values.items():
-            rows.append(
-                Row(opened.scene, variant, **size, metrics=row, rate=rate, image=name, more=extra.get(name, {}))
-            )
+            rows.append(Row(opened.scene, variant, *size, row, rate, name, {**extra.get(name, {}), "made_of": made_of}))
         average = metrics.mean(list(values.values()))
         more = metrics.mean([v for v in extra.values() if v["consistency"] is not None])
-        rows.append(Row(opened.scene, variant, **size, metrics=average, rate=rate, more=more))
+        rows.append(Row(opened.scene, variant, *size, average, rate, more={**more, "made_of": made_of}))
     return rows
+
+
+def evaluated_from(opened: Run, faster: tuple[str | None, ...] = ()) -> str:
+    """Return a hash of all that decides what `evaluate` measures: rows have it as `made_of`.
+
+    That is the scene file, the run's checkpoint, its restorer, its held-out photos and the model's settings.
+    """
+    model, file = opened.model, opened.scene_file
+    dataset = opened.pipeline.datamanager.eval_dataset
+    assert dataset is not None
+    files = [*opened.config.get_checkpoint_dir().glob("step-*.ckpt"), *map(Path, dataset.image_filenames)]
+    if (folder := model.restorer_folder) is not None and Path(folder).is_dir():
+        files += [path for path in Path(folder).iterdir() if path.is_file()]
+    decoded = b"" if file is None else file.read_bytes()
+    return fingerprint(VERSION, model.config, folder, faster, decoded, files=files)
 
 
 def _consistency(opened: Run, view: View, shown: Pictures) -> dict[Variant, float | None]:

@@ -1,6 +1,5 @@
 """Writes the pairs of a run: every photo with its render, in the folders that restorers are trained on."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +9,12 @@ from rich.progress import track
 
 from nifi_ns.compress import measure_importance
 from nifi_ns.errors import NifiError
+from nifi_ns.files import fingerprint
 from nifi_ns.pairs import PairFolder, PairWriter, is_current
 from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.views import spaced_views
 
-VERSION = 4
+VERSION = 5
 """Increased whenever the same splats would give other pairs, so that cached pairs are written again."""
 
 FEWEST = 4096
@@ -38,10 +38,10 @@ def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced
         raise NifiError(f"{config_path} uses no scene file: write one with ns-nifi-compress run {config_path}")
     root = (output_dir or run.folder / "nifi" / "pairs") / run.scene
     rate, data = run.scene_file.parent.name, run.scene_file.read_bytes()
-    fingerprint = _fingerprint(run, referenced, data)
-    if is_current(root / f"rate_{rate}", fingerprint):
+    current = _fingerprint(run, referenced, data)
+    if is_current(root / f"rate_{rate}", current):
         return PairFolder.open(root / f"rate_{rate}")
-    return _write(run, root, rate, len(data), fingerprint, referenced)
+    return _write(run, root, rate, len(data), current, referenced)
 
 
 def write_pruned_pairs(
@@ -64,8 +64,8 @@ def write_pruned_pairs(
     order = None
     for count in counts:
         root, rate = output_dir / run.scene, f"pruned-{count}"
-        fingerprint = _fingerprint(run, referenced, *made_of, rate.encode())
-        if is_current(root / f"rate_{rate}", fingerprint):
+        current = _fingerprint(run, referenced, *made_of, rate.encode())
+        if is_current(root / f"rate_{rate}", current):
             yield PairFolder.open(root / f"rate_{rate}")
             continue
         if order is None:
@@ -77,7 +77,7 @@ def write_pruned_pairs(
             order = importance.opacity_sensitivity.argsort(descending=True)
         pruned = splats[order[:count]]
         run.model.set_splats(pruned)
-        yield _write(run, root, rate, pruned.ply_size, fingerprint, referenced)
+        yield _write(run, root, rate, pruned.ply_size, current, referenced)
 
 
 def pruned_counts(count: int, levels: int) -> list[int]:
@@ -95,10 +95,10 @@ def pruned_counts(count: int, levels: int) -> list[int]:
     return sorted({min(level, count - 1) for level in counts})
 
 
-def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referenced: bool) -> PairFolder:
+def _write(run: Run, root: Path, rate: str, size: int, made_of: str, referenced: bool) -> PairFolder:
     """Write pairs of what the run's model draws now."""
     splats = run.model.splats
-    what = {"bytes": size, "gaussians": len(splats), "fingerprint": fingerprint}
+    what = {"bytes": size, "gaussians": len(splats), "fingerprint": made_of}
     writer = PairWriter(root / f"rate_{rate}", scene=run.scene, rate=rate, **what)
     restorer = run.model.view_restorer
     for split, views in (("train", run.train_views), ("test", run.eval_views)):
@@ -116,20 +116,17 @@ def _write(run: Run, root: Path, rate: str, size: int, fingerprint: str, referen
 
 def _fingerprint(run: Run, referenced: bool, *made_of: bytes) -> str:
     """Return a hash of everything that determines the pairs; `made_of` identifies what is rendered."""
-    digest = hashlib.sha256()
-    for part in made_of:
-        digest.update(part)
     model = run.model.config
     settings = (VERSION, referenced, model.num_reference_photos, model.rasterize_mode, model.background_color)
-    digest.update(repr(settings).encode())
+    names, files, cameras = [], [], []
     for views, dataset in (
         (run.train_views, run.pipeline.datamanager.train_dataset),
         (run.eval_views, run.pipeline.datamanager.eval_dataset),
     ):
         assert dataset is not None
-        for name, file in zip(views.names, dataset.image_filenames, strict=True):  # pyright: ignore
-            digest.update(f"{name} {Path(file).stat().st_size} {Path(file).stat().st_mtime_ns}".encode())
-        cameras = dataset.cameras  # pyright: ignore[reportAttributeAccessIssue]
-        for tensor in (cameras.camera_to_worlds, cameras.fx, cameras.fy, cameras.width, cameras.height):
-            digest.update(tensor.to(torch.float32).cpu().numpy().tobytes())
-    return digest.hexdigest()
+        names.append(views.names)
+        files += map(Path, dataset.image_filenames)  # pyright: ignore[reportAttributeAccessIssue]
+        posed = dataset.cameras  # pyright: ignore[reportAttributeAccessIssue]
+        tensors = (posed.camera_to_worlds, posed.fx, posed.fy, posed.width, posed.height)
+        cameras += [tensor.to(torch.float32).cpu().numpy().tobytes() for tensor in tensors]
+    return fingerprint(settings, names, *cameras, *made_of, files=files)

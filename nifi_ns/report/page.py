@@ -107,13 +107,13 @@ def _plot(means: Sequence[Row]) -> str:
     axis = figure.add_subplot()
     sized = [row for row in means if row.bytes is not None]
     for variant in _ORDER:
-        points = sorted((row.bytes / 1e3, row.metrics["psnr"] or 0) for row in sized if row.variant == variant)
+        points = sorted(((row.bytes or 0) / 1e3, row.metrics["psnr"] or 0) for row in sized if row.variant == variant)
         if points and variant == "uncompressed":
             axis.axhline(points[0][1], color="grey", linestyle="--", label=f"uncompressed, {points[0][0]:,.0f} KB")
         elif points:
             axis.plot(*zip(*points, strict=True), marker="o", label=variant)
     axis.set(xscale="log", xlabel="KB", ylabel="PSNR of held-out photos, dB")
-    sizes = sorted({row.bytes / 1e3 for row in sized if row.variant != "uncompressed"})
+    sizes = sorted({(row.bytes or 0) / 1e3 for row in sized if row.variant != "uncompressed"})
     axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
     axis.minorticks_off()
     axis.grid(alpha=0.3)

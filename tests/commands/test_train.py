@@ -3,16 +3,17 @@
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_runs import copy_run
 
+from nifi_ns import results
 from nifi_ns.commands import train
 from nifi_ns.commands.train import Train
 from nifi_ns.diffusion import PROMPT_FILE, Backbone, Prompt
 from nifi_ns.errors import NifiError
-from nifi_ns.pairs import PairFolder, PairWriter
+from nifi_ns.pairs import PairFolder, PairWriter, find_pair_folders
 from nifi_ns.presets import preset_names, read_preset
 from nifi_ns.restore import ObjectiveConfig, Restorer
 
@@ -80,31 +81,23 @@ def test_the_default_output_is_where_the_viewer_looks(tmp_path):
         assert Train(load_config=(config,))._output() == run / "nifi" / "restorer"
 
 
-def test_pairs_of_runs_are_made_and_go_with_those_given(pairs, tmp_path, monkeypatch):
-    """The plugin, which opens runs, is stood in for: opening one takes nerfstudio and half a minute."""
-    config = tmp_path / "run" / "nifi" / "9KB" / "config.yml"
-    config.parent.mkdir(parents=True)
-    config.touch()
-    made = replace(pairs, scene="run")
-    asked = []
-
-    def write_pairs(*arguments, **options):
-        asked.append((arguments, options))
-        return made
-
-    monkeypatch.setitem(sys.modules, "nifi_ns.plugin.run_pairs", SimpleNamespace(write_pairs=write_pairs))
-    monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: None)
-    given: list[list[PairFolder]] = []
-
-    def stop(backbone, folders, *_, **__):
-        given.append(folders)
-        raise NifiError("far enough")
-
-    monkeypatch.setattr("nifi_ns.restore.Trainer", stop)
-    with pytest.raises(SystemExit, match="far enough"):
-        typed("--pairs", pairs.root, "--load-config", config, monkeypatch=monkeypatch)
-    assert asked == [((config,), {"referenced": False})]
-    assert [[folder.label for folder in folders] for folders in given] == [["toy/9KB", "run/9KB"]]
+def test_pairs_of_runs_are_made_and_go_with_those_given(run_config, pairs, tmp_path, monkeypatch, capsys):
+    config = copy_run(run_config, tmp_path / "runs")
+    words = ("--pairs", pairs.root, "--load-config", config, "--device", "cpu", "--smoke", "--crop", 16)
+    typed(*words, monkeypatch=monkeypatch)
+    (made,) = find_pair_folders([config.parent / "nifi" / "pairs"])
+    restorer = Restorer.from_pretrained(config.parent / "nifi" / "restorer", device="cpu")
+    assert restorer.training["settings"]["pairs"] == {f.label: f.fingerprint for f in (pairs, made)}
+    assert len(made.splits["train"]) > 4 and made.bytes == (config.parent / "nifi/4KB/scene.nifi").stat().st_size
+    rows = results.load(config.parent / "nifi" / "restorer" / "metrics.json")
+    assert [(row.scene, row.variant) for row in rows] == [
+        (scene, variant) for scene in ("toy", made.scene) for variant in ("compressed", "restored")
+    ]
+    image = torch.rand(40, 48, 3)
+    assert restorer(image, strength=1.0).shape == image.shape
+    stamp = (made.root / "pairs.json").stat().st_mtime_ns
+    typed(*words, "--resume", monkeypatch=monkeypatch)  # the same pairs, which are kept, and so the same settings
+    assert (made.root / "pairs.json").stat().st_mtime_ns == stamp
 
 
 def test_the_prompt_goes_to_the_backbone_and_is_not_embedded_again(pairs, tmp_path, monkeypatch):

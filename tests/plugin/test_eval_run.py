@@ -28,7 +28,7 @@ def test_every_variant_is_measured_and_whether_it_flickers(
         assert mean["psnr"] == pytest.approx(sum(r["psnr"] for r in views) / len(views))
         assert mean["consistency"] > mean["psnr"]
     printed = capsys.readouterr().out
-    assert "a frame later" in printed and str(output) in printed
+    assert "the next frame" in printed and str(output) in printed
 
 
 def test_without_the_flag_only_views_are_drawn(run_config: Path, tmp_path: Path) -> None:

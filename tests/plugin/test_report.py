@@ -5,9 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_runs import copy_run
 
+from nifi_ns import metrics, results
+from nifi_ns.commands.eval import Eval
 from nifi_ns.commands.report import Report
+from nifi_ns.compress import PRESETS, decode, encode
 from nifi_ns.errors import NifiError
+from nifi_ns.plugin.runs import load_run
 
 
 def test_the_page_holds_numbers_pictures_and_commands(
@@ -30,8 +36,28 @@ def test_the_page_holds_numbers_pictures_and_commands(
     assert other.stat().st_size > 10_000
 
 
+def test_numbers_that_are_current_are_not_measured_again(
+    run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copy_run(run_config, tmp_path / "runs")
+    run, data = load_run(config), (config.parent / "nifi" / "4KB" / "scene.nifi").read_bytes()
+    Eval((run.save_scene(data, "4KB"),), tmp_path / "eval.json").main()
+    compute, measured = metrics.compute, []
+    monkeypatch.setattr(metrics, "compute", lambda *a, **b: measured.append(a) or compute(*a, **b))
+    Report(config, results=tmp_path / "eval.json", views=1).main()
+    assert not measured
+    page = (config.parent / "nifi" / "report.html").read_text()
+    mean = next(r for r in results.load(tmp_path / "eval.json") if r.variant == "compressed" and r.image is None)
+    assert f'<td class="">{mean.metrics["psnr"]:.2f}</td>' in page
+    run.save_scene(encode(decode(data)[torch.arange(50)], PRESETS["coarse"]), "4KB")
+    Report(config, results=tmp_path / "eval.json", views=1).main()
+    assert measured
+
+
 def test_says_what_is_wrong(run_config: Path, tmp_path: Path) -> None:
     with pytest.raises(NifiError, match=r"--output .* must end in \.html"):
         Report(run_config, tmp_path / "report.pdf").main()
+    with pytest.raises(NifiError, match="no such file"):
+        Report(run_config, results=tmp_path / "absent.json").main()
     with pytest.raises(NifiError, match="--views is 0"):
         Report(run_config, views=0).main()

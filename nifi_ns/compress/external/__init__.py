@@ -1,14 +1,13 @@
 """Other people's codecs, each a program in an environment of its own."""
 
 from nifi_ns.compress.external._command import CommandSettings, command
-from nifi_ns.compress.external._external import ExternalCodec, Split, find_pictures, read_log, run
+from nifi_ns.compress.external._external import ExternalCodec, find_pictures, read_log, run
 from nifi_ns.compress.external._hacpp import HacppSettings, hacpp
 
 __all__ = [
     "CommandSettings",
     "ExternalCodec",
     "HacppSettings",
-    "Split",
     "command",
     "find_pictures",
     "hacpp",

@@ -15,15 +15,14 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nifi_ns.errors import NifiError
 from nifi_ns.files import write_text
 from nifi_ns.subprocesses import end
-
-Split = Literal["train", "test"]
+from nifi_ns.views import Split
 
 _GRACE_SECONDS = 10.0
 """How long an interrupted command may take to end, before it is ended."""
