@@ -65,6 +65,8 @@ def read_state(path: Path | str) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})["state"])
+            if strange := next((key for key in file.keys() if key.count("/") < 2), None):  # noqa: SIM118
+                raise ValueError(f"it has a tensor {strange!r}")
         version = state.pop("version")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{path} is not a readable checkpoint: {error}") from error

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nifi_ns import errors
-from nifi_ns.errors import NifiError
+from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.learning import (
     AdapterOptimizer,
     OptimizerConfig,
     averaged,
     load_optimizers,
     make_optimizer,
+    read_adapters,
+    read_state,
     save_checkpoint,
 )
 
@@ -103,3 +106,19 @@ def test_learning_rates_rise_and_fall():
 def test_a_decay_out_of_range_is_refused(decay: float):
     with pytest.raises(NifiError, match="ema: expected a decay"):
         OptimizerConfig(ema=decay)
+
+
+@pytest.mark.parametrize("tensors", [{"weight": torch.zeros(1)}, {"adapter/phi_minus": torch.zeros(1)}])
+def test_tensors_that_no_checkpoint_of_ours_has_are_one_line(tmp_path: Path, tensors: dict[str, Tensor]):
+    save_file(tensors, tmp_path / "c.safetensors", metadata={"state": '{"version": 2}'})
+    for read in (read_state, read_adapters):
+        with pytest.raises(CorruptFileError, match=r"c\.safetensors is not a readable checkpoint: it has a tensor"):
+            read(tmp_path / "c.safetensors")
+
+
+def test_a_header_that_claims_more_than_the_file_has_is_one_line(tmp_path: Path):
+    save_checkpoint(tmp_path / "c.safetensors", {"phi_minus": {"a": torch.zeros(64)}}, {}, {"step": 1})
+    data = (tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes((2**60).to_bytes(8, "little") + data[8:])
+    with pytest.raises(CorruptFileError, match=r"c\.safetensors is not a readable checkpoint"):
+        read_state(tmp_path / "c.safetensors")
