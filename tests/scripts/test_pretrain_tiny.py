@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_it_writes_a_backbone_and_resumes_to_the_same_weights(photos: Path, tmp_
     assert pretrain(photos, whole).returncode == 0
     backbone = Backbone.from_pretrained(whole / "tiny", device="cpu")
     assert backbone.decode(backbone.encode(torch.rand(1, 3, 16, 16))).shape == (1, 3, 16, 16)
-    # Stopped after the first stage: the others begin from what is on disk.
-    assert pretrain(photos, halves).returncode == 0
+    # as if stopped after the first stage: the others begin from what is on disk
+    shutil.copytree(whole / "progress", halves / "progress")
     for later in ("transformer", "decoder"):
         (halves / "progress" / f"{later}.safetensors").unlink()
     resumed = pretrain(photos, halves)
