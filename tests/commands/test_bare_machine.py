@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -83,9 +84,7 @@ def test_open3d_is_imported_when_it_is_used(tmp_path: Path, monkeypatch: pytest.
     import open3d as o3d
 
     assert "open3d.io" not in sys.modules
-    import open3d.io
-
-    assert o3d.io is open3d.io and o3d.io.read() == "points"
+    assert import_module("open3d.io") is o3d.io and o3d.io.read() == "points"
 
 
 @pytest.mark.parametrize("command", ["exporter", "process_data"])

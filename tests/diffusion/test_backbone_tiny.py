@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage.data
@@ -47,7 +48,8 @@ def test_the_folder_is_small_and_contains_no_pickle() -> None:
 
 
 def test_stock_diffusers_reads_the_models() -> None:
-    for kind, part in ((SD3Transformer2DModel, "transformer"), (AutoencoderKL, "vae")):
+    kinds: dict[str, Any] = {"transformer": SD3Transformer2DModel, "vae": AutoencoderKL}
+    for part, kind in kinds.items():
         _, found = kind.from_pretrained(FOLDER, subfolder=part, output_loading_info=True)
         assert not any(found.values()), found
 

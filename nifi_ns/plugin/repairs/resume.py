@@ -11,9 +11,9 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 upstream = SplatfactoModel.load_state_dict
 
 
-def _load_in_place(self: SplatfactoModel, state: dict[str, Any], **kwargs: Any) -> None:
+def _load_in_place(self: SplatfactoModel, dict: Any, **kwargs: Any) -> None:
     old = {**self.gauss_params}
-    upstream(self, state, **kwargs)
+    upstream(self, dict, **kwargs)
     for name, parameter in old.items():
         parameter.data = self.gauss_params[name].data
         self.gauss_params[name] = parameter
