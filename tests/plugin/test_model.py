@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInt
 from PIL import Image
 from tiny_runs import model_of, save_restorer, train, training_config
 
+from nifi_ns import compress
 from nifi_ns.compress import decode
 from nifi_ns.errors import NifiError
 from nifi_ns.media import Video
@@ -225,6 +227,22 @@ def test_ns_render_follows_a_camera_path(run_config: Path, tmp_path: Path, camer
     RenderCameraPath(load_config=run_config, camera_path_filename=path, output_path=video).main()
     shapes = [picture.shape for picture in Video(video).frames()]
     assert shapes == [(40, 60, 3)] * 2
+
+
+def test_an_antialiased_run_is_compressed_antialiased(
+    tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    measure = compress.measure_importance
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        measured.append(kwargs["antialiased"])
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(compress, "measure_importance", spy, raising=False)
+    trainer = train(training_config(tiny_capture, tmp_path, rasterize_mode="antialiased"))
+    assert measured and all(measured)
+    assert compress.info((trainer.base_dir / "nifi" / "4KB" / "scene.nifi").read_bytes()).antialiased
 
 
 @pytest.mark.parametrize("strategy", ["default", "mcmc"])

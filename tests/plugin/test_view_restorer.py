@@ -54,6 +54,7 @@ def test_the_view_s_own_photo_is_not_used_where_it_is_excluded(restorer: ViewRes
     assert restorer.model.train_views is not None
     view = restorer.model.train_views[0]
     own = request_at(restorer).photos(1)[0]
+    assert view.image is not None
     assert torch.equal(own, view.image)  # nothing shows more of a view than its own photo
     other = request_at(restorer, exclude=view.name)
     assert not any(torch.equal(photo, own) for photo in other.photos(8))
