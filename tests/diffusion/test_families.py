@@ -143,7 +143,7 @@ def test_recomputed_gradients_attend_to_photos(sana: Backbone) -> None:
 
 def test_a_family_has_its_own_preset(sana_folder: Path, backbone_folders: dict[str, Path]) -> None:
     assert default_preset(sana_folder) == "sana"
-    presets = {"sd3": "sd3", "sd-turbo": "sd-turbo", "sd2-v": "sd-turbo"}
+    presets = {"sd3": "sd3", "sd-turbo": "sd-turbo", "sd2-v": "sd"}
     assert {name: default_preset(folder) for name, folder in backbone_folders.items()} == presets
     assert default_preset("nifi-tiny") == default_preset(WEIGHTS / "nifi-tiny") == "nifi-tiny"  # its class is SD3's
     assert {"nifi-tiny", *presets.values()} <= set(preset_names())

@@ -24,7 +24,7 @@ from nifi_ns.diffusion import Backbone, Embeddings, Prompt
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # of SD1.5, SD2.x and SD-Turbo
 SCHEDULERS = {
     "sd3": FlowMatchEulerDiscreteScheduler(shift=3.0),
-    "sd-turbo": EulerDiscreteScheduler(**BETAS, prediction_type="epsilon", steps_offset=1),
+    "sd-turbo": EulerDiscreteScheduler(**BETAS, prediction_type="epsilon", steps_offset=1, timestep_spacing="trailing"),
     "sd2-v": DDIMScheduler(**BETAS, prediction_type="v_prediction", steps_offset=1),
 }
 FAMILIES = list(SCHEDULERS)

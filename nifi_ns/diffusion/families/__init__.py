@@ -68,7 +68,7 @@ def default_preset(name: str | Path) -> str:
     if source.packaged:
         return Path(source.location).name
     with reading(source.name):
-        return family_of(source).default_preset
+        return family_of(source).preset_of(source)
 
 
 register(StableDiffusion3)

@@ -82,6 +82,11 @@ class Family(ABC):
         return None
 
     @classmethod
+    def preset_of(cls, source: Source) -> str:
+        """Return the name of the training preset for the backbone in `source`."""
+        return cls.default_preset
+
+    @classmethod
     @abstractmethod
     def read_schedule(cls, config: dict[str, Any]) -> Schedule:
         """Return the noise schedule described by `scheduler_config.json`."""

@@ -24,7 +24,7 @@ class StableDiffusion(Family):
         *("proj_in", "proj_out", "ff.net.2", "ff.net.0.proj"),
     )
     self_attention = ("attn1",)  # "attn2" attends to the text
-    default_preset = "sd-turbo"
+    default_preset = "sd"
 
     @classmethod
     def unsupported_reason(cls, config: Mapping[str, Any]) -> str | None:
@@ -32,6 +32,15 @@ class StableDiffusion(Family):
         if config.get("addition_embed_type") is None:
             return None
         return "SDXL's U-Net (additional embeddings) is not supported; use SD1.5, SD2.x, SD-Turbo or SD3"
+
+    @classmethod
+    def preset_of(cls, source: Source) -> str:
+        """Return `sd-turbo` for weights distilled to few steps without guidance, and `sd` otherwise.
+
+        Turbo's scheduler has trailing timesteps; those of SD1.5 and SD2.x do not.
+        """
+        config = source.config("scheduler/scheduler_config.json")
+        return "sd-turbo" if config.get("timestep_spacing") == "trailing" else cls.default_preset
 
     @classmethod
     def read_schedule(cls, config: dict[str, Any]) -> Diffusion:
