@@ -61,7 +61,7 @@ class Eval:
             if self.decoder is not None or self.compile is not None:
                 opened.model.view_restorer.use(self._load_restorer(opened))
             faster = tuple(how for how in (self.decoder, self.compile) if how is not None)
-            rows += evaluate(opened, consistency=self.consistency, seen=partial(self._keep, opened), faster=faster)
+            rows += evaluate(opened, consistency=self.consistency, on_view=partial(self._keep, opened), faster=faster)
             results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
         results.show(rows, title="held-out views, mean")
         if self.consistency:

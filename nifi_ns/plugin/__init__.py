@@ -1,1 +1,1 @@
-"""The nerfstudio side: model, datamanager and pipeline. Thin, because everything else is usable without it."""
+"""The nerfstudio integration: models, datamanagers and pipelines. It is thin; everything else works without it."""

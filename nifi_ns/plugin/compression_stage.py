@@ -1,4 +1,4 @@
-"""The compression stage of training: Nix's schedule, driven by nerfstudio's trainer."""
+"""The compression stage of training: Nix's schedule, run by nerfstudio's trainer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionStageConfig(CompressionSettings):
-    """When training compresses, and to what size."""
+    """When training compresses, and to which size."""
 
     enabled: bool = True
-    """Whether training ends with compression; `ns-nifi-compress` can always do it later."""
+    """Compress at the end of training. `ns-nifi-compress` can also do it later."""
     start_step: int = 22_000
-    """Training step at which densification is over and pruning begins."""
+    """Training step at which densification ends and pruning begins."""
 
     @property
     def end_step(self) -> int:
@@ -31,20 +31,20 @@ class CompressionStageConfig(CompressionSettings):
 
 
 class CompressibleModel(Protocol):
-    """What the stage needs of the model whose gaussians it compresses."""
+    """The part of a model that the stage uses."""
 
     config: Any
-    """With `sh_degree` and `rasterize_mode`, as splatfacto's."""
+    """Has `sh_degree` and `rasterize_mode`, like splatfacto's."""
     step: int
     gauss_params: nn.ParameterDict
     optimizers: dict[str, Any]
-    """By the names in `gauss_params`."""
+    """One per entry of `gauss_params`."""
     train_views: "Sequence[View] | None"
     background_color: Tensor
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the uncompressed splats are kept."""
+        """Whether the uncompressed splats are stored."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class CompressibleModel(Protocol):
         ...
 
     def keep_uncompressed(self) -> None:
-        """Keep the present splats as the uncompressed ones."""
+        """Store the current splats as the uncompressed ones."""
         ...
 
     def set_splats(self, splats: Splats) -> None:
@@ -62,10 +62,10 @@ class CompressibleModel(Protocol):
 
 
 class CompressionStage:
-    """Prunes and fine-tunes a model's gaussians with the quantisers in the loop, and hands the result to be saved.
+    """Prunes and fine-tunes a model's gaussians with the quantisers in the loop, and passes on the result to be saved.
 
-    A checkpoint needs nothing of the stage but the uncompressed splats, which the model keeps: a run that is resumed
-    within the stage starts it again from them.
+    A checkpoint stores no state of the stage except the uncompressed splats, which are part of the model. A run that is
+    resumed within the stage starts it again from them.
     """
 
     def __init__(self, config: CompressionStageConfig, model: CompressibleModel) -> None:
@@ -78,21 +78,21 @@ class CompressionStage:
 
     @property
     def running(self) -> bool:
-        """Whether the present training step belongs to the stage."""
+        """Whether the current training step belongs to the stage."""
         return self._compressor is not None
 
     def quantized_params(self) -> dict[str, Tensor]:
-        """Return the model's `gauss_params` as the scene file would decode to, differentiably, within the stage."""
+        """Return the model's `gauss_params` as decoded from the scene file, differentiably. Only during the stage."""
         assert self._compressor is not None
         step = self._model.step - self.config.start_step
         splats = self._compressor.as_decoded(step, self._splats(), self._measure_importance)
         return splats.to_gauss_params(self._model.config.sh_degree)
 
     def callbacks(self, finish: "Callable[[Compressed], None]") -> list[TrainingCallback]:
-        """Return what the trainer calls before and after its iterations.
+        """Return the callbacks that the trainer calls before and after its iterations.
 
         Args:
-            finish: called with the result after the last step of the stage: it saves the scene and ends training.
+            finish: called with the result after the stage's last step, to save the scene and end training.
         """
         if not self.config.enabled:
             return []
@@ -136,7 +136,7 @@ class CompressionStage:
         self._compressor = None
         model.set_splats(compressed.splats)
         for name, parameter in model.gauss_params.items():
-            # the file decodes to another order of gaussians, to which the optimizers' moments do not belong
+            # decoding changes the order of gaussians, so the optimisers' moments no longer match them
             model.optimizers[name].state.clear()
             model.optimizers[name].param_groups[0]["params"] = [parameter]
         finish(compressed)
@@ -156,7 +156,7 @@ class CompressionStage:
         )
 
     def _set_learning_rates(self, step: int) -> None:
-        """Set the learning rates of this iteration; nerfstudio's schedulers set theirs only after it."""
+        """Set the learning rates of this iteration, because nerfstudio's schedulers run only after it."""
         from nifi_ns.compress import learning_rates
 
         rates = learning_rates(step, self.config, self._extent)
@@ -165,6 +165,6 @@ class CompressionStage:
             self._model.optimizers[name].param_groups[0]["lr"] = rates[name]
 
     def _splats(self) -> Splats:
-        """Return the model's gaussians with the SH degree that the file will keep, in the graph of its parameters."""
+        """Return the model's gaussians with the SH degree of the scene file, in the graph of its parameters."""
         splats = Splats.from_gauss_params(self._model.gauss_params)
         return splats.with_sh_degree(self._sh_degree)

@@ -1,4 +1,4 @@
-"""Splatfacto's datamanager, which also emits the model's render of each photo's camera, and distilled views."""
+"""Splatfacto's datamanager, which also returns the model's render for each photo, and distilled views."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 
 @dataclass
 class NifiDataManagerConfig(TrainingViewsConfig, FullImageDatamanagerConfig):
-    """Splatfacto's datamanager config, which `ns-render dataset` insists on."""
+    """The config of splatfacto's datamanager, which `ns-render dataset` requires."""
 
     _target: type = field(default_factory=lambda: NifiDataManager)
 
 
 class NifiDataManager(TrainingViews, FullImageDatamanager[InputDataset]):
-    """Emits pairs: `batch["image"]`, the photo, and `batch["render"]`, the model's render of its camera, [H, W, 3].
+    """Returns pairs: `batch["image"]`, the photo, and `batch["render"]`, the model's render of its camera, [H, W, 3].
 
-    The render is made when it is read, so that it costs training, which never reads it, nothing.
+    The render is computed when it is read. Training never reads it, so it costs training nothing.
     """
 
     config: NifiDataManagerConfig
     renderer: Callable[[Cameras], Any] | None = None
-    """Renders a camera to the model's outputs. Set by the pipeline, because datamanagers are built first."""
+    """Renders a camera to the model's outputs. Set by the pipeline, because datamanagers are built before models."""
 
     def _with_render(self, camera: Cameras, batch: dict[str, Any]) -> tuple[Cameras, LazyOutputs]:
         pair = LazyOutputs(batch)
@@ -39,7 +39,7 @@ class NifiDataManager(TrainingViews, FullImageDatamanager[InputDataset]):
         return camera, pair
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """Return a training camera, its photo and its render; or a distilled view in place of the photo."""
+        """Return a training camera with its photo (or a distilled view in its place) and its render."""
         distilled = self.distilled_view(step)
         if distilled is not None:
             return self._with_render(*distilled)
@@ -56,5 +56,5 @@ class NifiDataManager(TrainingViews, FullImageDatamanager[InputDataset]):
 
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
-        """The source of the first camera of `ns-render spiral`."""
+        """Dataloader from which `ns-render spiral` takes its first camera."""
         return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)

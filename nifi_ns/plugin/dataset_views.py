@@ -1,4 +1,4 @@
-"""Views of nerfstudio's cameras and datasets."""
+"""Conversion of nerfstudio's cameras and datasets to views."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _FLIP = torch.tensor([1.0, -1.0, -1.0])
 
 
 def view_of(camera: Cameras, name: str = "", image: Tensor | None = None) -> View:
-    """Convert one of nerfstudio's cameras, of shape [] or [1], to a view on the camera's device."""
+    """Convert a nerfstudio camera of shape [] or [1] to a view on the camera's device."""
     camera = camera.reshape((1,))
     c2w = camera.camera_to_worlds[0]
     rotation = (c2w[:3, :3] * _FLIP.to(c2w)).T
@@ -32,7 +32,7 @@ def view_of(camera: Cameras, name: str = "", image: Tensor | None = None) -> Vie
 
 
 def camera_of(view: View) -> Cameras:
-    """Convert a view to one of nerfstudio's cameras, of shape [1]: the inverse of `view_of`."""
+    """Convert a view to a nerfstudio camera of shape [1]: the inverse of `view_of`."""
     rotation = view.viewmat[:3, :3].T * _FLIP.to(view.viewmat)
     c2w = torch.cat([rotation, view.centre[:, None]], dim=1)
     fx, fy, cx, cy = (view.K[at].reshape(1, 1) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -42,8 +42,8 @@ def camera_of(view: View) -> Cameras:
 class DatasetViews(Sequence[View]):
     """The views of one split of a datamanager, undistorted like its training images.
 
-    Photos stay in the datamanager's cache in its own type (uint8 for splatfacto); each access makes one float copy.
-    Use `cameras` where photos are not needed.
+    Photos stay in the datamanager's cache in its own dtype (uint8 for splatfacto). Each access makes one float copy.
+    Use `cameras` if photos are not needed.
     """
 
     def __init__(self, datamanager: FullImageDatamanager, split: Literal["train", "eval"]) -> None:
@@ -61,7 +61,7 @@ class DatasetViews(Sequence[View]):
         if image.dtype == torch.uint8:
             image = image.float() / 255
         if image.shape[-1] == 4:
-            image = image[..., :3] * image[..., 3:]  # over black, where the splats have nothing either
+            image = image[..., :3] * image[..., 3:]  # black where transparent, like empty parts of the splats
         device = torch.device(self._datamanager.device)
         return view_of(cameras[index].to(device), self.names[index], image.to(device))
 
@@ -74,14 +74,14 @@ class DatasetViews(Sequence[View]):
 
     def _read(self) -> tuple[list[dict[str, Tensor]], Cameras]:
         manager = self._datamanager
-        # the cache comes first: filling it undistorts the photos, and corrects the dataset's cameras
+        # read the cache first: filling it undistorts the photos and corrects the dataset's cameras
         cache = manager.cached_train if self._split == "train" else manager.cached_eval
         dataset = manager.train_dataset if self._split == "train" else manager.eval_dataset
         return cache, dataset.cameras
 
 
 def read_camera_path(path: Path) -> list[View]:
-    """Read the cameras of a path that nerfstudio's viewer has saved.
+    """Read the cameras of a path saved by nerfstudio's viewer.
 
     Raises:
         NifiError: if there is no such file, or it is not a camera path (CorruptFileError).

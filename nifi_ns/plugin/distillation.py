@@ -1,8 +1,8 @@
 """Distillation: restored views of new cameras become training views (Difix3D's progressive updates).
 
 Wu et al. 2025, "Difix3D+", section 4.2: at certain steps, views between the photos are rendered and restored, and
-training goes on with them; each time their cameras are further from the photos. The teacher that restores them is a
-restorer or, without any network, the reference residuals of the capture's photos.
+training continues with them. Each time, their cameras are further from the photos. The teacher that restores them is a
+restorer or, without a network, the reference residuals of the capture's photos.
 """
 
 import random
@@ -30,31 +30,31 @@ from nifi_ns.references import box_mean, hwc
 from nifi_ns.views import View, spaced_views
 
 _CHANGE_WINDOW = 9
-"""Side in pixels of the squares over which a change is averaged: deciding on single pixels gives speckled weights."""
+"""Side in pixels of the squares over which a change is averaged. Single pixels would give speckled weights."""
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """When training restores views, by which teacher, and how much they count."""
+    """When training restores views, with which teacher, and their weight."""
 
     steps: tuple[int, ...] = ()
-    """Training steps at which views are restored again; also done once when compression begins. Empty: no
+    """Training steps at which views are restored. They are restored once more when compression begins. Empty: no
     distillation."""
     views_per_step: int = 16
-    """Largest number of views that are restored at each of them."""
+    """Largest number of views restored at each of `steps`."""
     share: float = 0.4
-    """Share of the iterations that train on a restored view."""
+    """Share of iterations that train on a restored view."""
     weight: float = 1.0
     """Weight of a restored view in the loss, relative to a photo's; Difix3D's is about 0.3."""
     teacher: Literal["references", "restorer"] = "references"
-    """What restores: reference residuals of the capture's photos, which need no training, or the restorer."""
+    """Restore with reference residuals of the capture's photos, which need no training, or with the restorer."""
     restorer: Path | None = None
     """Folder or hub id of the restorer, such as nvidia/difix_ref."""
     target: Literal["neighbours", "held-out"] | Path = "neighbours"
-    """Where cameras move from the photos' positions: half way to their neighbours, to the cameras of the held-out
-    photos (the photos themselves are not used), or to a camera path saved by the viewer."""
+    """Where cameras move, starting from the photos' cameras: half way to their neighbours, to the cameras of the
+    held-out photos (but these photos are not used), or to a camera path saved by the viewer."""
     outward: float = 0.5
-    """Share of the way to the target that cameras move at each of `steps`."""
+    """Share of the distance to the target that cameras move at each of `steps`."""
     max_change: float = 0.3
     """Mean absolute change of colour, in [0, 1], above which a restored pixel gets no weight."""
 
@@ -62,16 +62,16 @@ class DistillationConfig:
         checks = {
             "steps": (
                 all(step >= 1 for step in self.steps) and list(self.steps) == sorted(set(self.steps)),
-                "steps of 1 or more, in order",
+                "increasing steps of 1 or more",
             ),
             "views_per_step": (self.views_per_step >= 1, "1 or more"),
             "share": (0 < self.share < 1, "between 0 and 1"),
             "weight": (self.weight > 0, "more than 0"),
-            "outward": (0 < self.outward <= 1, "more than 0, and 1 at most"),
+            "outward": (0 < self.outward <= 1, "more than 0 and at most 1"),
             "max_change": (self.max_change > 0, "more than 0"),
             "restorer": (
                 (self.teacher == "restorer") == (self.restorer is not None),
-                "one if, and only if, it is the teacher",
+                "a path if teacher is restorer, else None",
             ),
         }
         check_fields(self, "distill", checks)
@@ -82,11 +82,11 @@ OFF = DistillationConfig()
 
 
 class Distillation:
-    """Restores views between training iterations, and hands them to the datamanager.
+    """Restores views between training iterations, and passes them to the datamanager.
 
-    The present generation of views is the last one that was due. It is kept in the run's folder, where a resumed run
-    finds it. Once compression has begun, views of the uncompressed splats are restored: every pixel of them is better
-    than what the few remaining gaussians show, so every pixel counts.
+    The current generation of views is the last one due. It is stored in the run's folder, for resumed runs. Once
+    compression has begun, views of the uncompressed splats are restored. Each of their pixels is better than the render
+    of the few remaining gaussians, so no weight is reduced for low confidence.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class Distillation:
     ) -> None:
         """
         Args:
-            config: see `DistillationConfig`.
+            config: the settings.
             model: the model in training, with `train_views`.
             held_out: cameras of the held-out photos.
             trainer: the run's trainer.
-            compression_step: the step before which compression begins, if it does.
+            compression_step: the first step of compression; None without compression.
 
         Raises:
-            NifiError: if the restorer or the target does not exist, or there are no two cameras to move between.
+            NifiError: if the restorer or the target does not exist, or there is only one camera and no target.
         """
         assert model.train_views is not None
         self.config = config
@@ -118,18 +118,18 @@ class Distillation:
         self._folders = [trainer.base_dir, *_resumed_from(trainer)]
         self._generation: Generation | None = None
         if len(self._cameras) < 2 and self._targets is None:
-            raise NifiError("distill: with a single training view there are no neighbours: set distill.target")
+            raise NifiError("distill: a single training view has no neighbours: set distill.target")
         if config.restorer is not None:
-            model.trained_choice(config.restorer)  # fails now rather than at the first restored view
+            model.trained_choice(config.restorer)  # fail now instead of at the first restored view
 
     def callbacks(self) -> list[TrainingCallback]:
-        """Return what the trainer calls before its iterations, after the model's own callbacks."""
+        """Return the callbacks that the trainer calls before iterations, after the model's own callbacks."""
         return [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step)]
 
     def sample(self, step: int) -> tuple[Cameras, dict[str, Any]] | None:
-        """Return a restored view for a share of the steps, None for the others.
+        """Return a restored view at a share of the steps, and None at the others.
 
-        The choice depends on the step alone, so that a resumed run continues as it would have.
+        The choice depends only on the step, so that resuming a run does not change it.
 
         Returns:
             The camera, and a batch: `image` [H, W, 3] uint8, `mask` [H, W, 1] in [0, 1], and `loss_weight`.
@@ -139,7 +139,7 @@ class Distillation:
             return None
         restored = chance.choice(self._generation.views)
         device = self._model.device
-        # no cam_idx: what is learnt for each photo's camera does not apply to this one
+        # no cam_idx: parameters learnt per photo do not apply to this camera
         camera = camera_of(restored.view).to(device)
         weights = restored.weights.to(device).float() / 255
         return camera, {"image": restored.fixed.to(device), "mask": weights, "loss_weight": self.config.weight}
@@ -190,13 +190,13 @@ def distillation_callbacks(
     trainer: Trainer | None,
     compression_step: int | None = None,
 ) -> list[TrainingCallback]:
-    """Let `manager` emit restored views as `config` says, and return the callbacks that the trainer needs for it.
+    """Let `manager` return restored views according to `config`, and return the callbacks for the trainer.
 
-    There are none without a training, with distillation off, or with another project's datamanager: a run of stock
-    splatfacto that is opened by a compressed config keeps its own.
+    Returns no callbacks without a trainer, with distillation off, or with another project's datamanager: a run of stock
+    splatfacto keeps its own when it is opened with a compressed config.
 
     Raises:
-        NifiError: as `Distillation`.
+        NifiError: like `Distillation`.
     """
     if not config.steps or trainer is None or not isinstance(manager, TrainingViews):
         return []
@@ -207,7 +207,7 @@ def distillation_callbacks(
 
 
 def _targets(config: DistillationConfig, held_out: Cameras) -> list[View] | None:
-    """Return the cameras to move towards; None for the neighbours."""
+    """Return the cameras to move towards; None to move towards neighbours."""
     if config.target == "neighbours":
         return None
     if config.target != "held-out":
@@ -218,7 +218,7 @@ def _targets(config: DistillationConfig, held_out: Cameras) -> list[View] | None
 
 
 def _resumed_from(trainer: Trainer) -> list[Path]:
-    """Return the folder of the run whose checkpoint was loaded, if one was."""
+    """Return the folder of the run whose checkpoint was loaded; empty if none was."""
     checkpoint, folder = trainer.config.load_checkpoint, trainer.config.load_dir
     folder = checkpoint.parent if checkpoint is not None else folder
     return [] if folder is None else [folder.parent]
@@ -226,7 +226,7 @@ def _resumed_from(trainer: Trainer) -> list[Path]:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put `model` in evaluation mode within the block, in which its background is not random."""
+    """Put `model` in evaluation mode within the block, so that its background is not random."""
     training = model.training
     model.eval()
     try:

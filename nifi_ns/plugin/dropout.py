@@ -8,18 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _OPAQUE = 0.9999
-"""Raised opacities stay below this: an opacity of 1 has no finite logit."""
+"""Upper limit of raised opacities: an opacity of 1 has no finite logit."""
 
 
 def drop(opacities: Tensor, rate: float) -> Tensor:
-    """Drop opacities at random, and scale the others up to compensate.
+    """Drop gaussians at random, and raise the other opacities to compensate.
 
     Args:
         opacities: [N, 1] logits.
-        rate: share that is dropped, in [0, 1).
+        rate: share to drop, in [0, 1).
 
     Returns:
-        [N, 1] logits, of opacity 0 for the dropped ones and of opacity / (1 - rate) for the others. Differentiable;
+        [N, 1] logits: of opacity 0 for dropped gaussians, and of opacity / (1 - rate) for the others. Differentiable;
         dropped gaussians get no gradient.
     """
     kept = F.dropout(torch.sigmoid(opacities), rate)

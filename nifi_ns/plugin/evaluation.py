@@ -1,4 +1,4 @@
-"""Evaluation of a run: its held-out views before compression, after it, and restored, with metrics."""
+"""Evaluation of a run with metrics: its held-out views before compression, after it, and restored."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from nifi_ns.results import Row, Variant
 from nifi_ns.views import View
 
 VERSION = 1
-"""Increased whenever the same run would give other numbers, so that a report measures it anew."""
+"""Increase this when the same run gives other numbers, so that reports measure it again."""
 
 Pictures = dict[Variant, Tensor]
 """[H, W, 3] by variant."""
@@ -26,37 +26,37 @@ def evaluate(
     opened: Run,
     *,
     consistency: bool = False,
-    seen: Callable[[View, Pictures], None] | None = None,
+    on_view: Callable[[View, Pictures], None] | None = None,
     faster: tuple[str | None, ...] = (),
 ) -> list[Row]:
-    """Return one row for each variant and held-out view of a run, and after them one for each variant's mean.
+    """Return one row per variant and held-out view of a run, followed by one row with each variant's mean.
 
     Args:
-        opened: the run, opened by its own config or by that of a scene file.
-        consistency: also measure whether pictures flicker, see `nifi_ns.references.consistency`.
-        seen: called with each view and its picture by variant.
-        faster: what was changed in the restorer to make it faster, if anything.
+        opened: the run, opened from its own config or from a scene file's.
+        consistency: also measure flicker, see `nifi_ns.references.consistency`.
+        on_view: called with each view and its picture by variant.
+        faster: the options that make the restorer faster (decoder, compilation), if any.
     """
     file, shown, full = opened.scene_file, opened.model.splats, opened.uncompressed
     rate, made_of = opened.rate, evaluated_from(opened, faster)
     compressed = (shown.ply_size if file is None else file.stat().st_size, len(shown))
     sizes = {"uncompressed": (full.ply_size, len(full))}
     measured: dict[Variant, dict[str, dict[str, float | None]]] = {}
-    steady: dict[Variant, dict[str, dict[str, float | None]]] = {}
+    agreements: dict[Variant, dict[str, dict[str, float | None]]] = {}
     for view in track(opened.eval_views, f"{opened.scene} {rate}", transient=True):
         assert view.image is not None
-        shown_here = pictures(opened, view)
-        if seen is not None:
-            seen(view, shown_here)
+        by_variant = pictures(opened, view)
+        if on_view is not None:
+            on_view(view, by_variant)
         if consistency:
-            for variant, value in _consistency(opened, view, shown_here).items():
-                steady.setdefault(variant, {})[view.name] = {"consistency": value}
-        for variant, picture in shown_here.items():
+            for variant, value in _consistency(opened, view, by_variant).items():
+                agreements.setdefault(variant, {})[view.name] = {"consistency": value}
+        for variant, picture in by_variant.items():
             measured.setdefault(variant, {})[view.name] = metrics.compute(picture, view.image)
     rows: list[Row] = []
     for variant, values in measured.items():
         size = sizes.get(variant, compressed)
-        extra = steady.get(variant, {})
+        extra = agreements.get(variant, {})
         for name, row in values.items():
             rows.append(Row(opened.scene, variant, *size, row, rate, name, {**extra.get(name, {}), "made_of": made_of}))
         average = metrics.mean(list(values.values()))
@@ -66,9 +66,9 @@ def evaluate(
 
 
 def evaluated_from(opened: Run, faster: tuple[str | None, ...] = ()) -> str:
-    """Return a hash of all that decides what `evaluate` measures: rows have it as `made_of`.
+    """Return a hash of everything that determines the results of `evaluate`; rows store it as `made_of`.
 
-    That is the scene file, the run's checkpoint, its restorer, its held-out photos and the model's settings.
+    It covers the scene file, the run's checkpoint, its restorer, its held-out photos and the model's settings.
     """
     model, file = opened.model, opened.scene_file
     dataset = opened.pipeline.datamanager.eval_dataset
@@ -94,7 +94,7 @@ def _consistency(opened: Run, view: View, shown: Pictures) -> dict[Variant, floa
 
 
 def pictures(opened: Run, view: View) -> Pictures:
-    """Return each variant's picture of `view`, [H, W, 3]."""
+    """Return the picture of `view` for each variant, [H, W, 3]."""
     model = opened.model
     shown: Pictures = {"uncompressed": model.render_view(view, opened.uncompressed)[0]}
     if opened.scene_file is None:

@@ -1,8 +1,8 @@
-"""Generations of restored views that training continues with, kept in the run's folder.
+"""Generations of restored views for training, stored in the run's folder.
 
-`<run>/nifi/distill/step_<step>/` holds, by the name of the view, `pred/` (the render), `ref/` (the photo that shows
-most of it), `fixed/` (the restored view, which is trained on), `weight/` (the weight of each pixel) and, written last,
-`cameras.json`.
+`<run>/nifi/distill/step_<step>/` contains one file per view in `pred/` (the render), `ref/` (the photo that shows most
+of the view), `fixed/` (the restored view, used for training) and `weight/` (the weight of each pixel), and
+`cameras.json`, which is written last.
 """
 
 import json
@@ -25,7 +25,7 @@ CAMERAS_FILE = "cameras.json"
 
 @dataclass(frozen=True)
 class RestoredView:
-    """A restored view of a camera without a photo. Pictures [H, W, 3] and weights [H, W, 1] are uint8, on the CPU."""
+    """A restored view at a camera without a photo. Pictures [H, W, 3] and weights [H, W, 1] are uint8, on the CPU."""
 
     view: View
     pred: Tensor
@@ -47,13 +47,13 @@ class RestoredView:
 
 @dataclass(frozen=True)
 class Generation:
-    """The views that were restored at one training step."""
+    """The views restored at one training step."""
 
     step: int
     views: Sequence[RestoredView]
 
     def save(self, run: Path) -> Path:
-        """Write into a run's folder, replacing what an earlier training left there. Returns the folder."""
+        """Write into a run's folder, replacing the files of an earlier training. Return the folder."""
         folder = _folder(run, self.step)
         if folder.is_dir():
             shutil.rmtree(folder)
@@ -70,7 +70,7 @@ class Generation:
 
     @staticmethod
     def find(runs: Sequence[Path], step: int) -> "Generation | None":
-        """Return the generation of a step from the first of the runs' folders that holds it completely.
+        """Return the generation of a step from the first run folder that contains it completely; None if none does.
 
         Raises:
             CorruptFileError: if it is damaged.

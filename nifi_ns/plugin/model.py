@@ -34,20 +34,20 @@ class NifiSplatModelConfig(RestoredOutputsConfig, SplatfactoModelConfig):
 
     _target: type = field(default_factory=lambda: NifiSplatModel)
     strategy: Literal["default", "mcmc"] = "default"
-    """How gaussians are added and removed: gsplat's default strategy, or MCMC (relocation, with noise)."""
+    """How gaussians are added and removed: gsplat's default strategy, or MCMC (relocation and noise)."""
     max_gaussians: int = 2_000_000
-    """No strategy grows beyond this many gaussians."""
+    """Largest number of gaussians, for both strategies."""
     dropout: float = 0.0
-    """Share of the gaussians that training drops at random from each render; it grows to this value by the end of
-    training, or the beginning of compression. 0.2 suits captures of about 8 photos."""
+    """Share of the gaussians that training drops at random from each render. It grows to this value until training
+    ends or compression begins. 0.2 suits captures of about 8 photos."""
     compression: CompressionStageConfig = field(default_factory=CompressionStageConfig)
     """The last stage of training: prune, fine-tune with the quantisers in the loop, write a scene file."""
     scene_file: Path | None = None
-    """The scene file that is used in place of the checkpoint's splats. Set by training and `ns-nifi-compress`."""
+    """Scene file to use instead of the checkpoint's splats. Set by training and `ns-nifi-compress`."""
 
 
 class _KeptSplats(nn.Module):
-    """Splats that are kept in the checkpoint but not optimised."""
+    """Splats that are stored in the checkpoint but not optimised."""
 
     def __init__(self, splats: Splats) -> None:
         super().__init__()
@@ -62,20 +62,20 @@ class _KeptSplats(nn.Module):
 class NifiSplatModel(RestoredOutputs, SplatfactoModel):
     """Splatfacto with a compression stage and restored outputs.
 
-    Besides splatfacto's outputs and those of `RestoredOutputs` there is `rgb_uncompressed`: the splats before
-    compression, rendered when the output is read.
+    Besides the outputs of splatfacto and `RestoredOutputs`, it has `rgb_uncompressed`: the splats before compression,
+    rendered when the output is read.
     """
 
     config: NifiSplatModelConfig
     uncompressed: _KeptSplats | None
 
     def populate_modules(self) -> None:
-        """Build splatfacto without CUDA, without a network, and with this project's strategies."""
+        """Build splatfacto without CUDA or internet access, and with this project's strategies."""
         if not 0 <= self.config.dropout < 1:
             raise NifiError(f"dropout is {self.config.dropout}, expected at least 0 and less than 1")
         seed_points = self.seed_points
         if seed_points is not None and not self.config.random_init:
-            # splatfacto moves the seed colours to CUDA; it takes points without colours, and they are set below
+            # splatfacto moves seed colours to CUDA; pass points without colours, and set colours below
             self.seed_points = (seed_points[0], seed_points[1][:0])
         with without_lpips():
             super().populate_modules()
@@ -98,7 +98,7 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
 
     @property
     def means(self) -> Tensor:
-        """[N, 3], quantised while the compression stage has the quantisers in the loop; so are those below."""
+        """[N, 3]. Like the properties below, quantised while the compression stage has the quantisers in the loop."""
         return self._gauss_param("means")
 
     @property
@@ -131,34 +131,34 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
 
     @property
     def splats(self) -> Splats:
-        """The gaussians that are drawn now, detached."""
+        """The gaussians in use now, detached."""
         return Splats.from_gauss_params({name: self._gauss_param(name).detach() for name in self.gauss_params})
 
     @property
     def uncompressed_splats(self) -> Splats:
-        """The splats before compression; the present ones if there was none."""
+        """The splats before compression; the current ones if there was none."""
         return self.splats if self.uncompressed is None else self.uncompressed.splats
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the splats before compression are kept beside the present ones."""
+        """Whether the splats before compression are stored beside the current ones."""
         return self.uncompressed is not None
 
     def set_splats(self, splats: Splats) -> None:
-        """Replace the model's gaussians by `splats`: they are drawn, exported and saved from now on."""
+        """Replace the model's gaussians, which are rendered, exported and saved, by `splats`."""
         for name, value in splats.to_gauss_params(self.config.sh_degree).items():
             self.gauss_params[name] = nn.Parameter(value.detach().clone().to(self.device))
         self.view_restorer.clear_reference_bank()
 
     def keep_uncompressed(self) -> None:
-        """Keep the present splats as the uncompressed ones."""
+        """Store the current splats as the uncompressed ones."""
         self.uncompressed = _KeptSplats(self.splats)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         """Return splatfacto's outputs, on any device.
 
-        While the compression stage runs, they show what the scene file would decode to; in the viewer, what its panel
-        has chosen.
+        During the compression stage, they are rendered from splats as decoded from the scene file; in the viewer, from
+        the panel's choice.
         """
         chosen = self.panel.scene
         if chosen is not None:
@@ -174,9 +174,9 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
             self._substituted = None
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
-        """Return splatfacto's losses, and with MCMC those that keep opacities and scales small (gsplat's defaults).
+        """Return splatfacto's losses, and with MCMC the regularisers of opacities and scales (gsplat's defaults).
 
-        A distilled view is weighted by the batch's `loss_weight`, its pixels by the batch's `mask`.
+        A distilled view is weighted by the batch's `loss_weight`, and its pixels by the batch's `mask`.
         """
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         losses["main_loss"] = batch.get("loss_weight", 1.0) * losses["main_loss"]
@@ -195,7 +195,7 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
     ) -> list[TrainingCallback]:
         """Return splatfacto's callbacks; the pipeline adds those of the compression stage."""
         if self.device.type == "cpu":
-            torch.set_num_threads(1)  # the kernels bring their own threads; torch's would wait for them, spinning
+            torch.set_num_threads(1)  # the kernels have their own threads, and torch's would spin idly beside them
         callbacks = super().get_training_callbacks(training_callback_attributes)
         trainer, compression = training_callback_attributes.trainer, self.config.compression
         assert trainer is not None
@@ -203,18 +203,18 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
         return callbacks
 
     def load_state_dict(self, state: dict[str, Any], **kwargs: Any) -> None:  # pyright: ignore
-        """Load a checkpoint into the Parameters that the optimizers hold; use the config's scene file if it has one."""
+        """Load a checkpoint into the Parameters of the optimisers, and use the config's scene file if there is one."""
         kept = {k.removeprefix("uncompressed."): state[k] for k in state if k.startswith("uncompressed.")}
         state = {
             k: v for k, v in state.items() if not k.startswith(("lpips.", "uncompressed."))
-        }  # the former are stock splatfacto's
+        }  # "lpips." is in checkpoints of stock splatfacto
         super().load_state_dict(state, **kwargs)
         self.uncompressed = _KeptSplats(Splats(**kept)).to(self.device) if kept else None
         if self.config.scene_file is not None:
             self.use_scene(self.config.scene_file)
 
     def use_scene(self, path: Path) -> None:
-        """Replace the model's gaussians by those of a scene file; the present ones are kept as the uncompressed ones.
+        """Replace the model's gaussians by those of a scene file, and keep the current ones as the uncompressed ones.
 
         Raises:
             NifiError: if there is no such file, or it cannot be decoded.
@@ -231,25 +231,25 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
 
     def extra_outputs(self, view: View, crop: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
         """Return `rgb_uncompressed`."""
-        # read now, while the viewer holds the lock: training may have changed them by the time the output is read
+        # read now, while the viewer holds the lock: training may change them before the output is read
         splats, background = self.uncompressed_splats, self._get_background_color().to(self.device)
         return {"rgb_uncompressed": lambda: self.render_view(view, splats, crop, background)[0]}
 
     def snapshot(self, *, uncompressed: bool = False) -> RenderSnapshot:
-        """Return the splats that this thread draws, or the uncompressed ones, over the present background."""
+        """Return the splats that this thread renders, or the uncompressed ones, over the current background."""
         splats = self.uncompressed_splats if uncompressed else self.panel.scene or self.splats
         background = self._get_background_color().to(self.device)
         draw = partial(self.render_view, splats=splats, background=background)
         return RenderSnapshot(draw, (uncompressed, self.panel.rate, *background.tolist()))
 
     def expected_depth(self, view: View, outputs: dict[str, Any]) -> Tensor | None:
-        """Return splatfacto's expected depth, [H, W, 1], with 0 in place of its maximum where nothing is."""
+        """Return splatfacto's expected depth, [H, W, 1], but 0 (not the maximum) where nothing is rendered."""
         depth = outputs["depth"]
         return None if depth is None else torch.where(outputs["accumulation"] > 0, depth, 0.0)
 
     @property
     def still_training(self) -> bool:
-        """Whether this process is training what is drawn: not once a scene file is in use."""
+        """Whether this process is training the rendered splats. False once a scene file is in use."""
         return self._in_training and self.config.scene_file is None
 
     @property
@@ -277,12 +277,12 @@ class NifiSplatModel(RestoredOutputs, SplatfactoModel):
 
         Args:
             view: the camera.
-            splats: what to draw.
-            crop: gaussians outside are not drawn.
-            background: [3] in [0, 1]; by default splatfacto's present one.
+            splats: the gaussians.
+            crop: gaussians outside are not rendered.
+            background: [3] in [0, 1]; default: splatfacto's current one.
 
         Returns:
-            Colour [H, W, 3] in [0, 1], and expected depth [H, W, 1], 0 where nothing is.
+            Colour [H, W, 3] in [0, 1], and expected depth [H, W, 1], 0 where nothing is rendered.
         """
         if crop is not None:
             splats = splats[crop.within(splats.means).squeeze(-1)]

@@ -1,4 +1,4 @@
-"""`nifi-nerfacto`: nerfacto, which holds no gaussians, with restored views."""
+"""`nifi-nerfacto`: nerfacto (which has no gaussians) with restored views."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
 from nifi_ns.views import View
 
 _EMPTY = 1e-3
-"""Accumulated opacity below which a ray has met nothing."""
+"""Accumulated opacity below which a ray counts as empty."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class NifiNerfactoModelConfig(RestoredOutputsConfig, NerfactoModelConfig):
 
     _target: type = field(default_factory=lambda: NifiNerfactoModel)
     run_folder: Path | None = None
-    """The run's folder, where `nifi/restorer` is looked for. Set by training."""
+    """The run's folder, searched for `nifi/restorer`. Set by training."""
 
 
 class NifiNerfactoModel(RestoredOutputs, NerfactoModel):
@@ -44,14 +44,14 @@ class NifiNerfactoModel(RestoredOutputs, NerfactoModel):
     config: NifiNerfactoModelConfig
 
     def populate_modules(self) -> None:
-        """Build nerfacto without a network."""
+        """Build nerfacto without internet access."""
         with without_lpips():
             super().populate_modules()
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Return nerfacto's callbacks, and write into the run's config where the run is."""
+        """Return nerfacto's callbacks, and save the run's folder in its config."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:
             self.config.run_folder = trainer.base_dir
@@ -67,17 +67,17 @@ class NifiNerfactoModel(RestoredOutputs, NerfactoModel):
         return self.config.restorer
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
-        """Return nerfacto's losses; colours of a distilled view are weighted by the batch's `loss_weight`."""
+        """Return nerfacto's losses. Colours of a distilled view are weighted by the batch's `loss_weight`."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         losses["rgb_loss"] = batch.get("loss_weight", 1.0) * losses["rgb_loss"]
         return losses
 
     def snapshot(self, *, uncompressed: bool = False) -> RenderSnapshot:  # a field is never compressed
-        """Return the field."""
+        """Return the field as it is now."""
         return RenderSnapshot(self._draw, ())
 
     def expected_depth(self, view: View, outputs: dict[str, Any]) -> Tensor:
-        """Return expected depth along the optical axis, [H, W, 1], 0 where nothing is; nerfacto's is along the ray."""
+        """Return the expected depth along the optical axis (nerfacto's is along the ray), [H, W, 1], 0 where empty."""
         y, x = torch.meshgrid(torch.arange(view.height), torch.arange(view.width), indexing="ij")
         pixels = torch.stack([x + 0.5, y + 0.5, torch.ones_like(x)], dim=-1).to(view.K)
         depth = outputs["expected_depth"] / (pixels @ view.K.inverse().T).norm(dim=-1, keepdim=True)
@@ -89,9 +89,9 @@ class NifiNerfactoModel(RestoredOutputs, NerfactoModel):
 
     @torch.no_grad()
     def _draw(self, view: View) -> tuple[Tensor, Tensor]:
-        # the field is shared with the training, which draws it with noise
+        # training renders the same field, with noise
         if self.still_training and current_thread() is not main_thread():
-            raise NifiError("photos can be used once training has ended: open the run with ns-viewer")
+            raise NifiError("photos can be used only after training: open the finished run with ns-viewer")
         outputs = NerfactoModel.get_outputs_for_camera(self, camera_of(view).to(self.device))
         return outputs["rgb"], self.expected_depth(view, outputs)
 
@@ -104,12 +104,12 @@ class NifiRayManagerConfig(TrainingViewsConfig, VanillaDataManagerConfig):
 
 
 class NifiRayManager(TrainingViews, VanillaDataManager[InputDataset]):
-    """Emits rays of photos, and sometimes of a distilled view."""
+    """Returns rays of photos, and sometimes of a distilled view."""
 
     config: NifiRayManagerConfig
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """Return rays and their colours [N, 3]. Of a distilled view, pixels with a higher weight get more rays."""
+        """Return rays and their colours [N, 3]. In a distilled view, pixels with a higher weight get more rays."""
         distilled = self.distilled_view(step)
         if distilled is None or not distilled[1]["mask"].any():
             return super().next_train(step)
@@ -123,7 +123,7 @@ class NifiRayManager(TrainingViews, VanillaDataManager[InputDataset]):
         rays = camera.generate_rays(
             camera_indices=torch.zeros_like(chosen)[:, None], coords=torch.stack([y, x], -1) + 0.5
         )
-        # nerfacto learns an appearance for each photo: use that of the nearest one
+        # nerfacto learns an appearance per photo: use that of the nearest one
         assert self.train_dataset is not None and rays.camera_indices is not None
         centres = self.train_dataset.cameras.camera_to_worlds[:, :3, 3].to(self.device)
         nearest = (centres - camera.camera_to_worlds[0, :3, 3]).norm(dim=-1).argmin()
@@ -133,15 +133,15 @@ class NifiRayManager(TrainingViews, VanillaDataManager[InputDataset]):
 
 @dataclass
 class NifiNerfactoPipelineConfig(VanillaPipelineConfig):
-    """Nerfstudio's pipeline for fields, with the capture's photos for the model."""
+    """Nerfstudio's pipeline for fields, which also gives the model the capture's photos."""
 
     _target: type = field(default_factory=lambda: NifiNerfactoPipeline)
     datamanager: NifiRayManagerConfig = field(default_factory=NifiRayManagerConfig)
-    """Where rays come from."""
+    """Source of the rays."""
     model: NifiNerfactoModelConfig = field(default_factory=NifiNerfactoModelConfig)
-    """The field and how its views are restored."""
+    """The field, and how its views are restored."""
     distill: DistillationConfig = OFF
-    """Restored views that the field is trained on (Difix3D)."""
+    """Training on restored views (Difix3D)."""
 
 
 class NifiNerfactoPipeline(VanillaPipeline):
@@ -154,7 +154,7 @@ class NifiNerfactoPipeline(VanillaPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         repairs.install_for_pipeline()
         super().__init__(*args, **kwargs)
-        # a datamanager of full images, because it undistorts them: views have no distortion
+        # a datamanager of full images undistorts them, and views have no distortion
         photos = NifiDataManagerConfig(
             data=self.config.datamanager.data,
             dataparser=self.config.datamanager.dataparser,

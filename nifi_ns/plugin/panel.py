@@ -1,4 +1,4 @@
-"""The NiFi panel of nerfstudio's viewer: which scene file is in use, and how its views are restored."""
+"""The NiFi panel in nerfstudio's viewer, for choosing the scene file and how views are restored."""
 
 from collections.abc import Callable, Hashable
 from functools import lru_cache
@@ -24,9 +24,9 @@ _NOTHING = "Nothing restored yet."
 
 
 class Panel(ViewerControl):
-    """What the viewer's user has chosen. Nerfstudio finds the panel as an attribute of the model, and calls `_setup`.
+    """The choices of the viewer's user. Nerfstudio finds the panel as an attribute of the model, and calls `_setup`.
 
-    Its callbacks hold no lock: training does not wait while a scene file is read or a view is restored.
+    Its callbacks hold no lock: training continues while a scene file is read or a view is restored.
     """
 
     def __init__(self, model: RestorableModel) -> None:
@@ -34,7 +34,7 @@ class Panel(ViewerControl):
         self._nifi = Path()
         self._scene: Splats | None = None
         self._ply_size = 0
-        self._about = ("", _NOTHING)
+        self._status_lines = ("", _NOTHING)
         self._last = ""
         self.worker = ViewerWorker(self._begin, self._done, self._fail)
 
@@ -42,17 +42,17 @@ class Panel(ViewerControl):
 
     @property
     def rate(self) -> str | None:
-        """The chosen rate, if it is not the model's own."""
+        """The chosen rate, if it differs from the model's own."""
         return None if self.scene is None else self._rate.value
 
     @property
     def scene(self) -> "Splats | None":
-        """The splats to draw in place of the model's own; None outside the viewer's render threads."""
+        """The splats to render instead of the model's own; None outside the viewer's render threads."""
         return self._scene if render_thread() is not None else None
 
     @property
     def choice(self) -> RestorationChoice:
-        """How views are to be restored."""
+        """How views should be restored."""
         return RestorationChoice(
             restorer=self._restorer_folder(),
             use_photos=self._use_photos.value,
@@ -62,7 +62,7 @@ class Panel(ViewerControl):
         )
 
     def read_later(self, key: Hashable, source: object) -> Callable[[str], Any]:
-        """Return a function that gives attributes of `source` by name, None until they are made: see `ViewerWorker`."""
+        """Return a function that reads attributes of `source` by name, None until computed: see `ViewerWorker`."""
         viewer = render_thread()
         assert viewer is not None
         self._refresh()
@@ -77,37 +77,37 @@ class Panel(ViewerControl):
         self._list_rates()
         self._restorers = self._list_restorers()
         start = self._start_restorer()
-        # between the statistics and the tabs, so that it is seen in each of them
+        # between the statistics and the tabs, so that it is visible in all tabs
         with gui.add_folder("NiFi", order=viewer.stats_markdown.order + 0.5):
             self._rate = gui.add_dropdown(
                 "Rate",
                 tuple(self._rates),
                 self._start_rate(),
                 visible=model.uncompressed_splats is not None,
-                hint="The scene file of this run to draw, or the splats before compression",
+                hint="The scene file of this run to render, or the splats before compression",
             )
             self._restore = gui.add_checkbox(
                 "Restore",
                 model.config.restore_rgb,
-                hint="Restores rgb. Turn it off in split screen to compare rgb with rgb_restored",
+                hint="Restore rgb itself. Turn off to compare rgb with rgb_restored in split screen",
             )
             self._restorer = gui.add_dropdown(
-                "Restorer", (*self._restorers, NO_RESTORER, OTHER), start, hint="Restorers in the run's nifi folder"
+                "Restorer", (*self._restorers, NO_RESTORER, OTHER), start, hint="A restorer in the run's nifi folder"
             )
             self._folder = gui.add_text(
                 "Folder", str(model.restorer_folder or ""), visible=start == OTHER, hint="Folder of a trained restorer"
             )
             self._strength = gui.add_slider(
-                "Strength", 0.0, 1.0, 0.05, 1.0, hint="Share of the restorer's change that is shown"
+                "Strength", 0.0, 1.0, 0.05, 1.0, hint="Share of the restorer's change to apply"
             )
             self._use_photos = gui.add_checkbox(
                 "Use photos",
                 False,
                 disabled=model.train_views is None,
-                hint="Corrects the view by the capture's photos before it is restored",
+                hint="Correct the view with the capture's photos before it is restored",
             )
             self._show_change = gui.add_checkbox(
-                "Show change", False, hint="Tints restored views red where restoration changed them"
+                "Show change", False, hint="Tint restored views red where restoration changed them"
             )
             self._status = gui.add_markdown("")
         for element in (self._restore, self._strength, self._use_photos, self._show_change):
@@ -116,10 +116,10 @@ class Panel(ViewerControl):
         for element in (self._restorer, self._folder):
             element.on_update(lambda _: self._choose_restorer())
         self._choose_restorer()
-        self._say(size=self._describe())
+        self._set_status(size=self._describe())
 
     def _list_rates(self) -> None:
-        """List what can be drawn: labels, with scene files where they stand for one."""
+        """List the labels to choose from, each with its scene file if it has one."""
         self._found = self._find_rates()
         files, training, compressed = self._found
         splats = self._model.uncompressed_splats
@@ -130,7 +130,7 @@ class Panel(ViewerControl):
             self._rates[UNCOMPRESSED] = None
 
     def _find_rates(self) -> tuple[tuple[Path, ...], bool, bool]:
-        """Return the run's scene files, whether it is still training, and whether there are uncompressed splats."""
+        """Return the run's scene files, whether it is still training, and whether it has uncompressed splats."""
         files = tuple(sorted(self._nifi.glob("*/scene.nifi")))
         return files, self._model.still_training, self._model.is_compressed
 
@@ -138,7 +138,7 @@ class Panel(ViewerControl):
         return {file.parent.name: file.parent for file in sorted(self._nifi.glob("*/restorer.json"))}
 
     def _start_rate(self) -> str:
-        """Return the label of what the model itself draws."""
+        """Return the label of what the model itself renders."""
         if self._model.still_training:
             return TRAINING
         file = self._model.scene_file
@@ -153,12 +153,12 @@ class Panel(ViewerControl):
         return next(same, OTHER)
 
     def _refresh(self) -> None:
-        """Update the lists after scene files or restorers have come or gone, as when training ends."""
+        """Update the lists after scene files or restorers were added or removed, for example when training ends."""
         if self._find_rates() != self._found:
             before, chosen = self._rates.get(self._rate.value), self._rate.value
             self._list_rates()
             self._rate.options = tuple(self._rates)
-            # the same file may have another label now
+            # the label of the same file may have changed
             same = (label for label, file in self._rates.items() if file == before and before is not None)
             self._rate.value = chosen if chosen in self._rates else next(same, self._start_rate())
         restorers = self._list_restorers()
@@ -175,15 +175,15 @@ class Panel(ViewerControl):
         scene, file = None, self._rates.get(chosen)
         try:
             if chosen != self._start_rate():
-                self._say(size=f"Reading {chosen} …")
+                self._set_status(size=f"Reading {chosen} …")
                 scene = self._model.uncompressed_splats if file is None else _read(file, file.stat().st_mtime_ns)
                 scene = None if scene is None else scene.to(self._model.device)
             if chosen == self._rate.value:  # else there is a newer choice
                 self._scene = scene
-                self._say(size=self._describe())
+                self._set_status(size=self._describe())
                 self._redraw()
         except EXPECTED_ERRORS as error:
-            self._say(size=_one_line(error))
+            self._set_status(size=_one_line(error))
 
     def _choose_restorer(self) -> None:
         self._folder.visible = self._restorer.value == OTHER
@@ -192,7 +192,7 @@ class Panel(ViewerControl):
         try:
             trained = self._model.trained_choice(folder)
         except EXPECTED_ERRORS as error:
-            self._say(time=f"Not restored: {_one_line(error)}")
+            self._set_status(time=f"Not restored: {_one_line(error)}")
         else:
             self._use_photos.value = trained.use_photos and self._model.train_views is not None
             self._strength.value = trained.strength
@@ -219,29 +219,32 @@ class Panel(ViewerControl):
         return f"Size: **{self._ply_size:,} bytes** as a .ply" if self._ply_size else ""
 
     def _begin(self) -> None:
-        self._say(time=f"{self._last}, restoring …" if self._last else "Restoring …")
+        self._set_status(time=f"{self._last}, restoring …" if self._last else "Restoring …")
 
     def _done(self, seconds: float | None) -> None:
         if seconds is not None:
             self._last = f"Last restoration: **{seconds:.2f} s**"
-        self._say(time=self._last or _NOTHING)
+        self._set_status(time=self._last or _NOTHING)
 
     def _fail(self, error: BaseException) -> None:
-        said = f"Not restored: {_one_line(error)}"
-        if said != self._about[1] and not isinstance(error, EXPECTED_ERRORS):
+        message = f"Not restored: {_one_line(error)}"
+        if message != self._status_lines[1] and not isinstance(error, EXPECTED_ERRORS):
             CONSOLE.print_exception()
-        self._say(time=said)
+        self._set_status(time=message)
 
-    def _say(self, size: str | None = None, time: str | None = None) -> None:
-        self._about = (self._about[0] if size is None else size, self._about[1] if time is None else time)
-        self._status.content = "  \n".join(line for line in self._about if line)
+    def _set_status(self, size: str | None = None, time: str | None = None) -> None:
+        self._status_lines = (
+            self._status_lines[0] if size is None else size,
+            self._status_lines[1] if time is None else time,
+        )
+        self._status.content = "  \n".join(line for line in self._status_lines if line)
 
 
 @lru_cache(maxsize=4)
 def _read(file: Path, modified: int) -> "Splats":
     from nifi_ns.compress import decode
 
-    del modified  # so that a file that was written again is read again
+    del modified  # only part of the cache key: a file that was rewritten is read again
     return decode(file.read_bytes())
 
 
@@ -255,6 +258,6 @@ def _label(file: Path, ply_size: int) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the message as inline code: the viewer would interpret braces and the like as markdown of its own."""
+    """Return the message as inline code, because the viewer would interpret braces and the like as markdown."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"`{text[:300].replace('`', chr(39))}`"

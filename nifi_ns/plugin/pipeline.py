@@ -1,4 +1,4 @@
-"""The pipeline: gives the model the capture's photos, the datamanager the model's renders, and saves scene files."""
+"""The pipeline: connects datamanager and model, and saves scene files."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,15 +28,15 @@ class NifiPipelineConfig(VanillaPipelineConfig):
 
     _target: type = field(default_factory=lambda: NifiPipeline)
     datamanager: NifiDataManagerConfig = field(default_factory=NifiDataManagerConfig)
-    """Where photos and cameras come from."""
+    """Source of photos and cameras."""
     model: NifiSplatModelConfig = field(default_factory=NifiSplatModelConfig)
-    """The splats, their compression and restoration."""
+    """The splats, their compression and their restoration."""
     distill: DistillationConfig = OFF
-    """Restored views that splats are trained on (Difix3D)."""
+    """Training on restored views (Difix3D)."""
 
 
 class NifiPipeline(VanillaPipeline):
-    """Connects datamanager and model once both exist, and saves what the compression stage ends with."""
+    """Connects datamanager and model once both exist, and saves the result of the compression stage."""
 
     config: NifiPipelineConfig
     model: NifiSplatModel
@@ -46,7 +46,7 @@ class NifiPipeline(VanillaPipeline):
         repairs.install_for_pipeline()
         super().__init__(*args, **kwargs)
         self.model.train_views = DatasetViews(self.datamanager, "train")
-        # a run of stock splatfacto, opened by its compressed config, keeps the stock datamanager
+        # a run of stock splatfacto, opened with the config of its compression, has the stock datamanager
         if isinstance(self.datamanager, NifiDataManager):
             self.datamanager.renderer = self.model.get_outputs_for_camera
 
@@ -64,7 +64,7 @@ class NifiPipeline(VanillaPipeline):
         )
 
     def _save_and_stop(self, trainer: Trainer, compressed: "Compressed") -> None:
-        """Write the scene file, let the run's own config use it from now on, and end training."""
+        """Write the scene file, save it in the run's own config, and end training."""
         data, model = compressed.data, self.model
         config_path = save_scene(trainer.config, data, model.config.compression.target_size)
         model.config.scene_file = config_path.with_name(SCENE_FILE)
@@ -73,4 +73,4 @@ class NifiPipeline(VanillaPipeline):
         CONSOLE.log(
             f"{len(compressed.splats):,} gaussians in {size}, {ratio:.0f}x smaller than the .ply: {config_path}"
         )
-        trainer.stop_training = True  # a resumed run would otherwise train on what is already in the file
+        trainer.stop_training = True  # else a resumed run would continue training after the file was written

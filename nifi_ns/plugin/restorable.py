@@ -1,4 +1,4 @@
-"""What a nerfstudio model has to say of itself before its views can be restored."""
+"""The interface of a nerfstudio model whose views can be restored."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RenderSnapshot:
-    """What a model draws at one moment. Another thread may draw more of it later."""
+    """The state that a model renders at one moment. Another thread may render it later."""
 
     draw: "Renderer"
-    """Draws a view: colour [H, W, 3] in [0, 1], and expected depth [H, W, 1], 0 where nothing is."""
+    """Renders a view: colour [H, W, 3] in [0, 1], and expected depth [H, W, 1], 0 where nothing is rendered."""
     key: Hashable
-    """Equal for snapshots that look the same at the same step of training."""
+    """Equal for snapshots that look the same at the same training step."""
 
 
 class RestorableModel(Model, ABC):
@@ -43,7 +43,7 @@ class RestorableModel(Model, ABC):
 
     @abstractmethod
     def snapshot(self, *, uncompressed: bool = False) -> RenderSnapshot:
-        """Return what the model draws now in this thread, or would draw without compression."""
+        """Return what this thread renders now, or what it would render without compression."""
 
     @abstractmethod
     def photo(self, outputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:
@@ -58,11 +58,11 @@ class RestorableModel(Model, ABC):
         """
 
     def expected_depth(self, view: View, outputs: dict[str, Any]) -> Tensor | None:
-        """Return the depth along the optical axis, [H, W, 1], 0 where nothing is; None if it was not drawn."""
+        """Return the depth along the optical axis, [H, W, 1], 0 where empty; None if it was not rendered."""
         return outputs["depth"]
 
     def extra_outputs(self, view: View, crop: OrientedBox | None) -> dict[str, Callable[[], Tensor]]:
-        """Return further pictures [H, W, 3] by name, each drawn when called. `rgb` replaces them in motion."""
+        """Return further pictures [H, W, 3] by name, each a function to call. In motion, `rgb` replaces them."""
         return {}
 
     @property
@@ -72,17 +72,17 @@ class RestorableModel(Model, ABC):
 
     @property
     def still_training(self) -> bool:
-        """Whether this process is training what is drawn."""
+        """Whether this process is training what it renders."""
         return self._in_training
 
     @property
     def uncompressed_splats(self) -> "Splats | None":
-        """The gaussians before compression, if the model holds gaussians."""
+        """The gaussians before compression; None if the model has no gaussians."""
         return None
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the gaussians before compression are kept beside those that are drawn."""
+        """Whether the gaussians before compression are stored beside the current ones."""
         return False
 
     @property
@@ -92,12 +92,12 @@ class RestorableModel(Model, ABC):
 
     @property
     def restorer_folder(self) -> Path | None:
-        """The restorer that the config names or the run holds, if there is one."""
+        """The restorer in the config or in the run's folder, if there is one."""
         return self.config.restorer
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Return the model's own callbacks, and remember that this process trains."""
+        """Return the model's own callbacks, and record that this process trains."""
         self._in_training = True
         return super().get_training_callbacks(training_callback_attributes)

@@ -1,4 +1,4 @@
-"""What the viewer's panel or a run's config asks for when a view is restored."""
+"""How a view should be restored, as chosen in the viewer's panel or a run's config."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +10,21 @@ _TINT = (1.0, 0.1, 0.1)
 
 @dataclass(frozen=True)
 class RestorationChoice:
-    """Which restorer is used on what, and how its result is blended into the view."""
+    """Which restorer is applied to what, and how its result is blended into the view."""
 
     restorer: Path | None = None
     """Folder, checkpoint or hub id of the restorer; None: only reference residuals."""
     use_photos: bool = False
-    """Whether the restorer's input is the render corrected by reference residuals, rather than the render."""
+    """Correct the render with reference residuals before it is restored."""
     strength: float = 1.0
-    """Share of the change that is shown, in [0, 1]."""
+    """Share of the change to apply, in [0, 1]."""
     in_rgb: bool = False
-    """Whether the output `rgb` is restored, too."""
+    """Restore the output `rgb`, too."""
     show_change: bool = False
-    """Whether pixels are tinted red where restoration changed them."""
+    """Tint pixels red where restoration changed them."""
 
     def blend(self, rgb: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Return the picture to show, [H, W, 3] in [0, 1].
+        """Return the picture to display, [H, W, 3] in [0, 1].
 
         Args:
             rgb: the render, [H, W, 3] in [0, 1].
@@ -35,6 +35,6 @@ class RestorationChoice:
         if not self.show_change:
             return picture
         change = (picture - rgb).abs().mean(dim=-1, keepdim=True)
-        # the strongest changes of this view get the full tint, unless even those are barely visible
+        # the largest changes in this view get the full tint, unless even those are barely visible
         strongest = change.flatten().quantile(0.99).clamp(min=4 / 255)
         return picture.lerp(picture.new_tensor(_TINT), 0.8 * (change / strongest).clamp(0, 1))

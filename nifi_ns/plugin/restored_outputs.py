@@ -1,4 +1,4 @@
-"""Restored outputs for any nerfstudio model that draws colour and depth: a mixin, and its part of the config."""
+"""Restored outputs for any nerfstudio model that renders colour and depth: a mixin and its part of the config."""
 
 from abc import ABC
 from collections.abc import Callable, Hashable
@@ -27,28 +27,28 @@ class RestoredOutputsConfig:
     """How views are restored."""
 
     restorer: Path | None = None
-    """Folder of a trained restorer; by default the run's `nifi/restorer`, which `ns-nifi-train` writes."""
+    """Folder of a trained restorer; default: the run's `nifi/restorer`, which `ns-nifi-train` writes."""
     restore_rgb: bool = False
-    """Whether `rgb` itself is restored, for commands that know no other output name."""
+    """Restore `rgb` itself, for commands that cannot select another output."""
     num_reference_photos: int = 8
-    """How many of the capture's photos correct a view in `rgb_referenced`."""
+    """Number of the capture's photos that correct a view in `rgb_referenced`."""
 
 
 @dataclass(frozen=True)
 class RestoredPictures:
-    """The restored outputs of one view. Each method makes a picture that the viewer or a command reads."""
+    """The restored outputs of one view. Each method returns a picture for the viewer or a command."""
 
     request: ViewRequest
     read: Callable[[str], Any]
-    """Returns an attribute of the request by name; None while the viewer's worker is still making it."""
+    """Returns an attribute of the request by name; None while the viewer's worker is still computing it."""
 
     def referenced(self) -> Tensor:
-        """Return the render corrected by reference residuals, [H, W, 3]; the render until that is made."""
+        """Return the render corrected by reference residuals, [H, W, 3]; the plain render until that is ready."""
         picture: Tensor | None = self.read("referenced")
         return self.request.rgb if picture is None else picture
 
     def restored(self) -> Tensor:
-        """Return the restored view, [H, W, 3]; the render until that is made."""
+        """Return the restored view, [H, W, 3]; the plain render until that is ready."""
         restored: Restored | None = self.read("restored")
         rgb = self.request.rgb
         return rgb if restored is None else self.request.resolved_choice.blend(rgb, *restored)
@@ -61,8 +61,8 @@ class RestoredPictures:
 class RestoredOutputs(RestorableModel, ABC):
     """Adds the outputs `rgb_referenced`, `rgb_restored` and `restoration_change` to a model, and a panel to the viewer.
 
-    They are computed when they are read. In the viewer they equal `rgb` until a worker thread has made them. List this
-    class before the model's among the bases.
+    They are computed when they are read. In the viewer they equal `rgb` until a worker thread has computed them. List
+    this class before the model's class among the bases.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -96,7 +96,7 @@ class RestoredOutputs(RestorableModel, ABC):
             pictures = RestoredPictures(request, self.panel.read_later(key, request))
             in_rgb = choice.in_rgb
 
-        outputs["restoration_change"] = pictures.change  # the viewer's split screen starts with the last output
+        outputs["restoration_change"] = pictures.change  # not last: the viewer's split screen starts with the last one
         outputs["rgb_referenced"] = pictures.referenced
         outputs["rgb_restored"] = pictures.restored
         if in_rgb:
@@ -114,10 +114,10 @@ class RestoredOutputs(RestorableModel, ABC):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return every available metric of the render, and of the referenced and restored views where there are any.
+        """Return every available metric of the render, and of the referenced and restored views if there are any.
 
         Names are those of `nifi_ns.metrics`, with the prefixes `referenced_` and `restored_`. Evaluations during
-        training skip the referenced views, which would draw the views of several photos for each.
+        training skip the referenced views, because each needs renders at several photos.
         """
         from nifi_ns.metrics import compute
 
@@ -133,7 +133,7 @@ class RestoredOutputs(RestorableModel, ABC):
 
 
 def _read_now(request: ViewRequest) -> Callable[[str], Any]:
-    """Return a function that gives an attribute of `request`, for a command, which waits for it."""
+    """Return a function that computes and returns an attribute of `request`, for commands."""
 
     def read(name: str) -> Any:
         with STOPWATCH.time("restoring"):

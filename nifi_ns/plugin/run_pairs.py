@@ -1,4 +1,4 @@
-"""Writes the pairs of a run: every photo with its render, in the folders that restorers are trained on."""
+"""Writes the pairs of a run, for training restorers: every photo with its render."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,7 +15,7 @@ from nifi_ns.plugin.runs import Run, load_run
 from nifi_ns.views import spaced_views
 
 VERSION = 5
-"""Increased whenever the same splats would give other pairs, so that cached pairs are written again."""
+"""Increase this when the same splats give other pairs, so that cached pairs are written again."""
 
 FEWEST = 4096
 """Gaussians of the coarsest pruning level, as in the NiFi paper's training data."""
@@ -27,15 +27,15 @@ def write_pairs(config_path: Path, output_dir: Path | None = None, *, referenced
 
     Args:
         config_path: the `config.yml` beside a scene file, or that of a run that ended in one.
-        output_dir: `pairs` in the run's `nifi` folder by default.
-        referenced: also write each view corrected by reference residuals, a training view never by its own photo.
+        output_dir: default: `pairs` in the run's `nifi` folder.
+        referenced: also write each view corrected by reference residuals. Training views do not use their own photo.
 
     Raises:
         NifiError: if the run cannot be opened, or uses no scene file.
     """
     run = load_run(config_path)
     if run.scene_file is None:
-        raise NifiError(f"{config_path} uses no scene file: write one with ns-nifi-compress run {config_path}")
+        raise NifiError(f"{config_path} has no scene file: write one with ns-nifi-compress run {config_path}")
     root = (output_dir or run.folder / "nifi" / "pairs") / run.scene
     rate, data = run.scene_file.parent.name, run.scene_file.read_bytes()
     current = _fingerprint(run, referenced, data)
@@ -49,8 +49,8 @@ def write_pruned_pairs(
 ) -> Iterator[PairFolder]:
     """Write `<output_dir>/<scene>/rate_pruned-<gaussians>` of a run's uncompressed splats, the coarsest level first.
 
-    The least important gaussians are removed, without fine-tuning: see `pruned_counts`. Folders that are up to date
-    are kept. `bytes` is the size of the plain .ply.
+    Each level removes the least important gaussians, without fine-tuning: see `pruned_counts`. Folders that are up to
+    date are kept. `bytes` in the pairs is the size of the plain .ply.
 
     Raises:
         NifiError: if the run cannot be opened, or has no more gaussians than the coarsest level.
@@ -69,10 +69,10 @@ def write_pruned_pairs(
             yield PairFolder.open(root / f"rate_{rate}")
             continue
         if order is None:
-            watched = spaced_views(run.train_views, _IMPORTANCE_VIEWS)
+            views = spaced_views(run.train_views, _IMPORTANCE_VIEWS)
             antialiased = run.model.config.rasterize_mode == "antialiased"
             importance = measure_importance(
-                splats, watched, background=run.model.background_color, antialiased=antialiased
+                splats, views, background=run.model.background_color, antialiased=antialiased
             )
             order = importance.opacity_sensitivity.argsort(descending=True)
         pruned = splats[order[:count]]
@@ -81,10 +81,10 @@ def write_pruned_pairs(
 
 
 def pruned_counts(count: int, levels: int) -> list[int]:
-    """Return how many of `count` gaussians each of `levels` coarser scenes keeps: `FEWEST`, then more by equal factors.
+    """Return the number of gaussians at each of `levels` pruning levels: from `FEWEST`, increasing by equal factors.
 
-    The level after the last would be the whole scene. Equal levels are merged. Similar to the levels of GoDe (Di Sario
-    et al. 2025) and RAVE, and to the three of NiFi's training data.
+    The level after the last would be the whole scene of `count` gaussians. Equal levels are merged. Similar to the
+    levels of GoDe (Di Sario et al. 2025) and RAVE, and to the three of NiFi's training data.
 
     Raises:
         NifiError: if `count` is not above `FEWEST`.
@@ -96,7 +96,7 @@ def pruned_counts(count: int, levels: int) -> list[int]:
 
 
 def _write(run: Run, root: Path, rate: str, size: int, made_of: str, referenced: bool) -> PairFolder:
-    """Write pairs of what the run's model draws now."""
+    """Write pairs with renders of the model's current splats."""
     splats = run.model.splats
     what = {"bytes": size, "gaussians": len(splats), "fingerprint": made_of}
     writer = PairWriter(root / f"rate_{rate}", scene=run.scene, rate=rate, **what)
@@ -115,7 +115,7 @@ def _write(run: Run, root: Path, rate: str, size: int, made_of: str, referenced:
 
 
 def _fingerprint(run: Run, referenced: bool, *made_of: bytes) -> str:
-    """Return a hash of everything that determines the pairs; `made_of` identifies what is rendered."""
+    """Return a hash of everything that determines the pairs; `made_of` identifies the rendered splats."""
     model = run.model.config
     settings = (VERSION, referenced, model.num_reference_photos, model.rasterize_mode, model.background_color)
     names, files, cameras = [], [], []

@@ -22,19 +22,19 @@ class Run:
     """A trained run, opened for evaluation."""
 
     config_path: Path
-    """The `config.yml` it was opened by: the run's own, or one beside a scene file."""
+    """The `config.yml` it was opened from: the run's own, or one beside a scene file."""
     config: TrainerConfig
     pipeline: VanillaPipeline
     model: NifiSplatModel
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, whichever of its configs it was opened by."""
+        """The run's own folder, for any of its configs."""
         return self.config.get_base_dir()
 
     @property
     def scene(self) -> str:
-        """The scene's name: its experiment."""
+        """Name of the scene: the experiment name."""
         return self.config.experiment_name or self.folder.parent.parent.name
 
     @property
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def train_views(self) -> DatasetViews:
-        """The training photos."""
+        """The views of the training photos."""
         return self._views("train")
 
     @property
     def eval_views(self) -> DatasetViews:
-        """The held-out photos."""
+        """The views of the held-out photos."""
         return self._views("eval")
 
     def _views(self, split: str) -> DatasetViews:
@@ -68,15 +68,15 @@ class Run:
         return DatasetViews(datamanager, "train" if split == "train" else "eval")
 
     def save_scene(self, data: bytes, rate: str) -> Path:
-        """Write a scene file into the run and return the config that opens it, see `scene_files.save_scene`."""
+        """Write a scene file into the run and return the config that opens it: see `scene_files.save_scene`."""
         return save_scene(self.config, data, rate)
 
 
 def load_run(config_path: Path) -> Run:
-    """Open a run of `splatfacto`, `nifi-splat` or `nifi-splat-lite` by a `config.yml`.
+    """Open a run of `splatfacto`, `nifi-splat` or `nifi-splat-lite` from a `config.yml`.
 
     Raises:
-        NifiError: if there is no such config, its method holds no gaussians, or its checkpoint or data are missing.
+        NifiError: if there is no such config, its method has no gaussians, or its checkpoint or data are missing.
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
@@ -84,12 +84,12 @@ def load_run(config_path: Path) -> Run:
     checkpoints = config.get_checkpoint_dir()
     if not any(checkpoints.glob("step-*.ckpt")):
         raise NifiError(
-            f"no checkpoint in {checkpoints}: run from the folder ns-train was started in, or train it first"
+            f"no checkpoint in {checkpoints}: run this in the folder where ns-train was started, or train first"
         )
     assert isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig)
     data = config.pipeline.datamanager.data or config.pipeline.datamanager.dataparser.data
     if not data.exists():
-        raise NifiError(f"the run's dataset {data} does not exist: run from the folder ns-train was started in")
+        raise NifiError(f"the run's dataset {data} does not exist: run this in the folder where ns-train was started")
     config, pipeline, _, _ = eval_setup(config_path, test_mode="test", update_config_callback=_as_nifi)
     assert isinstance(pipeline, VanillaPipeline)
     assert isinstance(pipeline.model, NifiSplatModel)
@@ -100,21 +100,21 @@ def _read_config(path: Path) -> TrainerConfig:
     if not path.is_file():
         raise NifiError(f"no such config: {path}; ns-train writes a config.yml to outputs/SCENE/METHOD/TIMESTAMP")
     try:
-        # nerfstudio's own loader for this file. It can construct any class: only open configs that you trust
+        # nerfstudio's own loader for this file. It can construct any class: open only configs that you trust
         config = yaml.load(path.read_text(), Loader=yaml.Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ImportError, AttributeError) as error:
         raise NifiError(f"{path} is not a nerfstudio config.yml: {' '.join(str(error).split())}") from error
     if not isinstance(config, TrainerConfig):
         raise NifiError(f"{path} is not a nerfstudio config.yml")
     if not isinstance(config.pipeline.model, SplatfactoModelConfig):
-        raise NifiError(f"{path} is a run of {config.method_name}: only splatfacto and nifi-splat runs hold gaussians")
+        raise NifiError(f"{path} is a run of {config.method_name}: only splatfacto and nifi-splat runs have gaussians")
     if not isinstance(config.pipeline.datamanager, FullImageDatamanagerConfig):
-        raise NifiError(f"{path}: its datamanager does not keep full images, as splatfacto's does")
+        raise NifiError(f"{path}: expected a datamanager of full images, like splatfacto's")
     return config
 
 
 def _as_nifi(config: TrainerConfig) -> TrainerConfig:
-    """Turn the config of a stock splatfacto run into one of this project's model; all other settings are kept."""
+    """Convert the config of a stock splatfacto run to this project's model; all other settings are kept."""
     model = config.pipeline.model
     if not isinstance(model, NifiSplatModelConfig):
         fields = {name: value for name, value in vars(model).items() if name != "_target"}

@@ -1,4 +1,4 @@
-"""Scene files of a run: `<run>/nifi/<size>/scene.nifi`, each with a `config.yml` beside it that opens the run by it."""
+"""Scene files of a run: `<run>/nifi/<size>/scene.nifi`, each beside a `config.yml` that opens the run with it."""
 
 import copy
 from pathlib import Path
@@ -15,7 +15,7 @@ def save_scene(config: TrainerConfig, data: bytes, rate: str) -> Path:
     """Write a scene file into a run's folder, and the config that opens it.
 
     Args:
-        config: the run's, with a `NifiSplatModelConfig`.
+        config: the run's config, with a `NifiSplatModelConfig`.
         data: the encoded scene.
         rate: name of the folder, such as `60KB`.
 

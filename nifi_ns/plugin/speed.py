@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Keeps the time of the last views for each kind of work, while it is running."""
+    """Records the time of the last views for each kind of work, while `running` is set."""
 
     def __init__(self, views: int = 30) -> None:
         self.running = False
@@ -28,7 +28,7 @@ class Stopwatch:
 
     def __str__(self) -> str:
         """Return the frames per second of each kind of work, averaged over the last views."""
-        # a copy, because another thread draws the progress line
+        # copy the items, because another thread draws the progress line
         means = {work: sum(seconds) / len(seconds) for work, seconds in list(self._seconds.items())}
         return ", ".join(f"{work} {1 / max(mean, 1e-9):.2f} fps" for work, mean in means.items())
 
@@ -38,5 +38,5 @@ STOPWATCH = Stopwatch()
 
 def _now() -> float:
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # otherwise the time would count where the result is first used
+        torch.cuda.synchronize()  # else the time would be counted where the result is first used
     return time.perf_counter()

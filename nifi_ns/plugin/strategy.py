@@ -1,4 +1,4 @@
-"""Densification: gsplat's two strategies behind splatfacto's interface, both with a cap on the number of gaussians."""
+"""Densification: gsplat's two strategies with splatfacto's interface and a limit on the number of gaussians."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from nifi_ns.rasterize.mcmc import TorchMCMCStrategy
 
 @dataclass
 class CappedDefaultStrategy(DefaultStrategy):
-    """Gsplat's default strategy with a cap: at `cap_max` gaussians it stops growing, but still prunes and resets."""
+    """gsplat's default strategy with a limit: at `cap_max` gaussians it stops growing, but still prunes and resets."""
 
     cap_max: int = 1_000_000
 
@@ -20,7 +20,7 @@ class CappedDefaultStrategy(DefaultStrategy):
             return 0, 0
         threshold = self.grow_grad2d
         gradients = state["grad2d"] / state["count"].clamp_min(1)
-        if int((gradients > threshold).sum()) > room:  # the gaussians with the largest gradients grow
+        if int((gradients > threshold).sum()) > room:  # only the gaussians with the largest gradients grow
             self.grow_grad2d = float(gradients.topk(room + 1).values[-1])
         try:
             return super()._grow_gs(params, optimizers, state, step)
@@ -30,19 +30,19 @@ class CappedDefaultStrategy(DefaultStrategy):
 
 @dataclass
 class SplatfactoMCMCStrategy(TorchMCMCStrategy):
-    """The MCMC strategy with the attribute and the call that splatfacto expects of a strategy."""
+    """The MCMC strategy with the attribute and the signature that splatfacto expects."""
 
     absgrad: bool = False
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
-        """Return the initial state; MCMC does not use the scene scale."""
+        """Return the initial state. MCMC ignores the scene scale."""
         del scene_scale
         return super().initialize_state()
 
     def step_post_backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, params: Any, optimizers: Any, state: Any, step: int, info: Any, packed: bool = False
     ) -> None:
-        """Do what gsplat's does, with the means' learning rate read from its optimizer."""
+        """Relocate, add and perturb gaussians, with the means' learning rate read from its optimiser."""
         del packed
         lr = optimizers["means"].param_groups[0]["lr"]
         super().step_post_backward(params, optimizers, state, step, info, lr)
@@ -51,7 +51,7 @@ class SplatfactoMCMCStrategy(TorchMCMCStrategy):
 def densification(
     kind: Literal["default", "mcmc"], default: DefaultStrategy, cap: int
 ) -> CappedDefaultStrategy | SplatfactoMCMCStrategy:
-    """The strategy `kind`, scheduled like `default`, the one splatfacto built from its config."""
+    """Return the strategy `kind`, with the schedule of `default`, which splatfacto built from its config."""
     if kind == "mcmc":
         return SplatfactoMCMCStrategy(
             cap_max=cap,

@@ -1,4 +1,4 @@
-"""What a datamanager emits in training: all or some of the photos, and distilled views between them."""
+"""The training views of a datamanager: all or some of the photos, and distilled views."""
 
 import copy
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from nifi_ns.views import evenly_spaced
 
 @dataclass
 class TrainingViewsConfig:
-    """Which photos are trained on."""
+    """Which photos are used for training."""
 
     max_train_views: int | None = None
-    """Train on this many of the photos, evenly spaced over their order; None: on all. Held-out photos are the same."""
+    """Train on this many photos, evenly spaced in their order; None: all. Held-out photos do not change."""
 
 
 class TrainingViews:
@@ -45,7 +45,7 @@ class TrainingViews:
         """Build the dataset of `max_train_views` photos.
 
         Raises:
-            NifiError: if that is less than one.
+            NifiError: if `max_train_views` is below 1.
         """
         count, outputs = self.config.max_train_views, self.train_dataparser_outputs
         if count is not None:

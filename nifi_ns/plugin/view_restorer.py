@@ -1,4 +1,4 @@
-"""Restores views of a model: a request for one view, and what serves such requests."""
+"""Restores views of a model: a request for one view, and the object that serves requests."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -29,7 +29,7 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ViewRequest:
-    """A request to restore one view: the camera, what was drawn there, and what is asked for.
+    """A request to restore one view: the camera, its render, and how to restore it.
 
     Each result is computed when it is first read, and kept.
     """
@@ -39,20 +39,20 @@ class ViewRequest:
     rgb: Tensor
     """The render, [H, W, 3] in [0, 1]."""
     depth: Tensor | None
-    """Its expected depth along the optical axis, [H, W, 1], 0 where nothing is."""
+    """The expected depth along the optical axis, [H, W, 1], 0 where nothing is rendered."""
     snapshot: RenderSnapshot
-    """What `rgb` and `depth` were drawn of."""
+    """The state that `rgb` and `depth` were rendered from."""
     choice: RestorationChoice | None = None
     """How to restore; None: as the model's restorer was trained."""
     exclude: str | None = None
-    """Name of a photo that may not be used: that of the view itself, when training pairs are written."""
+    """Name of a photo that must not be used: the view's own, when training pairs are written."""
 
     @cached_property
     def residuals(self) -> tuple[Tensor, Tensor]:
         """The render corrected by reference residuals, [H, W, 3], and the confidence in [0, 1], [H, W, 1].
 
         Raises:
-            NifiError: if the model has no photos, or no depth was drawn.
+            NifiError: if the model has no photos, or depth was not rendered.
         """
         excluded = () if self.exclude is None else (self.exclude,)
         bank = self.restorer.reference_bank(self.snapshot)
@@ -65,10 +65,10 @@ class ViewRequest:
 
     @cached_property
     def restored(self) -> Restored:
-        """The restorer's input and its output at full strength.
+        """The restorer's input, and its output at full strength.
 
         Raises:
-            NifiError: if there is no restorer and photos are not to be used, or one of them is not available.
+            NifiError: if there is neither a restorer nor `use_photos`, or if either is not available.
         """
         how = self.resolved_choice
         if how.restorer is None and not how.use_photos:
@@ -85,12 +85,12 @@ class ViewRequest:
 
     @property
     def picture(self) -> Tensor:
-        """The restored view as it is shown, [H, W, 3] in [0, 1]. Raises as `restored`."""
+        """The restored view to display, [H, W, 3] in [0, 1]. Raises as `restored`."""
         return self.resolved_choice.blend(self.rgb, *self.restored)
 
     @cached_property
     def resolved_choice(self) -> RestorationChoice:
-        """`choice`, or else how the model's restorer was trained to be used."""
+        """`choice`, or how the model's restorer was trained to be used."""
         return self.choice or self.restorer.trained_choice(self.restorer.model.restorer_folder)
 
     def photos(self, count: int) -> list[Tensor]:
@@ -105,21 +105,21 @@ class ViewRequest:
     @property
     def _depth(self) -> Tensor:
         if self.depth is None:
-            raise NifiError("photos are used where depth is drawn: not while the model is in training mode")
+            raise NifiError("photos cannot be used while the model is in training mode: depth is not rendered")
         return self.depth
 
 
 class ViewRestorer:
     """Serves requests for restored views of one model. Keeps the photos' residuals and the last restorer in memory.
 
-    A plain object rather than a module, so that no checkpoint of the model contains a diffusion backbone.
+    A plain object, not a module, so that checkpoints of the model contain no diffusion backbone.
     """
 
     def __init__(self, model: RestorableModel, check: Callable[[], None] = lambda: None) -> None:
         """
         Args:
-            model: whose views are restored.
-            check: called between the parts of long work; an exception that it raises ends the work.
+            model: the model whose views are restored.
+            check: called between the parts of long work. It may raise an exception to end the work.
         """
         self.model = model
         self._check = check
@@ -137,7 +137,7 @@ class ViewRestorer:
         choice: RestorationChoice | None = None,
         exclude: str | None = None,
     ) -> ViewRequest:
-        """Return a request for one view, see `ViewRequest`; `snapshot` is what the model draws now by default."""
+        """Return a request for one view, see `ViewRequest`; `snapshot` defaults to what the model renders now."""
         return ViewRequest(self, view, rgb, depth, snapshot or self.model.snapshot(), choice, exclude)
 
     def reference_bank(self, snapshot: RenderSnapshot) -> "ReferenceBank":
@@ -160,11 +160,11 @@ class ViewRestorer:
             return self._bank[1]
 
     def clear_reference_bank(self) -> None:
-        """Forget the residuals: the model draws something else now."""
+        """Discard the residuals, because the model has changed."""
         self._bank = None
 
     def load(self, restorer: Path) -> "Restorer":
-        """Return a restorer, from memory if it is the last one used and has not been trained again.
+        """Return a restorer, from memory if it is the last one used and was not trained again since.
 
         Raises:
             NifiError: if it does not exist or cannot be read.
@@ -174,12 +174,12 @@ class ViewRestorer:
         key = _identity(restorer)
         with self._lock:
             if self._loaded is None or self._loaded[0] != key:
-                self._loaded = None  # memory may not hold two backbones
+                self._loaded = None  # memory may not suffice for two backbones
                 self._loaded = key, Restorer.from_pretrained(restorer, device=self.model.device)
             return self._loaded[1]
 
     def use(self, restorer: "Restorer") -> None:
-        """Use `restorer`, which was loaded in another way, in place of the one in the model's `restorer_folder`."""
+        """Use `restorer`, which was loaded with other options, in place of the one in the model's `restorer_folder`."""
         folder = self.model.restorer_folder
         assert folder is not None
         with self._lock:
@@ -194,7 +194,7 @@ class ViewRestorer:
 
 
 def make_or_exit(make: Callable[[], Tensor | Restored]) -> Tensor | Restored:
-    """Return `make()`; an error that the user can do something about ends the command in one line."""
+    """Return `make()`. An error that the user can fix ends the command with one line."""
     try:
         return make()
     except (NifiError, torch.cuda.OutOfMemoryError) as error:

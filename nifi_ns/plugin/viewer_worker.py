@@ -1,4 +1,4 @@
-"""A worker thread for the viewer: makes what its render threads need not wait for, and redraws when it is ready."""
+"""A worker thread that computes slow outputs for the viewer's render threads, and redraws when they are ready."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 from nifi_ns.errors import NifiError
 
 EXPECTED_ERRORS = (NifiError, OSError, torch.cuda.OutOfMemoryError)
-"""Errors that a user can do something about: their message says it all."""
+"""Errors that a user can fix. Their message is shown without a stack trace."""
 
 PAUSE = 3
-"""While training changes what a resting camera sees, the worker pauses for this many times its last work's time."""
+"""Length of the pause after each computation, relative to its duration, while training changes a resting view."""
 
 
 def render_thread() -> RenderStateMachine | None:
-    """Return the viewer's render thread if the caller runs in one; each browser has its own."""
+    """Return the viewer's render thread if it is the calling thread, else None. Each browser has its own."""
     thread = threading.current_thread()
     return thread if isinstance(thread, RenderStateMachine) else None
 
@@ -32,33 +32,33 @@ def is_moving(viewer: RenderStateMachine) -> bool:
 
 
 def redraw(viewer: RenderStateMachine) -> None:
-    """Have `viewer` draw its view again at full resolution, if its camera rests."""
-    # a "step" is what training sends when there is something new to see; it is ignored while the camera moves
+    """Make `viewer` render its view again at full resolution, if its camera rests."""
+    # training sends a "step" when the scene has changed; it is ignored while the camera moves
     viewer.action(RenderAction("step", viewer.viewer.get_camera_state(viewer.client)))
 
 
 class _Abandoned(Exception):
-    """Nobody waits for this work any more."""
+    """Raised within work whose result is no longer needed."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """What one viewer rests on, and which values of it have been made."""
+    """The resting view of one viewer, and its computed values."""
 
     key: Hashable
     step: int
     source: object
     values: dict[str, Any]
-    """By name; they may come from an earlier training step."""
+    """By name. They may come from an earlier training step."""
     wanted: list[str] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     read: set[str] = field(default_factory=set)
 
 
 class ViewerWorker:
-    """Makes values for the viewer's render threads in a thread of its own, only for the newest view of each.
+    """Computes values for the viewer's render threads in its own thread, only for the newest view of each.
 
-    It starts nothing while the camera moves, holds no lock of the viewer or the trainer, and leaves most of the time to
+    It starts no work while the camera moves, holds no lock of the viewer or the trainer, and leaves most of the time to
     training.
     """
 
@@ -67,9 +67,9 @@ class ViewerWorker:
     ) -> None:
         """
         Args:
-            begin: called before a value is made.
+            begin: called before a value is computed.
             done: called with the seconds it took, or None if it was abandoned.
-            fail: called with the error when a value cannot be made.
+            fail: called with the error if a value cannot be computed.
         """
         self._begin, self._done, self._fail = begin, done, fail
         self._changed = threading.Condition()
@@ -79,14 +79,14 @@ class ViewerWorker:
         self._current: tuple[RenderStateMachine, _Job] | None = None
 
     def get(self, viewer: RenderStateMachine, name: str, key: Hashable, step: int, source: object) -> Any:
-        """Return a value if it has been made; else None, and the viewer draws again once it has.
+        """Return a computed value, or None: then the viewer renders again once the value is ready.
 
         Args:
             viewer: the render thread.
-            name: an attribute of `source`, which is computed when it is read.
+            name: an attribute of `source`, computed on access.
             key: equal for views whose values are equal at the same training step.
-            step: the training step. Values of an earlier step are returned until they are made again.
-            source: what has the values of this view.
+            step: the training step. Values of an earlier step are returned until new ones are computed.
+            source: the object with the values of this view.
         """
         with self._changed:
             job = self._jobs.get(viewer)
@@ -102,12 +102,12 @@ class ViewerWorker:
             return job.values.get(name)
 
     def forget(self) -> None:
-        """Make everything again: settings that are not part of the keys have changed."""
+        """Discard all values, because settings that are not part of the keys have changed."""
         with self._changed:
             self._jobs.clear()
 
     def check(self) -> None:
-        """Abandon the current work if nobody waits for it. Long work calls this from time to time."""
+        """Abandon the current work if its result is no longer needed. Long work calls this from time to time."""
         if threading.current_thread() is self._thread and self._current is not None and self._stale(*self._current):
             raise _Abandoned
 
@@ -123,7 +123,8 @@ class ViewerWorker:
     def _next(self) -> tuple[RenderStateMachine, _Job, str] | None:
         for viewer, job in list(self._jobs.items()):
             if self._stale(viewer, job):
-                job.wanted.clear()  # the viewer asks again when its camera rests
+                job.wanted.clear()  # the viewer requests them again when its camera rests
+
             elif job.wanted:
                 return viewer, job, job.wanted[0]
         return None

@@ -1,4 +1,4 @@
-"""`ns-viewer` in a real browser, over its real websocket: what a user sees, clicks and drags."""
+"""`ns-viewer` in a real browser, over its real websocket: what a user sees and does."""
 
 import io
 import json
@@ -27,9 +27,9 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 """WebGL without a GPU."""
 SECONDS = 100
-"""How long anything may take before a test fails."""
+"""Timeout in seconds of every wait."""
 SAME, CHANGED = 0.15, 0.3
-"""Mean absolute differences of pictures, of 255: JPEGs are sent."""
+"""Mean absolute differences of pictures, of 255; pictures are sent as JPEG."""
 
 pytestmark = [
     pytest.mark.system,
@@ -39,14 +39,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def config(run_with_choices: Path, tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config.yml of a run of its own: the viewer writes to its folder and to its capture's."""
+    """Return the config.yml of a separate run, because the viewer writes to the folders of the run and its capture."""
     folder = tmp_path_factory.mktemp("browsed")
     return copy_run(run_with_choices, folder, shutil.copytree(tiny_capture, folder / "capture"))
 
 
 @pytest.fixture(scope="module")
 def port(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Where an `ns-viewer` of a run listens."""
+    """Return the port of an `ns-viewer` of a run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -66,7 +66,7 @@ def port(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
 
 @pytest.fixture(scope="module")
 def page(port: int) -> "Iterator[Page]":
-    """The viewer's page, once it shows the scene."""
+    """Return the viewer's page, once it displays the scene."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=BROWSER, args=FLAGS)
@@ -81,7 +81,7 @@ def page(port: int) -> "Iterator[Page]":
 def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + SECONDS
     while not true():
-        assert time.monotonic() < end, "nothing came"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
 
 
@@ -92,28 +92,28 @@ def answers(host: str, port: int) -> bool:
 
 
 def addresses() -> list[str]:
-    """Addresses of this machine that only who listens to all of them answers."""
+    """Return addresses of this machine that are reachable only if a server listens on all interfaces."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: it asks which address a packet would go out from
+            probe.connect(("192.0.2.1", 9))  # sends nothing: selects the source address of outgoing packets
             return ["127.0.0.2", probe.getsockname()[0]]
         except OSError:
             return ["127.0.0.2"]
 
 
 def panel(page: "Page") -> str:
-    """What the panel says."""
+    """Return the text of the panel."""
     return page.locator("p", has_text="bytes").inner_text()
 
 
 def picture(page: "Page") -> np.ndarray:
-    """[H, W, 3]: what the canvas shows: left of the panel, below the title and above the axes."""
+    """Return the canvas [H, W, 3], left of the panel, below the title and above the axes."""
     data = page.screenshot(clip={"x": 0, "y": 60, "width": 380, "height": 440})
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
 
 
 def at_rest(page: "Page") -> np.ndarray:
-    """The picture, once it has stopped changing."""
+    """Return the picture once it has stopped changing."""
     pictures = [picture(page)]
 
     def still() -> bool:
@@ -126,13 +126,13 @@ def at_rest(page: "Page") -> np.ndarray:
 
 
 def changes(page: "Page", unlike: np.ndarray) -> np.ndarray:
-    """Wait until the picture is another, and what it is then."""
+    """Wait until the picture has changed, and return it at rest."""
     until(lambda: differ(picture(page), unlike) > CHANGED)
     return at_rest(page)
 
 
 def choose(page: "Page", label: str, option: str) -> None:
-    """Choose what begins with `option` in the dropdown `label`."""
+    """Choose the option that begins with `option` in the dropdown `label`."""
     page.get_by_label(label, exact=True).and_(page.locator("input:visible")).first.click()
     page.get_by_role("option").filter(visible=True, has_text=option).first.click()
 
@@ -142,12 +142,12 @@ def box(page: "Page", label: str) -> "Locator":
 
 
 def differ(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean absolute difference, of 255."""
+    """Return the mean absolute difference, of 255."""
     return float(np.abs(a - b).mean())
 
 
-def test_the_viewer_is_for_this_machine_only(port: int) -> None:
-    with socket.socket() as everywhere:  # the addresses are good ones: who listens to all of them is heard
+def test_the_viewer_listens_on_this_machine_only(port: int) -> None:
+    with socket.socket() as everywhere:  # check the addresses: a server on all interfaces is reachable
         everywhere.bind(("0.0.0.0", 0))
         everywhere.listen()
         assert all(answers(address, everywhere.getsockname()[1]) for address in addresses())
@@ -155,11 +155,11 @@ def test_the_viewer_is_for_this_machine_only(port: int) -> None:
     assert not any(answers(address, port) for address in addresses())
 
 
-def test_a_user_looks_at_rates_and_restorations(page: "Page", config: Path, tmp_path: Path) -> None:
+def test_a_user_compares_rates_and_restorations(page: "Page", config: Path, tmp_path: Path) -> None:
     shots = Path(os.environ.get("NIFI_SCREENSHOTS", tmp_path))
     size = {rate: (config.parent / "nifi" / rate / "scene.nifi").stat().st_size for rate in ("4KB", "half")}
     compressed = at_rest(page)
-    assert compressed.std() > 2  # there is something to see
+    assert compressed.std() > 2  # the picture is not empty
     assert f"{size['4KB']:,} bytes" in panel(page)
 
     choose(page, "Rate", "half")
@@ -203,7 +203,7 @@ def test_a_user_switches_outputs_and_splits_the_screen(page: "Page", tmp_path: P
 
 
 def drag(page: "Page") -> None:
-    """Turn the camera, and wait until the picture has come after."""
+    """Turn the camera, and wait until the picture has followed."""
     before = at_rest(page)
     page.mouse.move(150, 250)
     page.mouse.down()
@@ -220,14 +220,14 @@ def test_a_user_drags_the_camera_and_renders_a_path(page: "Page", config: Path, 
     page.get_by_role("button", name="Add Keyframe").click()
     drag(page)
     page.get_by_role("button", name="Add Keyframe").click()
-    # viser's text fields are not bound to their labels
+    # viser's text fields are not linked to their labels
     page.locator("label", has_text="Render name").locator("xpath=../../..").locator("input").fill("of_a_browser")
     wanted = {"1920": 64, "1080": 56, "30": 2}
     fields = {old: page.locator(f"input[value='{old}']:visible").last.element_handle() for old in wanted}
     saved = paths / "of_a_browser.json"
 
     def is_saved() -> bool:
-        """Types the resolution and the frames per second, which a late answer to what was typed before may undo."""
+        """Enter resolution and frame rate; a late response to an earlier input may undo them."""
         for old, field in fields.items():
             for value in (old, str(wanted[old])):
                 field.fill(value)

@@ -1,4 +1,4 @@
-"""`ns-nifi-compress run`: a run's splats, against its photos."""
+"""`ns-nifi-compress run` compresses a run's splats against its photos."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from nifi_ns.plugin.runs import load_run
 FAST = CompressionSettings(steps=4, stages=1, importance_views=2)
 
 
-def test_several_sizes_in_one_go(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_command_writes_several_sizes(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     CompressRun(config=own_run, sizes=("2KB", "3KB"), compression=FAST).main()
     folder, printed = own_run.parent / "nifi", capsys.readouterr().out
     for size, most in (("2KB", 2000), ("3KB", 3000)):
@@ -21,7 +21,7 @@ def test_several_sizes_in_one_go(own_run: Path, capsys: pytest.CaptureFixture[st
         assert str(config) in printed
 
 
-def test_a_loss_in_place_of_a_size(own_run: Path) -> None:
+def test_a_loss_can_replace_a_size(own_run: Path) -> None:
     before = set((own_run.parent / "nifi").iterdir())
     settings = CompressionSettings(steps=0, importance_views=2, sh_degree=1)
     CompressRun(config=own_run, target_psnr_drop=3.0, compression=settings).main()

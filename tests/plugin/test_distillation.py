@@ -1,4 +1,4 @@
-"""Repairs that go back into the splats: made between iterations, sampled as asked, kept, and found again."""
+"""Distillation: views are restored between iterations, sampled for training, stored, and found by a resumed run."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from nifi_ns.plugin.runs import load_run
 KINDS = ("pred", "ref", "fixed", "weight")
 STEPS = (10, 30)
 COMPRESSION = 40
-"""The step before which a tiny run's compression begins, and the last generation is made."""
+"""First step of compression in a tiny run, at which the last generation is made."""
 
 
 def config_with(data: Path, output: Path, distillation: DistillationConfig) -> TrainerConfig:
@@ -42,20 +42,20 @@ def folder_of(trainer: Trainer, step: int) -> Path:
 
 
 def distilled_at(trainer: Trainer, step: int) -> torch.Tensor | None:
-    """The restored view that a step trains on, if it does."""
+    """Return the restored view that a step trains on; None if it does not."""
     found = manager_of(trainer).distilled_view(step)
     return None if found is None else found[1]["image"]
 
 
 @pytest.fixture(scope="module")
 def seen() -> list[tuple[int, float]]:
-    """The steps that trained on a restored view, and with which weight."""
+    """Return the steps that trained on a restored view, with its weight."""
     return []
 
 
 @pytest.fixture(scope="module")
 def distilled(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, float]]) -> Trainer:
-    """A finished run with two generations, and one for its compression stage."""
+    """Return a finished run with two generations, and one for its compression stage."""
     plain = NifiSplatModel.get_loss_dict
 
     def spy(self: NifiSplatModel, outputs: object, batch: dict, metrics_dict: object = None) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def distilled(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory, seen
         return train(config_with(tiny_capture, tmp_path_factory.mktemp("distilled"), fix))
 
 
-def test_every_generation_is_kept_to_be_looked_at(distilled: Trainer) -> None:
+def test_every_generation_is_stored(distilled: Trainer) -> None:
     for step in (*STEPS, COMPRESSION):
         folder = folder_of(distilled, step)
         names = [[path.name for path in images_in(folder / kind)] for kind in KINDS]
@@ -82,16 +82,16 @@ def test_every_generation_is_kept_to_be_looked_at(distilled: Trainer) -> None:
     assert first is not None and second is not None
     ends = [DatasetViews(manager_of(distilled), "train")[i] for i in range(8)]
     nearest = [min(float((r.view.centre - v.centre).norm()) for v in ends) for g in (first, second) for r in g.views]
-    assert min(nearest) > 1e-3 and nearest[5] > 1.5 * nearest[0]  # the second generation is further out
+    assert min(nearest) > 1e-3 and nearest[5] > 1.5 * nearest[0]  # the second generation is further away
 
 
-def test_restored_views_are_trained_on_as_often_as_asked_until_the_end(
+def test_the_configured_share_of_steps_trains_on_restored_views(
     distilled: Trainer, seen: list[tuple[int, float]]
 ) -> None:
     steps = [step for step, _ in seen]
     assert {weight for _, weight in seen} == {0.4}
     assert min(steps) >= 10 and 15 <= len(steps) <= 35
-    assert any(step >= 45 for step in steps)  # while the quantisers are in the loop
+    assert any(step >= 45 for step in steps)  # with the quantisers in the loop
     assert steps == [step for step in range(10, 60) if distilled_at(distilled, step) is not None]
     drawn = sum(distilled_at(distilled, step) is not None for step in range(100, 1100))
     assert 450 < drawn < 550
@@ -104,7 +104,7 @@ def test_a_generation_replaces_the_one_before(distilled: Trainer) -> None:
     assert len({float(image.float().mean()) for image in drawn}) == 5
 
 
-def test_compression_is_taught_by_the_uncompressed_splats_all_over(distilled: Trainer) -> None:
+def test_compression_trains_on_the_uncompressed_splats_in_every_pixel(distilled: Trainer) -> None:
     training, compression = (Generation.find([distilled.base_dir], step) for step in (30, COMPRESSION))
     assert training is not None and compression is not None
     assert min(int(restored.weights.min()) for restored in training.views) < 100
@@ -122,10 +122,10 @@ def test_a_batch_without_a_cam_idx_has_weights_and_a_render(distilled: Trainer) 
     assert camera.metadata is None or "cam_idx" not in camera.metadata
     assert batch["mask"].shape == (*batch["image"].shape[:2], 1)
     assert batch["mask"].min() == 1 and batch["render"].shape == batch["image"].shape
-    assert (batch["render"] - batch["image"] / 255).abs().mean() < 0.2  # the camera is where the picture was made
+    assert (batch["render"] - batch["image"] / 255).abs().mean() < 0.2  # from the same camera
 
 
-def test_a_resumed_run_goes_on_with_the_generation_on_disk(distilled: Trainer, tiny_capture: Path) -> None:
+def test_a_resumed_run_uses_the_generation_on_disk(distilled: Trainer, tiny_capture: Path) -> None:
     config = config_with(tiny_capture, distilled.config.output_dir, distilled.config.pipeline.distill)  # type: ignore[attr-defined]
     config.load_dir, config.timestamp = distilled.checkpoint_dir, "resumed"
     config.max_num_iterations = 2
@@ -138,7 +138,7 @@ def test_a_resumed_run_goes_on_with_the_generation_on_disk(distilled: Trainer, t
         assert again is None or before is None or torch.equal(again, before)
 
 
-def test_weights_reach_the_loss(distilled: Trainer) -> None:
+def test_weights_affect_the_loss(distilled: Trainer) -> None:
     model = model_of(distilled).eval()
     _, batch = manager_of(distilled).next_eval_image(0)
     outputs = model.get_outputs_for_camera(manager_of(distilled).eval_dataset.cameras[0:1])
@@ -153,7 +153,7 @@ def test_weights_reach_the_loss(distilled: Trainer) -> None:
     assert 1e-6 < model.get_loss_dict(outputs, photo | {"mask": left})["main_loss"] < loss
 
 
-def test_a_restorer_teaches_and_too_large_changes_are_not_believed(tiny_capture: Path, tmp_path: Path) -> None:
+def test_a_restorer_can_be_the_teacher_and_large_changes_get_no_weight(tiny_capture: Path, tmp_path: Path) -> None:
     restorer = save_restorer(tmp_path / "restorer")
     fix = DistillationConfig(
         steps=(3,), views_per_step=2, teacher="restorer", restorer=restorer, target="held-out", max_change=1e-6
@@ -168,7 +168,7 @@ def test_a_restorer_teaches_and_too_large_changes_are_not_believed(tiny_capture:
         assert restored.weights.float().mean() < 50
 
 
-def test_a_damaged_generation_is_not_taken(distilled: Trainer, tmp_path: Path) -> None:
+def test_a_damaged_generation_is_refused(distilled: Trainer, tmp_path: Path) -> None:
     generation = Generation.find([distilled.base_dir], 30)
     assert generation is not None
     folder = generation.save(tmp_path)
@@ -179,7 +179,7 @@ def test_a_damaged_generation_is_not_taken(distilled: Trainer, tmp_path: Path) -
     assert Generation.find([tmp_path], 30) is None
 
 
-def test_trains_on_few_views_and_holds_out_the_same(tiny_capture: Path, tmp_path: Path, distilled: Trainer) -> None:
+def test_training_on_few_views_keeps_the_held_out_views(tiny_capture: Path, tmp_path: Path, distilled: Trainer) -> None:
     config = training_config(tiny_capture, tmp_path, compress=False)
     config.pipeline.datamanager.max_train_views = 3  # type: ignore[attr-defined]
     config.max_num_iterations = 2
@@ -199,7 +199,7 @@ def test_cameras_move_outward_between_neighbours_and_towards_targets(trained: Tr
     train_views, held_out = (list(DatasetViews(manager, split)) for split in ("train", "eval"))
     near, far = (between(train_views, 6, part) for part in (0.2, 1.0))
     for a, b in zip(near, far, strict=True):
-        # the one from which the camera moves is that which it is still nearest to
+        # the camera is still nearest to the one that it started from
         start = min(train_views, key=lambda v: float((v.centre - a.centre).norm()))
         moved = [float((x.centre - start.centre).norm()) for x in (a, b)]
         assert moved[1] == pytest.approx(5 * moved[0], rel=1e-3)
@@ -210,7 +210,7 @@ def test_cameras_move_outward_between_neighbours_and_towards_targets(trained: Tr
         assert there.image is None
 
 
-def test_reads_a_path_of_the_viewer(tmp_path: Path) -> None:
+def test_a_camera_path_saved_by_the_viewer_is_read(tmp_path: Path) -> None:
     path = tmp_path / "path.json"
     pose = [1.0, 0, 0, 3, 0, 1, 0, 4, 0, 0, 1, 5, 0, 0, 0, 1]
     keys = {"camera_type": "perspective", "render_width": 40, "render_height": 30}
@@ -228,20 +228,20 @@ def test_reads_a_path_of_the_viewer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"steps": (20, 10)}, r"distill: steps is \(20, 10\), expected steps of 1 or more, in order"),
+        ({"steps": (20, 10)}, r"distill: steps is \(20, 10\), expected increasing steps of 1 or more"),
         ({"share": 1.0}, "distill: share is 1.0, expected between 0 and 1"),
         ({"outward": 0.0}, "distill: outward is 0.0"),
         ({"weight": 0.0}, "distill: weight is 0.0"),
-        ({"teacher": "restorer"}, "distill: restorer is None, expected one if, and only if, it is the teacher"),
-        ({"restorer": Path("folder")}, "distill: restorer is folder, expected one if"),
+        ({"teacher": "restorer"}, "distill: restorer is None, expected a path if teacher is restorer, else None"),
+        ({"restorer": Path("folder")}, "distill: restorer is folder, expected a path if teacher is restorer"),
     ],
 )
-def test_says_what_is_wrong(wrong: dict[str, object], message: str) -> None:
+def test_a_wrong_setting_is_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(NifiError, match=message):
         DistillationConfig(**wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_says_before_training_what_is_missing(tiny_capture: Path, tmp_path: Path) -> None:
+def test_missing_inputs_are_reported_before_training(tiny_capture: Path, tmp_path: Path) -> None:
     fix = DistillationConfig(steps=(3,), teacher="restorer", restorer=tmp_path / "none")
     with pytest.raises(NifiError, match="no restorer in"):
         train(config_with(tiny_capture, tmp_path, fix))

@@ -1,4 +1,4 @@
-"""Gaussians that training leaves out at random."""
+"""Random dropout of gaussians in training."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.dropout import drop
 
 
-def test_a_part_is_left_out_and_the_others_make_up_for_it() -> None:
+def test_a_share_is_dropped_and_the_others_compensate() -> None:
     torch.manual_seed(0)
     opacities = torch.full((10_000, 1), 0.4).logit().requires_grad_()
     dropped = drop(opacities, 0.25)
@@ -24,14 +24,14 @@ def test_a_part_is_left_out_and_the_others_make_up_for_it() -> None:
     assert not opacities.grad[~left].any()
 
 
-def test_raised_opacities_stay_opacities() -> None:
+def test_raised_opacities_stay_below_one() -> None:
     dropped = drop(torch.full((100, 1), 9.0), 0.5)
     left = dropped.sigmoid() > 1e-3
     assert dropped.isfinite().all() and left.any()
     assert (dropped[left] >= 9.0).all()
 
 
-def test_training_drops_and_looking_does_not(tiny_capture: Path, tmp_path: Path) -> None:
+def test_dropout_is_used_in_training_only(tiny_capture: Path, tmp_path: Path) -> None:
     config = training_config(tiny_capture, tmp_path, compress=False, dropout=0.5)
     config.max_num_iterations = 20
     trainer = train(config)
@@ -47,7 +47,7 @@ def test_training_drops_and_looking_does_not(tiny_capture: Path, tmp_path: Path)
     assert torch.equal(one, other)
 
 
-def test_a_rate_that_is_none_is_refused(tiny_capture: Path, tmp_path: Path) -> None:
+def test_an_invalid_rate_is_refused(tiny_capture: Path, tmp_path: Path) -> None:
     config = training_config(tiny_capture, tmp_path, dropout=1.0)
     with pytest.raises(NifiError, match="dropout is 1"):
         config.setup(local_rank=0, world_size=1).setup()

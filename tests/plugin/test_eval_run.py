@@ -13,7 +13,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.restore import Restorer, RestorerSettings
 
 
-def test_every_variant_is_measured_and_whether_it_flickers(
+def test_every_variant_is_measured_including_flicker(
     run_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "eval.json"
@@ -31,12 +31,12 @@ def test_every_variant_is_measured_and_whether_it_flickers(
     assert "the next frame" in printed and str(output) in printed
 
 
-def test_without_the_flag_only_views_are_drawn(run_config: Path, tmp_path: Path) -> None:
+def test_consistency_is_measured_only_with_the_flag(run_config: Path, tmp_path: Path) -> None:
     Eval((run_config,), tmp_path / "eval.json").main()
     assert all(r.more.get("consistency") is None for r in results.load(tmp_path / "eval.json"))
 
 
-def test_says_what_is_wrong_before_any_work(run_config: Path) -> None:
+def test_wrong_arguments_are_refused_before_any_work(run_config: Path) -> None:
     with pytest.raises(NifiError, match=r"must end in \.json"):
         Eval((run_config,), output_path=Path("eval.txt")).main()
     with pytest.raises(NifiError, match="no restorer in nowhere"):

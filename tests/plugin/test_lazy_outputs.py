@@ -1,4 +1,4 @@
-"""An expensive output is computed once, and only if somebody looks."""
+"""An expensive output is computed once, and only if it is read."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def counted() -> tuple[LazyOutputs, list[int]]:
     return LazyOutputs(rgb=torch.zeros(2), rgb_restored=expensive), calls
 
 
-def test_looking_at_the_keys_computes_nothing(counted: tuple[LazyOutputs, list[int]]) -> None:
+def test_listing_the_keys_computes_nothing(counted: tuple[LazyOutputs, list[int]]) -> None:
     outputs, calls = counted
     assert "rgb_restored" in outputs
     assert list(outputs) == list(outputs.keys()) == ["rgb", "rgb_restored"]
@@ -33,12 +33,12 @@ def test_reading_a_key_twice_computes_it_once(counted: tuple[LazyOutputs, list[i
 
 
 @pytest.mark.parametrize("read", [lambda o: dict(o.items()), lambda o: dict(zip(o, o.values(), strict=True))])
-def test_no_way_to_read_a_value_yields_a_function(read, counted: tuple[LazyOutputs, list[int]]) -> None:
+def test_every_way_to_read_a_value_computes_it(read, counted: tuple[LazyOutputs, list[int]]) -> None:
     outputs, _ = counted
     assert all(isinstance(value, torch.Tensor) for value in read(outputs).values())
 
 
-def test_a_copy_is_as_lazy_as_its_original(counted: tuple[LazyOutputs, list[int]]) -> None:
+def test_copying_computes_nothing(counted: tuple[LazyOutputs, list[int]]) -> None:
     outputs, calls = counted
     copied = outputs.copy()
     assert not calls
@@ -52,7 +52,7 @@ def test_an_absent_key_is_absent(counted: tuple[LazyOutputs, list[int]]) -> None
         outputs["depth"]
 
 
-def test_only_pictures_are_offered() -> None:
+def test_only_pictures_are_listed() -> None:
     outputs = LazyOutputs(rgb=torch.zeros(4, 6, 3), background=torch.zeros(3), gl_z_buf_depth=torch.zeros(2, 3, 1))
     assert outputs.keys() == ["rgb"]
     assert "background" in outputs and outputs["gl_z_buf_depth"].shape == (2, 3, 1)

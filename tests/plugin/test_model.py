@@ -1,4 +1,4 @@
-"""A trained `nifi-splat`: what it shows is what its file decodes to, and what it restores is made only when read."""
+"""A trained `nifi-splat` renders what its file decodes to, and restores views only when they are read."""
 
 import json
 from dataclasses import replace
@@ -42,19 +42,19 @@ def camera(trained: Trainer) -> Cameras:
     return dataset.cameras[0:1]
 
 
-def test_training_ends_in_a_scene_file_of_the_size_asked_for(trained: Trainer) -> None:
+def test_training_ends_with_a_scene_file_of_the_target_size(trained: Trainer) -> None:
     size = (trained.base_dir / "nifi" / "4KB" / "scene.nifi").stat().st_size
     assert 0.98 * 4000 <= size <= 4000
 
 
-def test_what_is_shown_is_what_the_file_decodes_to(trained: Trainer, model: NifiSplatModel) -> None:
+def test_the_model_renders_what_the_file_decodes_to(trained: Trainer, model: NifiSplatModel) -> None:
     decoded = decode((trained.base_dir / "nifi" / "4KB" / "scene.nifi").read_bytes())
     for name, value in vars(decoded.with_sh_degree(model.config.sh_degree)).items():
         torch.testing.assert_close(getattr(model.splats, name), value)
     assert len(model.uncompressed_splats) > len(decoded)
 
 
-def test_outputs_are_made_when_they_are_read(model: NifiSplatModel, camera: Cameras) -> None:
+def test_outputs_are_computed_when_they_are_read(model: NifiSplatModel, camera: Cameras) -> None:
     outputs = model.get_outputs_for_camera(camera)
     assert set(LAZY) < set(outputs)
     for name in LAZY:
@@ -69,7 +69,7 @@ def test_uncompressed_and_compressed_views_differ(model: NifiSplatModel, camera:
     assert (outputs["rgb"] - outputs["rgb_uncompressed"]).abs().mean() > 1e-3
 
 
-def test_rgb_is_what_splatfacto_renders(model: NifiSplatModel, camera: Cameras) -> None:
+def test_rgb_equals_splatfactos_render(model: NifiSplatModel, camera: Cameras) -> None:
     rgb, depth = model.render_view(view_of(camera), model.splats)
     outputs = model.get_outputs_for_camera(camera)
     torch.testing.assert_close(outputs["rgb"], rgb, atol=1e-5, rtol=0)
@@ -77,20 +77,20 @@ def test_rgb_is_what_splatfacto_renders(model: NifiSplatModel, camera: Cameras) 
     torch.testing.assert_close(outputs["depth"][covered], depth[covered], atol=1e-4, rtol=1e-4)
 
 
-def test_expected_depth_is_zero_where_nothing_is(model: NifiSplatModel, camera: Cameras) -> None:
+def test_expected_depth_is_zero_where_nothing_is_rendered(model: NifiSplatModel, camera: Cameras) -> None:
     middle = model.means.detach().median(dim=0).values
     small = OrientedBox(R=torch.eye(3), T=middle, S=torch.full((3,), 0.3))
     outputs = model.get_outputs_for_camera(camera, obb_box=small)
     model.set_crop(None)
     nothing = outputs["accumulation"] == 0
     assert nothing.any() and not nothing.all()
-    assert (outputs["depth"][nothing] > 0).all()  # splatfacto fills in the largest depth of the view
+    assert (outputs["depth"][nothing] > 0).all()  # splatfacto fills in the view's largest depth
     depth = model.expected_depth(view_of(camera), outputs)
     assert depth is not None and (depth[nothing] == 0).all()
     torch.testing.assert_close(depth[~nothing], outputs["depth"][~nothing])
 
 
-def test_a_crop_box_cuts_the_uncompressed_view_too(model: NifiSplatModel, camera: Cameras) -> None:
+def test_a_crop_box_also_applies_to_the_uncompressed_view(model: NifiSplatModel, camera: Cameras) -> None:
     nowhere = OrientedBox(R=torch.eye(3), T=torch.full((3,), 1e3), S=torch.ones(3))
     outputs = model.get_outputs_for_camera(camera, obb_box=nowhere)
     background = model.background_color
@@ -99,19 +99,19 @@ def test_a_crop_box_cuts_the_uncompressed_view_too(model: NifiSplatModel, camera
     model.set_crop(None)
 
 
-def test_nothing_of_torch_stays_patched(model: NifiSplatModel, camera: Cameras) -> None:
+def test_torch_is_not_left_patched(model: NifiSplatModel, camera: Cameras) -> None:
     before = torch.Tensor.cuda
     model.get_outputs_for_camera(camera)
     assert torch.Tensor.cuda is before
     assert type(camera.get_intrinsics_matrices()) is torch.Tensor
 
 
-def test_without_a_restorer_the_command_ends_in_one_line(model: NifiSplatModel, camera: Cameras) -> None:
+def test_without_a_restorer_the_command_ends_with_one_line(model: NifiSplatModel, camera: Cameras) -> None:
     with pytest.raises(SystemExit, match="error: no restorer: train one with ns-nifi-train"):
         model.get_outputs_for_camera(camera)["rgb_restored"]
 
 
-def test_the_datamanager_emits_photo_and_render(trained: Trainer, model: NifiSplatModel) -> None:
+def test_the_datamanager_returns_photo_and_render(trained: Trainer, model: NifiSplatModel) -> None:
     camera, batch = trained.pipeline.datamanager.next_train(0)
     assert isinstance(camera, Cameras)
     assert callable(dict.__getitem__(batch, "render"))
@@ -119,7 +119,7 @@ def test_the_datamanager_emits_photo_and_render(trained: Trainer, model: NifiSpl
     torch.testing.assert_close(batch["render"], model.get_outputs_for_camera(camera)["rgb"])
 
 
-def test_views_are_splatfactos_cameras_and_photos(trained: Trainer) -> None:
+def test_views_have_splatfactos_cameras_and_photos(trained: Trainer) -> None:
     datamanager = trained.pipeline.datamanager
     assert isinstance(datamanager, FullImageDatamanager)
     views, dataset = DatasetViews(datamanager, "eval"), datamanager.eval_dataset
@@ -131,7 +131,7 @@ def test_views_are_splatfactos_cameras_and_photos(trained: Trainer) -> None:
     assert view.name == Path(dataset.image_filenames[0]).stem
 
 
-def test_a_run_opens_by_the_config_beside_its_scene_file(run_config: Path, model: NifiSplatModel) -> None:
+def test_a_run_opens_with_the_config_beside_its_scene_file(run_config: Path, model: NifiSplatModel) -> None:
     for path in (run_config, run_config.parent / "nifi" / "4KB" / "config.yml"):
         run = load_run(path)
         assert run.scene_file == run_config.parent / "nifi" / "4KB" / "scene.nifi"
@@ -140,7 +140,7 @@ def test_a_run_opens_by_the_config_beside_its_scene_file(run_config: Path, model
 
 
 @pytest.mark.parametrize("content", [None, "not: a config", "]["])
-def test_what_is_no_run_is_one_line(content: str | None, tmp_path: Path) -> None:
+def test_a_file_that_is_no_config_is_refused_in_one_line(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     if content is not None:
         path.write_text(content)
@@ -148,7 +148,7 @@ def test_what_is_no_run_is_one_line(content: str | None, tmp_path: Path) -> None
         load_run(path)
 
 
-def test_a_missing_scene_file_is_one_line(run_config: Path, tmp_path: Path) -> None:
+def test_a_missing_scene_file_is_refused_in_one_line(run_config: Path, tmp_path: Path) -> None:
     config = yaml.load(run_config.read_text(), Loader=yaml.Loader)
     config.pipeline.model.scene_file = tmp_path / "gone.nifi"
     path = tmp_path / "config.yml"
@@ -157,7 +157,7 @@ def test_a_missing_scene_file_is_one_line(run_config: Path, tmp_path: Path) -> N
         load_run(path)
 
 
-def test_a_run_without_a_checkpoint_is_one_line(tiny_capture: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_refused_in_one_line(tiny_capture: Path, tmp_path: Path) -> None:
     config = training_config(tiny_capture, tmp_path)
     config.save_config()
     with pytest.raises(NifiError, match="no checkpoint in"):
@@ -168,13 +168,13 @@ def test_ns_eval_reports_compressed_and_referenced(run_config: Path, tmp_path: P
     ComputePSNR(load_config=run_config, output_path=tmp_path / "eval.json").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert {"psnr", "ssim", "gmsd", "referenced_psnr", "referenced_ssim"} <= set(results)
-    assert "lpips" not in results  # its weights are not here, and it is left out rather than made up
+    assert "lpips" not in results  # its weights are missing, so it is not reported
 
 
 @pytest.mark.parametrize(
     "names", [["rgb", "rgb_uncompressed", "rgb_referenced"], ["rgba"], ["rgb", "depth", "accumulation"]]
 )
-def test_ns_render_shows_every_output(
+def test_ns_render_writes_every_output(
     run_config: Path, tmp_path: Path, names: list[str], model: NifiSplatModel, camera: Cameras
 ) -> None:
     output = tmp_path / "path.mp4"
@@ -188,10 +188,10 @@ def test_ns_render_shows_every_output(
     ).main()
     (frame,) = (tmp_path / "path").glob("*.png")
     shown = np.split(pixels(frame), len(names), axis=1)
-    outputs = model.get_outputs_for_camera(camera)  # the path begins where the first held-out photo was taken
+    outputs = model.get_outputs_for_camera(camera)  # the path begins at the first held-out photo's camera
     for name, picture in zip(names, shown, strict=True):
         wanted = model.get_rgba_image(outputs) if name == "rgba" else outputs[name]
-        if wanted.shape[-1] == 1:  # drawn in colours that say how much
+        if wanted.shape[-1] == 1:  # drawn with a colour map
             assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
         else:
             assert np.abs(picture - 255 * wanted.numpy()).max() < 1.1
@@ -201,7 +201,7 @@ def pixels(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file)).astype(float)
 
 
-def test_ns_render_dataset_shows_every_output_by_its_photo_name(
+def test_ns_render_dataset_writes_every_output_under_its_photo_name(
     run_config: Path, tmp_path: Path, trained: Trainer, model: NifiSplatModel
 ) -> None:
     names = ["rgb", "gt-rgb", "rgb_referenced"]
@@ -246,7 +246,7 @@ def test_an_antialiased_run_is_compressed_antialiased(
 
 
 @pytest.mark.parametrize("strategy", ["default", "mcmc"])
-def test_both_strategies_densify_up_to_the_cap(strategy: str, tiny_capture: Path, tmp_path: Path) -> None:
+def test_both_strategies_densify_up_to_the_limit(strategy: str, tiny_capture: Path, tmp_path: Path) -> None:
     model = {"strategy": strategy, "max_gaussians": 900, "densify_grad_thresh": 1e-5}
     config = training_config(tiny_capture, tmp_path, compress=False, **model)
     config.max_num_iterations = 31
@@ -263,13 +263,13 @@ def restorer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def restoring(run_config: Path, restorer_folder: Path) -> NifiSplatModel:
-    """The model of the run again, with a restorer."""
+    """Return the run's model, opened again with a restorer."""
     model = load_run(run_config).model
     model.config.restorer = restorer_folder
     return model
 
 
-def test_a_restorer_restores_and_shows_its_change(
+def test_a_restorer_restores_and_tints_its_change(
     restoring: NifiSplatModel, camera: Cameras, restorer_folder: Path
 ) -> None:
     outputs = restoring.get_outputs_for_camera(camera)
@@ -280,7 +280,7 @@ def test_a_restorer_restores_and_shows_its_change(
     assert change.mean() > 1e-3
 
 
-def test_a_restorer_that_looks_at_photos_gets_the_nearest(
+def test_a_restorer_that_attends_to_photos_gets_the_nearest(
     restoring: NifiSplatModel, camera: Cameras, restorer_folder: Path
 ) -> None:
     restorer = Restorer.from_pretrained(restorer_folder, "cpu")

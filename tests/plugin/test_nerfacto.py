@@ -1,4 +1,4 @@
-"""A model without gaussians: nerfacto, in miniature, on the CPU."""
+"""A model without gaussians: a miniature nerfacto on the CPU."""
 
 import json
 from copy import deepcopy
@@ -21,7 +21,7 @@ from nifi_ns.plugin.nerfacto import NifiNerfactoModel, NifiRayManager
 
 
 def small(data: Path, output: Path, steps: int) -> TrainerConfig:
-    """`nifi-nerfacto` with few rays, samples and hash entries."""
+    """Return the config of `nifi-nerfacto` with few rays, samples and hash entries."""
     config = deepcopy(all_methods["nifi-nerfacto"])
     config.machine.device_type = "cpu"
     config.output_dir, config.experiment_name, config.timestamp = output, "tiny", "now"
@@ -65,7 +65,7 @@ def model_of(trainer: Trainer) -> NifiNerfactoModel:
     return model
 
 
-def test_a_view_is_a_camera_and_back(nerfacto: Trainer) -> None:
+def test_a_view_converts_to_a_camera_and_back(nerfacto: Trainer) -> None:
     dataset = nerfacto.pipeline.datamanager.train_dataset
     assert dataset is not None
     camera = dataset.cameras[3:4]
@@ -85,12 +85,12 @@ def test_depth_is_measured_along_the_optical_axis(nerfacto: Trainer) -> None:
     points = rays.origins + 2.0 * rays.directions
     z = (points @ view.viewmat[:3, :3].T + view.viewmat[:3, 3])[..., 2:]
     seen = torch.ones_like(distance)
-    seen[:3] = 0  # nothing is there: depth is 0, whatever the field says
+    seen[:3] = 0  # these rays are empty: their depth is 0
     outputs = {"expected_depth": distance, "accumulation": seen}
     torch.testing.assert_close(model_of(nerfacto).expected_depth(view, outputs), torch.where(seen > 0, z, 0.0))
 
 
-def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_config: Path, tmp_path: Path) -> None:
+def test_nerfacto_is_restored_by_its_photos_and_by_its_restorer(nerfacto_config: Path, tmp_path: Path) -> None:
     RenderInterpolated(
         load_config=nerfacto_config,
         output_path=tmp_path / "path.mp4",
@@ -104,10 +104,10 @@ def test_nerfacto_is_rendered_restored_by_its_photos_and_its_restorer(nerfacto_c
     assert rgb.shape == (48, 64, 3)
     for one, other in ((rgb, referenced), (rgb, restored), (referenced, restored)):
         assert np.abs(one - other).mean() > 0.5
-    assert len(np.unique(change.reshape(-1, 3), axis=0)) > 2  # drawn in colours that say how much
+    assert len(np.unique(change.reshape(-1, 3), axis=0)) > 2  # drawn with a colour map
 
 
-def test_restored_views_go_back_into_the_field(tiny_capture: Path, tmp_path: Path) -> None:
+def test_the_field_trains_on_restored_views(tiny_capture: Path, tmp_path: Path) -> None:
     config = small(tiny_capture, tmp_path, 8)
     config.pipeline.distill = DistillationConfig(steps=(4,), views_per_step=2, share=0.5, weight=0.3)  # type: ignore[attr-defined]
     config.pipeline.datamanager.max_train_views = 5  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ def test_restored_views_go_back_into_the_field(tiny_capture: Path, tmp_path: Pat
     torch.testing.assert_close(weighted, 0.3 * whole)
 
 
-def test_ns_eval_reports_all_of_nerfactos_views(nerfacto_config: Path, tmp_path: Path) -> None:
+def test_ns_eval_reports_all_views_of_nerfacto(nerfacto_config: Path, tmp_path: Path) -> None:
     ComputePSNR(load_config=nerfacto_config, output_path=tmp_path / "eval.json").main()
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert {"psnr", "referenced_psnr", "restored_psnr"} <= set(results)

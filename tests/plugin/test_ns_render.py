@@ -19,7 +19,7 @@ NAMES = ["rgb", "rgb_restored"]
 
 @pytest.fixture(scope="module")
 def exported(run_with_choices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A camera path with every field that the viewer's render panel writes."""
+    """Return a camera path with every field that the viewer's render panel writes."""
     dataset = load_run(run_with_choices).pipeline.datamanager.train_dataset
     assert dataset is not None
     poses = []
@@ -85,7 +85,7 @@ def test_restored_views_are_rendered_beside_others(
     assert np.abs(rgb - restored).mean() > 0.5
 
 
-def test_a_dataset_is_rendered_restored(run_with_choices: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_rendered_with_restored_views(run_with_choices: Path, tmp_path: Path) -> None:
     names = ["gt-rgb", *NAMES, "restoration_change"]
     DatasetRender(
         load_config=run_with_choices, output_path=tmp_path, rendered_output_names=names, image_format="png"
@@ -95,10 +95,10 @@ def test_a_dataset_is_rendered_restored(run_with_choices: Path, tmp_path: Path) 
     for view in zip(*files, strict=True):
         photo, rgb, restored, change = (np.asarray(Image.open(file)).astype(float) for file in view)
         assert np.abs(rgb - restored).mean() > 0.5 and np.abs(photo - rgb).mean() > 0.5
-        assert len(np.unique(change.reshape(-1, 3), axis=0)) > 2  # drawn in colours that say how much
+        assert len(np.unique(change.reshape(-1, 3), axis=0)) > 2  # drawn with a colour map
 
 
-def test_the_progress_line_tells_rendering_from_restoring(
+def test_the_progress_line_separates_rendering_from_restoring(
     run_with_choices: Path,
     exported: Path,
     tmp_path: Path,
@@ -106,7 +106,7 @@ def test_the_progress_line_tells_rendering_from_restoring(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    # as `ns-render` has it before a pipeline is built
+    # the state of `ns-render` before a pipeline is built
     monkeypatch.setattr("nerfstudio.scripts.render.ItersPerSecColumn", ItersPerSecColumn)
     RenderCameraPath(
         load_config=run_with_choices,

@@ -1,4 +1,4 @@
-"""The viewer's panel, in nerfstudio's own viewer, without a browser: what would be sent to one is looked at."""
+"""The panel in nerfstudio's own viewer, without a browser: the tests inspect what would be sent to one."""
 
 import shutil
 import threading
@@ -23,11 +23,11 @@ from nifi_ns.plugin.view_restorer import ViewRequest
 from nifi_ns.restore import RestorerSettings
 
 SECONDS = 20
-"""How long anything may take before a test fails."""
+"""Timeout in seconds of every wait."""
 
 
 class Eye:
-    """A viewer, and a browser that looks: its camera, the widgets and the pictures it was sent."""
+    """A viewer with a simulated browser: its camera, its widgets and the pictures sent to it."""
 
     def __init__(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.widgets: dict[str, Any] = {}
@@ -62,7 +62,7 @@ class Eye:
         self.thread.start()
 
     def _noting(self, add: Callable[..., Any]) -> Callable[..., Any]:
-        """`add`, noting what it adds to the page."""
+        """Return `add`, extended to record the widgets that it adds."""
 
         def add_and_note(gui: GuiApi, label: str, *args: object, **options: object) -> Any:
             widget = add(gui, label, *args, **options)
@@ -75,19 +75,19 @@ class Eye:
         return add_and_note
 
     def move(self) -> None:
-        """The camera moves a little."""
+        """Move the camera a little."""
         self.camera.position = self.camera.position + 0.01
         self.thread.action(RenderAction("move", self.viewer.get_camera_state(self.thread.client)))
 
     def settle(self) -> np.ndarray:
-        """The picture, once it is the one of a camera at rest and nothing is being restored."""
+        """Return the picture once the camera rests and nothing is being restored."""
         until(lambda: self.thread.state == "high" and bool(self.pictures) and "estoring …" not in self.text)
         time.sleep(0.3)
         until(lambda: "estoring …" not in self.text)
         return self.pictures[-1].astype(float)
 
     def change(self, label: str, value: object) -> np.ndarray:
-        """What is seen after the widget of that label got another value."""
+        """Set the widget of that label to a value, and return the picture."""
         seen = len(self.pictures)
         self.widgets[label].value = value
         until(lambda: len(self.pictures) > seen)
@@ -95,7 +95,7 @@ class Eye:
 
     @property
     def text(self) -> str:
-        """All the text on the page."""
+        """All text on the page."""
         return "\n".join(text.content for text in self._texts)
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Eye:
 def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + SECONDS
     while not true():
-        assert time.monotonic() < end, "nothing came"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
@@ -128,7 +128,7 @@ def differ(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())
 
 
-def test_the_rate_decides_what_is_shown(eye: Eye) -> None:
+def test_the_rate_selects_the_splats(eye: Eye) -> None:
     assert "4KB" in eye.widgets["Rate"].value and "half" in eye.widgets["Rate"].options[0]
     compressed = eye.settle()
     size = (eye.nifi / "4KB" / "scene.nifi").stat().st_size
@@ -140,7 +140,7 @@ def test_the_rate_decides_what_is_shown(eye: Eye) -> None:
     assert differ(eye.change("Rate", eye.widgets["Rate"].options[1]), compressed) < 1
 
 
-def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready(
+def test_the_compressed_view_is_immediate_and_the_restored_view_follows(
     eye: Eye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compressed, go = eye.settle(), threading.Event()
@@ -162,13 +162,13 @@ def test_the_compressed_view_comes_at_once_and_the_restored_one_when_it_is_ready
     until(lambda: differ(eye.pictures[-1], wanted) < 3)
     assert "Last restoration" in eye.text
     assert locked == [False]
-    # what the slider does needs no restorer
+    # the slider blends without the restorer
     assert differ(eye.change("Strength", 0.0), compressed) < 1
     assert differ(eye.change("Strength", 1.0), 255 - compressed) < 2
     assert len(locked) == 1
 
 
-def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
+def test_nothing_is_restored_or_displayed_late_while_the_camera_moves(
     eye: Eye, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eye.settle()
@@ -187,14 +187,14 @@ def test_nothing_is_restored_while_the_camera_moves_nor_shown_of_where_it_was(
         eye.move()
         time.sleep(0.02)
         if len(eye.pictures) % 5 == 0:
-            go.set()  # the first is ready while the camera moves
+            go.set()  # the first result is ready while the camera moves
     assert len(restored) == 1
     assert not any(picture.min() == 255 for picture in eye.pictures)
     until(lambda: eye.pictures[-1].min() == 255)
     assert restored == ["high", "high"]
 
 
-def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_restorer_is_reported_and_the_viewer_continues(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
     compressed = eye.settle()
     eye.widgets["Folder"].value = "/nowhere/{at all}"
     eye.change("Restorer", "another folder")
@@ -214,7 +214,7 @@ def test_a_restorer_that_fails_says_so_and_the_viewer_lives_on(eye: Eye, monkeyp
     assert differ(eye.settle(), compressed) > 2
 
 
-def test_without_restorer_and_photos_the_panel_says_what_is_missing(eye: Eye) -> None:
+def test_without_restorer_and_photos_the_panel_reports_what_is_missing(eye: Eye) -> None:
     eye.settle()
     eye.change("Restorer", "none")
     eye.change("Restore", True)
@@ -224,7 +224,7 @@ def test_without_restorer_and_photos_the_panel_says_what_is_missing(eye: Eye) ->
     until(lambda: "Last restoration" in eye.text)
 
 
-def test_what_changed_is_tinted(eye: Eye) -> None:
+def test_show_change_tints_changed_pixels(eye: Eye) -> None:
     compressed = eye.settle()
     restored = eye.change("Restore", True)
     tinted = eye.change("Show change", True)
@@ -235,7 +235,7 @@ def test_what_changed_is_tinted(eye: Eye) -> None:
     assert differ(eye.change("Restore", False), compressed) < 1
 
 
-def test_split_screen_shows_both(eye: Eye) -> None:
+def test_split_screen_displays_both_outputs(eye: Eye) -> None:
     compressed = eye.settle()
     controls = eye.viewer.control_panel
     controls._split_output_render.value = "rgb_restored"
@@ -247,7 +247,7 @@ def test_split_screen_shows_both(eye: Eye) -> None:
     assert differ(split[:, middle + 1 :], compressed[:, middle + 1 :]) > 2
 
 
-def test_new_files_and_restorers_are_found_while_it_runs(eye: Eye) -> None:
+def test_new_files_and_restorers_are_found_while_the_viewer_runs(eye: Eye) -> None:
     eye.settle()
     shutil.copytree(eye.nifi / "half", eye.nifi / "again")
     shutil.copytree(eye.nifi / "restorer", eye.nifi / "other")

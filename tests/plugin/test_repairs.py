@@ -1,7 +1,7 @@
-"""Each repair of nerfstudio mends what it says, and is still needed.
+"""Each repair of nerfstudio works, and is still needed.
 
-Tests that take `repaired` run twice: with the repair, and as upstream is, where the same must fail. If it does not,
-upstream has been mended: delete the repair.
+Tests that use `repaired` run twice: with the repair, and with upstream's code, which must fail. If upstream's code does
+not fail, it was fixed: delete the repair.
 """
 
 import os
@@ -49,7 +49,7 @@ def repaired(request: pytest.FixtureRequest) -> bool:
 def works_only(
     repaired: bool, symptom: type[BaseException] | tuple[type[BaseException], ...], match: str | None = None
 ) -> Iterator[None]:
-    """The block passes when repaired, and fails with the symptom when not."""
+    """Expect the block to pass with the repair, and to fail with `symptom` without it."""
     with nullcontext() if repaired else pytest.raises(symptom, match=match):
         yield
 
@@ -105,14 +105,14 @@ def test_seed_points_follow_the_transform_and_the_scale(tmp_path: Path) -> None:
     assert read["points3D_rgb"].tolist() == [[10, 20, 30]]
 
 
-def test_a_broken_seed_file_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_seed_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "points.ply"
     path.write_bytes(b"ply\nformat")
-    with pytest.raises(CorruptFileError, match=r"points\.ply holds no points"):
+    with pytest.raises(CorruptFileError, match=r"points\.ply holds no readable points"):
         Nerfstudio._load_3D_points(None, path, torch.eye(4)[:3], 1.0)  # type: ignore[arg-type]
 
 
-def test_rendering_finds_an_ffmpeg_where_there_is_none(
+def test_rendering_falls_back_to_the_bundled_ffmpeg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -140,7 +140,7 @@ print(shutil.which("ffmpeg"))"""
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_is_built_without_a_network(
+def test_a_model_is_built_without_internet_access(
     tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
 ) -> None:
     def offline(*_: object, **__: object) -> None:
@@ -157,10 +157,10 @@ def test_a_model_is_built_without_a_network(
 def test_the_view_matrix_needs_no_compiler(repaired: bool) -> None:
     with works_only(repaired, AssertionError):
         function = splatfacto.get_viewmat if repaired else viewmat.upstream
-        assert not hasattr(function, "_torchdynamo_orig_callable"), "compiled when it is first called"
+        assert not hasattr(function, "_torchdynamo_orig_callable"), "it would be compiled on its first call"
 
 
-def test_splats_are_drawn_on_a_cpu(trained: Trainer, monkeypatch: pytest.MonkeyPatch, repaired: bool) -> None:
+def test_splats_are_rendered_on_a_cpu(trained: Trainer, monkeypatch: pytest.MonkeyPatch, repaired: bool) -> None:
     if not repaired:
         monkeypatch.setattr(splatfacto, "rasterization", rasterization.upstream)
     camera, _ = trained.pipeline.datamanager.next_train(0)
@@ -177,12 +177,12 @@ def test_intrinsics_stay_on_a_cpu(trained: Trainer, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(model_module, "on_own_device", lambda camera: camera)
     with works_only(
         repaired, (RuntimeError, AssertionError), "NVIDIA|CUDA"
-    ):  # the latter from torch built without CUDA
+    ):  # AssertionError if torch was built without CUDA
         model_of(trained).get_outputs(dataset.cameras[0:1])
 
 
 @pytest.mark.parametrize(("repaired", "more_gaussians"), [(True, False), (True, True), (False, False)])
-def test_training_goes_on_from_a_checkpoint(
+def test_training_resumes_from_a_checkpoint(
     trained: Trainer,
     tiny_capture: Path,
     tmp_path: Path,
@@ -195,7 +195,7 @@ def test_training_goes_on_from_a_checkpoint(
     config = training_config(tiny_capture, tmp_path, compress=False)
     config.load_dir = trained.checkpoint_dir
     config.max_num_iterations = 5
-    if more_gaussians:  # densify at once: the strategy and the optimizers must agree on the number
+    if more_gaussians:  # densify at once: the strategy and the optimisers must agree on the number
         more = {"strategy": "mcmc", "stop_split_at": 1000, "max_gaussians": 5000}
         vars(config.pipeline.model).update(more)
     before = model_of(trained).gauss_params["features_dc"].detach().clone()
@@ -207,7 +207,7 @@ def test_training_goes_on_from_a_checkpoint(
 def test_a_spiral_is_rendered(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
 ) -> None:
-    # as `ns-render` has it before a pipeline is built
+    # the state of `ns-render` before a pipeline is built
     monkeypatch.setattr("nerfstudio.scripts.render.VanillaDataManager", VanillaDataManager)
     if not repaired:
         monkeypatch.setattr(spiral, "install", lambda: None)
@@ -219,7 +219,7 @@ def test_a_spiral_is_rendered(
 
 
 @pytest.mark.parametrize(("flags", "host"), [([], "127.0.0.1"), (["--viewer.websocket-host", "0.0.0.0"], "0.0.0.0")])
-def test_ns_viewer_listens_on_this_machine_unless_asked_to(flags: list[str], host: str) -> None:
+def test_ns_viewer_listens_on_this_machine_by_default(flags: list[str], host: str) -> None:
     import tyro
     from nerfstudio.scripts.viewer.run_viewer import RunViewer
 
@@ -227,14 +227,12 @@ def test_ns_viewer_listens_on_this_machine_unless_asked_to(flags: list[str], hos
     assert command.viewer.as_viewer_config().websocket_host == host
 
 
-def test_upstreams_viewer_still_listens_to_the_whole_network() -> None:
-    """Also of other methods, which are left as they were. Once this fails, drop `viewer_host`."""
+def test_upstreams_viewer_still_listens_on_all_interfaces() -> None:
+    """The default for other methods is unchanged. Once this fails, delete `viewer_host`."""
     assert ViewerConfig().websocket_host == "0.0.0.0"
 
 
-def test_a_render_thread_does_not_forget_what_it_was_asked_to_draw(
-    monkeypatch: pytest.MonkeyPatch, repaired: bool
-) -> None:
+def test_an_idle_render_thread_keeps_requests_to_render(monkeypatch: pytest.MonkeyPatch, repaired: bool) -> None:
     if not repaired:
         monkeypatch.setattr(RenderStateMachine, "action", lost_steps.upstream)
     thread = RenderStateMachine(viewer=None, viser_scale_ratio=1, client=None)  # type: ignore[arg-type]
@@ -245,7 +243,7 @@ def test_a_render_thread_does_not_forget_what_it_was_asked_to_draw(
         assert thread.next_action is not None and thread.next_action.action == "step"
 
 
-def test_what_the_user_can_mend_is_one_line_and_all_else_a_trace(
+def test_an_error_that_the_user_can_fix_is_one_line_and_others_are_traces(
     tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)

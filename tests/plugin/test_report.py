@@ -1,4 +1,4 @@
-"""`ns-nifi-report` on a tiny run: what is in the page, and that the page needs nothing else."""
+"""`ns-nifi-report` on a tiny run: the page's content, and that it loads no other files."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import load_run
 
 
-def test_the_page_holds_numbers_pictures_and_commands(
+def test_the_page_contains_numbers_pictures_and_commands(
     own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["ns-nifi-report", "--load-config", str(own_run)])
@@ -27,7 +27,7 @@ def test_the_page_holds_numbers_pictures_and_commands(
     assert len(views) == len({view["rate"] for view in views}) >= 1
     kinds = {"photo", "uncompressed", "compressed", "referenced", "change by referenced"}
     assert kinds <= views[0]["pictures"].keys()
-    assert list(views[0]["pictures"])[:3] == ["photo", "uncompressed", "compressed"]  # as they are offered
+    assert list(views[0]["pictures"])[:3] == ["photo", "uncompressed", "compressed"]  # in the order of the menu
     assert all(url.startswith("data:image/jpeg;base64,") for url in views[0]["pictures"].values())
     for words in ("<td>compressed</td>", "bits a gaussian", "ns-train", "ns-nifi-report --load-config", "<svg"):
         assert words in text
@@ -36,7 +36,7 @@ def test_the_page_holds_numbers_pictures_and_commands(
     assert other.stat().st_size > 10_000
 
 
-def test_numbers_that_are_current_are_not_measured_again(
+def test_current_results_are_not_measured_again(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = copy_run(run_config, tmp_path / "runs")
@@ -54,7 +54,7 @@ def test_numbers_that_are_current_are_not_measured_again(
     assert measured
 
 
-def test_says_what_is_wrong(run_config: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(run_config: Path, tmp_path: Path) -> None:
     with pytest.raises(NifiError, match=r"--output .* must end in \.html"):
         Report(run_config, tmp_path / "report.pdf").main()
     with pytest.raises(NifiError, match="no such file"):

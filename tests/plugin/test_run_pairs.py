@@ -1,4 +1,4 @@
-"""Pairs of a run: of levels of pruning, which are told apart from each other and from the scene file's."""
+"""Pairs of a run at several pruning levels, stored beside those of its scene file."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def test_levels_are_equal_factors_apart_and_never_below_the_fewest():
             counts = pruned_counts(count, levels)
             assert counts[0] == FEWEST and counts[-1] < count and len(counts) <= levels
             assert counts == sorted(set(counts))
-    assert pruned_counts(4099, 5) == [4096, 4097, 4098]  # fewer levels where there is no room for more
+    assert pruned_counts(4099, 5) == [4096, 4097, 4098]  # fewer levels, because equal ones are merged
 
 
-def test_a_scene_that_is_too_small_is_one_line(run_config: Path, tmp_path: Path) -> None:
+def test_a_scene_that_is_too_small_is_refused_in_one_line(run_config: Path, tmp_path: Path) -> None:
     for count in (0, 1, FEWEST):
         with pytest.raises(NifiError, match="needs more than 4,096"):
             pruned_counts(count, 3)
@@ -36,7 +36,7 @@ def test_a_scene_that_is_too_small_is_one_line(run_config: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_levels_are_written_as_pairs(run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_pairs, "FEWEST", 40)
     run = load_run(run_config)
     counts = pruned_counts(len(run.uncompressed), 3)
@@ -54,15 +54,15 @@ def test_levels_of_pruning_become_pairs(run_config: Path, tmp_path: Path, monkey
         assert len(folder.splits["train"]) == 8 and len(folder.splits["test"]) == 2
         pictures = [folder.load("train", name) for name in folder.splits["train"]]
         errors.append(np.mean([np.square(d.astype(float) - c).mean() for c, d in pictures]))
-    assert errors[0] > errors[1] > errors[2]  # the most important come first
+    assert errors[0] > errors[1] > errors[2]  # the most important gaussians are kept
     listed = written[0].root / "pairs.json"
     before = listed.stat().st_mtime_ns
-    monkeypatch.setattr(run_pairs, "measure_importance", lambda *_, **__: pytest.fail("what is current was made again"))
+    monkeypatch.setattr(run_pairs, "measure_importance", lambda *_, **__: pytest.fail("pairs were written again"))
     assert list(write_pruned_pairs(run_config, 3, tmp_path)) == written
     assert listed.stat().st_mtime_ns == before
 
 
-def test_the_scene_files_pairs_and_those_of_levels_lie_side_by_side(
+def test_pairs_of_scene_file_and_pruning_levels_are_stored_side_by_side(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run_pairs, "FEWEST", 100)

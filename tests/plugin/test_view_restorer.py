@@ -1,4 +1,4 @@
-"""Requests for restored views, and what serves them."""
+"""Requests for restored views, and the object that serves them."""
 
 import threading
 import time
@@ -50,18 +50,18 @@ def test_each_result_is_computed_once(restorer: ViewRestorer, monkeypatch: pytes
     assert len(calls) == 1
 
 
-def test_the_view_s_own_photo_is_not_used_where_it_is_excluded(restorer: ViewRestorer) -> None:
+def test_an_excluded_photo_is_not_used(restorer: ViewRestorer) -> None:
     assert restorer.model.train_views is not None
     view = restorer.model.train_views[0]
     own = request_at(restorer).photos(1)[0]
     assert view.image is not None
-    assert torch.equal(own, view.image)  # nothing shows more of a view than its own photo
+    assert torch.equal(own, view.image)  # no other photo shows more of the view
     other = request_at(restorer, exclude=view.name)
     assert not any(torch.equal(photo, own) for photo in other.photos(8))
     assert not torch.equal(other.referenced, request_at(restorer).referenced)
 
 
-def test_what_is_not_there_is_said(restorer: ViewRestorer) -> None:
+def test_a_missing_restorer_or_photo_is_reported(restorer: ViewRestorer) -> None:
     with pytest.raises(NifiError, match="no restorer: train one"):
         request_at(restorer, choice=RestorationChoice()).picture  # noqa: B018
     request = request_at(restorer)

@@ -20,7 +20,7 @@ def camera(x: float) -> View:
 
 
 def wall() -> Splats:
-    """A plane of small coloured gaussians that faces the cameras."""
+    """Return a plane of small coloured gaussians that faces the cameras."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.meshgrid(torch.linspace(-2.5, 2.5, 40), torch.linspace(-2.5, 2.5, 40), indexing="xy")
     means = torch.stack([x.flatten(), y.flatten(), torch.zeros(1600)], dim=1)
@@ -35,7 +35,7 @@ def seen(view: View) -> tuple[Tensor, Tensor]:
     return drawn.rgb, drawn.depth
 
 
-def test_views_of_one_world_agree_and_inventions_do_not() -> None:
+def test_views_of_one_scene_agree_and_invented_details_do_not() -> None:
     one, other = camera(0), camera(0.3)
     (a, depth_a), (b, depth_b) = seen(one), seen(other)
     same = consistency(one, a, depth_a, other, b, depth_b)
@@ -46,7 +46,7 @@ def test_views_of_one_world_agree_and_inventions_do_not() -> None:
     assert same > 28 and other_world < same - 5 and shifted < same - 5
 
 
-def test_what_only_one_view_sees_is_not_compared() -> None:
+def test_pixels_visible_in_one_view_only_are_not_compared() -> None:
     one, other = camera(0), camera(0.3)
     (a, depth_a), (b, depth_b) = seen(one), seen(other)
     before = consistency(one, a, depth_a, other, b, depth_b)
@@ -57,8 +57,8 @@ def test_what_only_one_view_sees_is_not_compared() -> None:
     assert consistency(one, a, depth_a, camera(50), b, depth_b) is None
 
 
-def test_a_step_goes_straight_and_turns_evenly() -> None:
-    turn = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # a quarter about y
+def test_a_step_moves_straight_and_turns_evenly() -> None:
+    turn = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # 90 degrees about y
     other = camera(2)
     other = replace(other, viewmat=other.viewmat.clone())
     other.viewmat[:3, :3] = turn

@@ -1,4 +1,4 @@
-"""Exposure and white balance of photos beside their renders."""
+"""Exposure and white balance of photos relative to their renders."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from nifi_ns.references._exposure import fit_gains, shared_gains
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
-    """A photo, and a blurred render of it that shows something else in a corner: [1, 3, 96, 128] each."""
+    """Return a photo, and a blurred render that differs in a corner: [1, 3, 96, 128] each."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 12, 16, generator=generator)
     photo = F.interpolate(coarse, (96, 128), mode="bicubic").clamp(0, 1) * 0.7 + 0.1
@@ -17,14 +17,14 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
     return photo, render
 
 
-def test_the_factors_of_a_photo_are_found_though_its_render_is_blurred_and_partly_wrong() -> None:
+def test_a_photos_factors_are_found_despite_a_blurred_and_partly_wrong_render() -> None:
     photo, render = pictures()
     factors = torch.tensor([0.85, 1.0, 1.12]).view(1, 3, 1, 1)
     torch.testing.assert_close(fit_gains(photo, render), torch.ones(1, 3, 1, 1), atol=0.025, rtol=0)
     torch.testing.assert_close(fit_gains(photo * factors, render), factors, atol=0.025, rtol=0)
 
 
-def test_clipped_pixels_say_nothing() -> None:
+def test_clipped_pixels_are_ignored() -> None:
     photo, render = pictures()
     half = photo.clone()
     half[..., 64:] = 1
@@ -33,13 +33,13 @@ def test_clipped_pixels_say_nothing() -> None:
     )
 
 
-def test_nothing_to_compare_gives_no_factor() -> None:
+def test_factors_are_one_without_comparable_pixels() -> None:
     black = torch.zeros(1, 3, 5, 3)
     torch.testing.assert_close(fit_gains(black, black), torch.ones(1, 3, 1, 1))
     torch.testing.assert_close(fit_gains(black + 1, black), torch.ones(1, 3, 1, 1))
 
 
-def test_what_photos_have_in_common_is_kept_and_chance_is_not() -> None:
+def test_factors_common_to_all_photos_are_kept_and_random_ones_are_not() -> None:
     generator = torch.Generator().manual_seed(0)
     chance = (0.08 * torch.randn(8, 3, 1, 1, generator=generator)).exp()
     alike = (0.004 * torch.randn(8, 3, 1, 1, generator=generator)).exp()

@@ -1,4 +1,4 @@
-"""Reference residuals on scenes whose geometry is known: a painted wall, and a board in front of it."""
+"""Reference residuals on scenes with known geometry: a painted wall, and a board in front of it."""
 
 import json
 import math
@@ -23,11 +23,11 @@ from nifi_ns.views import View
 
 CPU = torch.device("cpu")
 WALL, BOARD = 5.0, 3.0
-"""Distances from the plane z = 0 where the cameras stand."""
+"""Distances from the plane z = 0, where the cameras are."""
 
 
 def camera(name: str, x: float, *, y: float = 0.0, turn: float = 0.0, size: tuple[int, int] = (96, 72)) -> View:
-    """At (x, y, 0), looking along +z, turned by `turn` about y."""
+    """Return a camera at (x, y, 0), facing +z, turned by `turn` about y."""
     c, s = math.cos(turn), math.sin(turn)
     rotation = torch.tensor([[c, 0.0, -s], [0.0, 1.0, 0.0], [s, 0.0, c]])
     viewmat = torch.eye(4)
@@ -39,14 +39,14 @@ def camera(name: str, x: float, *, y: float = 0.0, turn: float = 0.0, size: tupl
 
 
 def paint(points: Tensor, shade: float) -> Tensor:
-    """[..., 3] a colour pattern in the world, at wavelengths from 0.35 to 2."""
+    """Return a colour pattern [..., 3] of world points, at wavelengths from 0.35 to 2."""
     x, y = points[..., 0], points[..., 1]
     waves = [torch.sin(a * x + b * y + k) for k, (a, b) in enumerate([(9, 4), (-8, 13), (17, 5)])]
     return (shade + 0.12 * torch.stack(waves, dim=-1) + 0.1 * torch.sin(3 * x - 2 * y)[..., None]).clamp(0, 1)
 
 
 def truth(view: View, *, board: bool = True) -> tuple[Tensor, Tensor]:
-    """Colour [H, W, 3] and depth [H, W, 1]: a bright wall, and a dark board of 1 x 1 in front of it."""
+    """Return colour [H, W, 3] and depth [H, W, 1] of a bright wall with a dark board of 1 x 1 in front of it."""
     ones = torch.ones(view.height, view.width, 1)
     start, towards = view.centre, lift(view, ones) - view.centre
     at_wall = start + towards * ((WALL - start[2]) / towards[..., 2:])
@@ -58,7 +58,7 @@ def truth(view: View, *, board: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def render(view: View) -> tuple[Tensor, Tensor]:
-    """What poor splats draw: right depth, plain colours."""
+    """Return a poor render: correct depth, but plain colours."""
     _, depth = truth(view)
     return torch.where(depth < 4, 0.3, 0.7).expand(-1, -1, 3), depth
 
@@ -69,15 +69,15 @@ def photographed(view: View) -> View:
 
 VIEWS = [photographed(camera(f"{i}", 0.25 * (i - 3), y=0.05 * (i % 2), turn=0.03 * (i - 3))) for i in range(7)]
 HERE = camera("here", 0.1, y=0.02, turn=0.01)
-TRUSTING = StereoSettings(coarse=(), fine=(), rounds=0)
-"""Takes depth as it is rendered."""
+RENDERED_DEPTH = StereoSettings(coarse=(), fine=(), rounds=0)
+"""Uses depth as rendered."""
 
 
 def error(image: Tensor, view: View = HERE) -> float:
     return (image - truth(view)[0]).square().mean().sqrt().item()
 
 
-def test_a_pixel_lifted_and_projected_comes_back_and_agrees_between_views() -> None:
+def test_lifting_and_projecting_a_pixel_are_inverse_and_agree_between_views() -> None:
     depth = torch.rand(72, 96, 1) + 2
     at, z = epipolar(HERE, VIEWS[0], pixels((72, 96), CPU)).project(depth)
     points = lift(HERE, depth)
@@ -88,7 +88,7 @@ def test_a_pixel_lifted_and_projected_comes_back_and_agrees_between_views() -> N
     torch.testing.assert_close(z, camera_points[..., 2:], atol=1e-5, rtol=1e-5)
 
 
-def test_what_the_render_lacks_comes_back_from_the_photos() -> None:
+def test_details_missing_from_the_render_are_restored_from_photos() -> None:
     rgb, depth = render(HERE)
     image, confidence = ReferenceBank(VIEWS, render).restore(HERE, rgb, depth)
     assert image.shape == (72, 96, 3) and confidence.shape == (72, 96, 1)
@@ -96,8 +96,8 @@ def test_what_the_render_lacks_comes_back_from_the_photos() -> None:
     assert confidence.median() > 0.9
 
 
-def test_nothing_is_added_where_no_photo_looks() -> None:
-    """The view reaches further to the right than any photo."""
+def test_nothing_is_added_outside_all_photos() -> None:
+    """The view extends further to the right than any photo."""
     aside = camera("aside", 0.8, turn=0.25)
     rgb, depth = render(aside)
     image, confidence = ReferenceBank(VIEWS, render).restore(aside, rgb, depth)
@@ -135,66 +135,66 @@ def off(wrong: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("own", "image_weight"), [("photo", 1.0), ("render", 0.1)])
-def test_a_sweep_finds_the_depth_that_photos_agree_on(own: str, image_weight: float) -> None:
+def test_a_sweep_finds_the_depth_on_which_photos_agree(own: str, image_weight: float) -> None:
     image, depth = truth(HERE)
     image = image if own == "photo" else render(HERE)[0]
     swept = sweep(HERE, image, bent(depth), stacked(bent), StereoSettings(), Sweep(0.08, 11), image_weight=image_weight)
     assert off(swept, depth) < 0.6 * off(bent(depth), depth)
 
 
-def test_views_whose_depths_are_right_mend_one_that_is_wrong() -> None:
+def test_views_with_correct_depths_correct_one_that_is_wrong() -> None:
     _, depth = truth(HERE)
-    mended = agree(HERE, bent(depth), stacked(lambda right: right), StereoSettings())
-    assert off(mended, depth) < 0.2 * off(bent(depth), depth)
+    corrected = agree(HERE, bent(depth), stacked(lambda right: right), StereoSettings())
+    assert off(corrected, depth) < 0.2 * off(bent(depth), depth)
 
 
-def test_views_that_see_something_else_have_no_weight() -> None:
-    """The board is in front of what the others are said to see behind it."""
+def test_views_that_see_another_surface_have_no_weight() -> None:
+    """The board hides the points where the other views claim to see the wall."""
     _, depth = truth(HERE)
     kept = agree(HERE, depth, stacked(lambda right: 3 * right), StereoSettings())
     torch.testing.assert_close(kept, depth, rtol=1e-4, atol=0)
 
 
-def test_a_view_is_repaired_though_all_depths_are_off_by_a_few_percent() -> None:
-    """Only what the sweeps and the agreement add up to can be measured by the picture."""
+def test_a_view_is_restored_although_all_depths_are_off_by_a_few_percent() -> None:
+    """Only the combined effect of sweeps and agreement is visible in the picture."""
     rgb, _ = render(HERE)
 
     def poor(view: View) -> tuple[Tensor, Tensor]:
         image, depth = render(view)
         return image, bent(depth)
 
-    near = ["2", "3", "4"]  # seen from so near, depth hardly matters
-    best, mending, trusting = (
+    near = ["2", "3", "4"]  # excluded, because depth hardly matters at such a short distance
+    best, corrected, rendered = (
         error(ReferenceBank(VIEWS, draw, settings=settings).restore(HERE, rgb, draw(HERE)[1], exclude=near)[0])
         for draw, settings in (
-            (render, ReferenceSettings(stereo=TRUSTING)),
+            (render, ReferenceSettings(stereo=RENDERED_DEPTH)),
             (poor, ReferenceSettings()),
-            (poor, ReferenceSettings(stereo=TRUSTING)),
+            (poor, ReferenceSettings(stereo=RENDERED_DEPTH)),
         )
     )
-    assert trusting > 1.3 * best
-    assert mending - best < 0.5 * (trusting - best)
+    assert rendered > 1.3 * best
+    assert corrected - best < 0.5 * (rendered - best)
 
 
-def test_photos_that_were_each_exposed_otherwise_repair_nearly_as_well() -> None:
+def test_different_exposures_of_photos_hardly_reduce_quality() -> None:
     rgb, depth = render(HERE)
     factors = 1 + 0.2 * torch.rand(len(VIEWS), 3, generator=torch.Generator().manual_seed(0)) - 0.1
     photos = [(truth(view)[0] * factor).clamp(0, 1) for view, factor in zip(VIEWS, factors, strict=True)]
     exposed = [replace(view, image=photo) for view, photo in zip(VIEWS, photos, strict=True)]
-    alike, apart = (error(ReferenceBank(views, render).restore(HERE, rgb, depth)[0]) for views in (VIEWS, exposed))
-    assert apart < 1.15 * alike
+    equal, different = (error(ReferenceBank(views, render).restore(HERE, rgb, depth)[0]) for views in (VIEWS, exposed))
+    assert different < 1.15 * equal
 
 
-def test_an_exposure_that_all_photos_share_is_the_views_too() -> None:
-    """The splats may be of another day; the photos are right."""
+def test_an_exposure_common_to_all_photos_is_applied_to_the_view() -> None:
+    """The splats may have other colours; the photos are correct."""
     rgb, depth = render(HERE)
     darker = [replace(view, image=0.8 * truth(view)[0]) for view in VIEWS]
     image, _ = ReferenceBank(darker, render).restore(HERE, rgb, depth)
     assert (image - 0.8 * truth(HERE)[0]).square().mean().sqrt() < 0.4 * error(rgb)
 
 
-def test_a_view_left_out_is_not_used() -> None:
-    """Leave-one-out: with its own photo a view comes back nearly as it was, which would teach a network nothing."""
+def test_an_excluded_photo_is_not_used() -> None:
+    """With its own photo, a view is restored almost exactly, and a network would learn nothing from the pair."""
     view = VIEWS[3]
     rgb, depth = render(view)
     bank = ReferenceBank(VIEWS, render)
@@ -204,15 +204,15 @@ def test_a_view_left_out_is_not_used() -> None:
     assert own < 0.65 * others
 
 
-def test_the_nearest_references_are_chosen_first_and_no_more_than_asked() -> None:
+def test_the_nearest_references_are_chosen_up_to_the_requested_number() -> None:
     bank = ReferenceBank(VIEWS, render, settings=ReferenceSettings(count=3))
     _, depth = render(HERE)
     chosen = bank.choose(HERE, depth)
     assert len(chosen) == 3 and chosen[0] in (3, 4) and len(set(chosen)) == 3
 
 
-def test_a_photo_that_something_stands_before_is_not_chosen_first() -> None:
-    """From a camera close behind the board nothing of the wall is seen, though all of it lies within its picture."""
+def test_a_photo_with_an_occluded_view_is_not_chosen_first() -> None:
+    """A camera close behind the board does not see the wall, although all of it projects into its photo."""
     board = replace(camera("board", 0.1, y=0.02, turn=0.01), name="board")
 
     def draw(view: View) -> tuple[Tensor, Tensor]:
@@ -227,7 +227,7 @@ def test_a_photo_that_something_stands_before_is_not_chosen_first() -> None:
     assert bank.choose(HERE, depth, count=5, occlusion=True)[:3] == seen
 
 
-def test_references_behind_or_elsewhere_leave_the_render_as_it_is() -> None:
+def test_references_that_do_not_overlap_leave_the_render_unchanged() -> None:
     back = [photographed(camera("back", 0.0, turn=math.pi))]
     rgb, depth = render(HERE)
     image, confidence = ReferenceBank(back, lambda view: truth(view, board=False)).restore(HERE, rgb, depth)
@@ -235,7 +235,7 @@ def test_references_behind_or_elsewhere_leave_the_render_as_it_is() -> None:
     assert confidence.max() == 0
 
 
-def test_pixels_without_depth_are_left_alone() -> None:
+def test_pixels_without_depth_are_unchanged() -> None:
     rgb, depth = render(HERE)
     depth = depth.clone()
     depth[:, :20] = 0
@@ -244,7 +244,7 @@ def test_pixels_without_depth_are_left_alone() -> None:
     torch.testing.assert_close(image[:, :20], rgb[:, :20])
 
 
-def test_renders_of_references_are_kept_and_bounded() -> None:
+def test_renders_of_references_are_cached_up_to_a_limit() -> None:
     drawn = []
 
     def counted(view: View) -> tuple[Tensor, Tensor]:
@@ -259,7 +259,7 @@ def test_renders_of_references_are_kept_and_bounded() -> None:
     drawn.clear()
     small = ReferenceBank(VIEWS, counted, settings=ReferenceSettings(count=3, cache_size=2))
     torch.testing.assert_close(small.restore(HERE, rgb, depth)[0], first)
-    assert len(drawn) > len(set(drawn))  # what was dropped is drawn again
+    assert len(drawn) > len(set(drawn))  # evicted renders are computed again
 
 
 @pytest.mark.parametrize("size", [(33, 17), (96, 72)])
@@ -289,8 +289,9 @@ def test_unusable_input_is_refused() -> None:
         ReferenceBank(VIEWS, render).restore(HERE, rgb[:-1], depth)
 
 
-def test_even_untrained_splats_of_a_generated_capture_gain_from_its_photos(tmp_path: Path) -> None:
-    """End to end with the real rasterizer: round gaussians on the seed points."""
+def test_untrained_splats_of_a_generated_capture_improve_with_its_photos(tmp_path: Path) -> None:
+    """End to end with the real rasterizer: round gaussians at the seed points."""
+
     folder = make_capture(tmp_path, CaptureSettings(views=40, width=80, height=60, samples=1, points=2000))
     vertex = PlyData.read(str(folder / "sparse_pc.ply"))["vertex"].data
     means, colours = (

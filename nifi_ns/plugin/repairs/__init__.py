@@ -1,13 +1,13 @@
-"""What keeps nerfstudio 1.1.5 from working on current libraries, each in a file that names the upstream issue.
+"""Repairs that make nerfstudio 1.1.5 work with current libraries, one per file, with the upstream issue.
 
-Every change this package makes to nerfstudio's own modules is here, one a file, each with an `install` that may be
-called again without harm. (`lpips_weights`, a context manager, concerns our own models alone.) For each there is a test
-that fails without it, and fails too once upstream no longer needs it: then delete the file, its line here and its test.
+All changes of this package to nerfstudio's own modules are here. Each has an `install`, which may be called repeatedly.
+(`lpips_weights` and `intrinsics` affect only our own models.) Each has a test that fails without the repair, and also
+once upstream no longer needs it: then delete the file, its line here and its test.
 """
 
 
 def install() -> None:
-    """Install what every `ns-*` command needs, on stock methods too. Called when nerfstudio loads the plugin."""
+    """Install the repairs for every `ns-*` command and method. Called when nerfstudio loads the plugin."""
     from nifi_ns.plugin.repairs import (
         checkpoints,
         ffmpeg,
@@ -24,7 +24,7 @@ def install() -> None:
 
 
 def install_for_pipeline() -> None:
-    """Install what a command needs that runs one of our methods. Called when such a pipeline begins to be built."""
+    """Install the repairs for commands that run one of our methods. Called before such a pipeline is built."""
     from nifi_ns.plugin.repairs import one_line_errors, render_speeds, spiral
 
     for repair in (one_line_errors, render_speeds, spiral):

@@ -1,4 +1,4 @@
-"""`ns-render` without an `ffmpeg` on PATH: the binary of the pip package imageio-ffmpeg serves.
+"""`ns-render` needs an `ffmpeg` on PATH. The repair falls back to the binary of the pip package imageio-ffmpeg.
 
 Nerfstudio exits when `shutil.which("ffmpeg")` finds none, even for `--output-format images`. Upstream: nerfstudio
 issue 2427.
@@ -23,15 +23,15 @@ def _check_with_fallback() -> None:
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder with a program called `ffmpeg`, which goes when the process ends."""
+    """Return a folder with a program called `ffmpeg`, deleted when the process ends."""
     import imageio_ffmpeg
 
     folder = tempfile.TemporaryDirectory(prefix="nifi-ns-ffmpeg-")
-    # the binary's own name carries its version; tools look for plain "ffmpeg"
+    # the binary's own name includes its version, but tools search for plain "ffmpeg"
     (Path(folder.name) / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     return folder
 
 
 def install() -> None:
-    """Let the check put the bundled ffmpeg on PATH, for this process and its children, if there is no other."""
+    """Make the check put the bundled ffmpeg on PATH, for this process and its children, if there is no other."""
     install_checks.check_ffmpeg_installed = _check_with_fallback

@@ -1,6 +1,6 @@
-"""Splatfacto moves the camera's intrinsics to CUDA whatever device it runs on, which fails without a GPU.
+"""Splatfacto always moves the camera's intrinsics to CUDA, which fails without a GPU.
 
-Not reported upstream: on a CPU splatfacto stops earlier, at the rasterizer (`rasterization`).
+Not reported upstream, because on a CPU splatfacto fails earlier, in the rasterizer (`rasterization`).
 """
 
 import copy
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _StaysOnDevice(Tensor):
-    """A tensor whose `cuda()` does nothing."""
+    """A tensor that ignores `cuda()`."""
 
     def cuda(self, *_: Any, **__: Any) -> Tensor:
         return self.as_subclass(Tensor)

@@ -1,7 +1,7 @@
-"""The viewer forgets to draw: its render thread, when it has nothing to do, overwrites what it was just asked to do.
+"""The viewer loses requests to render: its idle render thread overwrites them.
 
-Every 0.2 seconds an idle render thread tells itself that the camera is static. If a request to draw again (a "step")
-arrives while it looks up the camera to say so, the request is replaced, and the old picture stays. Not reported
+Every 0.2 seconds an idle render thread sends itself the action "static". If a request to render again (a "step")
+arrives while it reads the camera for that action, the request is replaced, and the old picture stays. Not reported
 upstream.
 """
 
@@ -10,11 +10,11 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 upstream = RenderStateMachine.action
 
 
-def _keep_what_was_asked(self: RenderStateMachine, action: RenderAction) -> None:
+def _keep_request(self: RenderStateMachine, action: RenderAction) -> None:
     if action.action != "static" or self.next_action is None:
         upstream(self, action)
 
 
 def install() -> None:
-    """Let nothing that was asked for be replaced by the thread's own "static"."""
-    RenderStateMachine.action = _keep_what_was_asked
+    """Prevent the thread's own "static" from replacing a request."""
+    RenderStateMachine.action = _keep_request

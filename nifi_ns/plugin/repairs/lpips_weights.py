@@ -1,7 +1,7 @@
-"""Splatfacto downloads LPIPS weights to be constructed at all; on a machine without a network it cannot be.
+"""Splatfacto downloads LPIPS weights when it is constructed, which fails without internet access.
 
-This project measures LPIPS elsewhere (`nifi_ns.metrics`: only when asked, unavailable where the weights cannot be had),
-so its models are built without, which also keeps 10 MB out of every checkpoint. Upstream: nerfstudio issue 2415.
+This project measures LPIPS elsewhere (`nifi_ns.metrics`: only on request, and only if the weights are available). So
+its models are built without LPIPS, which also saves 10 MB in every checkpoint. Upstream: nerfstudio issue 2415.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from torch import nn
 
 @contextmanager
 def without_lpips() -> Iterator[None]:
-    """Within the block, torchmetrics' LPIPS is an empty module."""
-    import torchmetrics.image.lpip  # not at the start of every command: it loads transformers
+    """Replace torchmetrics' LPIPS by an empty module within the block."""
+    import torchmetrics.image.lpip  # not at the top of the file, because it loads transformers
 
     lpips = torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity
-    torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = _nothing
+    torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = _empty_module
     try:
         yield
     finally:
         torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity = lpips
 
 
-def _nothing(**_: Any) -> nn.Module:
+def _empty_module(**_: Any) -> nn.Module:
     return nn.Identity()

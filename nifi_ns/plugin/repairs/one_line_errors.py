@@ -1,7 +1,7 @@
-"""`ns-train` and its kin show every error as a stack trace. One that the user can mend is one line, as elsewhere.
+"""`ns-*` commands show every error as a stack trace. With this repair, an error that the user can fix is one line.
 
-Not reported upstream: nerfstudio has no class of error for what the user can mend. Only commands that run one of our
-methods are changed, since only our code raises `NifiError`.
+Not reported upstream: nerfstudio has no error class for problems that the user can fix. Only commands that run one of
+our methods are changed, because only our code raises `NifiError`.
 """
 
 import sys
@@ -14,17 +14,17 @@ from nifi_ns.errors import NifiError
 
 @dataclass(frozen=True)
 class _OneLine:
-    otherwise: Callable[[type[BaseException], BaseException, TracebackType | None], object]
-    """The hook that shows all other errors."""
+    fallback: Callable[[type[BaseException], BaseException, TracebackType | None], object]
+    """The hook for all other errors."""
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, NifiError):
             print(f"error: {error}", file=sys.stderr)
         else:
-            self.otherwise(kind, error, trace)
+            self.fallback(kind, error, trace)
 
 
 def install() -> None:
-    """Let a `NifiError` that ends the program be one line, at an exit status of 1."""
+    """Print a `NifiError` that ends the program as one line; the exit status is 1."""
     if not isinstance(sys.excepthook, _OneLine):
         sys.excepthook = _OneLine(sys.excepthook)

@@ -1,7 +1,7 @@
-"""Splatfacto calls gsplat, which draws on CUDA only: on a CPU training and rendering fail at the first view.
+"""Splatfacto calls gsplat, which needs CUDA: on a CPU, training and rendering fail at the first view.
 
-Ours has gsplat's signature and hands CUDA tensors on to it; on a CPU it draws with compiled kernels. Upstream:
-nerfstudio issue 2993.
+Our `rasterization` has gsplat's signature. It passes CUDA tensors to gsplat, and has compiled kernels for a CPU.
+Upstream: nerfstudio issue 2993.
 """
 
 from nerfstudio.models import splatfacto
@@ -12,5 +12,5 @@ upstream = splatfacto.rasterization
 
 
 def install() -> None:
-    """Let splatfacto draw on the device of its tensors."""
+    """Make splatfacto render on the device of its tensors."""
     splatfacto.rasterization = rasterization

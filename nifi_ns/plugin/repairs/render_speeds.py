@@ -1,6 +1,6 @@
-"""`ns-render` says how many frames a second come out, but not how much of that time goes to restoring them.
+"""`ns-render` reports frames per second, but not how much of the time is spent on restoring.
 
-Not reported upstream. `ns-render` loads plugins before it imports its column, so that this comes with a pipeline.
+Not reported upstream. `ns-render` imports its column after it has loaded plugins, so a pipeline installs this repair.
 """
 
 import sys
@@ -13,10 +13,10 @@ from nifi_ns.plugin.speed import STOPWATCH
 
 
 class SpeedColumn(ItersPerSecColumn):
-    """Nerfstudio's column of frames per second, followed by what a frame's time goes to."""
+    """Nerfstudio's column of frames per second, followed by the speeds of rendering and restoring."""
 
     def render(self, task: Task) -> Text:
-        """Such as `0.71 fps (rendering 14.20 fps, restoring 0.75 fps)`."""
+        """Return a text such as `0.71 fps (rendering 14.20 fps, restoring 0.75 fps)`."""
         text = super().render(task)
         return text.append(f" ({STOPWATCH})") if str(STOPWATCH) else text
 

@@ -1,7 +1,7 @@
-"""Resuming splatfacto: its `load_state_dict` makes new Parameters after the optimizers took hold of the old ones.
+"""Resuming splatfacto fails: its `load_state_dict` makes new Parameters, but the optimisers keep the old ones.
 
-Training goes on with gaussians nobody optimises, or fails once densification finds other sizes. Upstream: nerfstudio
-issue 3554.
+Training continues with gaussians that are not optimised, or densification fails because sizes differ. Upstream:
+nerfstudio issue 3554.
 """
 
 from typing import Any
@@ -20,5 +20,5 @@ def _load_in_place(self: SplatfactoModel, dict: Any, **kwargs: Any) -> None:
 
 
 def install() -> None:
-    """Load checkpoints into the Parameters that the optimizers hold."""
+    """Load checkpoints into the Parameters of the optimisers."""
     SplatfactoModel.load_state_dict = _load_in_place

@@ -1,4 +1,4 @@
-"""Seed points from `.ply` without open3d, which needs libusb, libGL and libgomp of the system to be imported at all.
+"""Reading seed points from `.ply` imports open3d, which fails without the system's libusb, libGL and libgomp.
 
 Upstream: nerfstudio issue 2333.
 """
@@ -24,7 +24,7 @@ def _read_with_plyfile(
         vertex = PlyData.read(str(ply_file_path))["vertex"].data
         xyz = np.stack([vertex[axis] for axis in "xyz"], axis=-1).astype(np.float32)
     except (PlyParseError, KeyError, ValueError) as error:
-        raise CorruptFileError(f"{ply_file_path} holds no points that can be read: {error}") from error
+        raise CorruptFileError(f"{ply_file_path} holds no readable points: {error}") from error
     if len(xyz) == 0:
         return None
     points = torch.from_numpy(xyz) @ transform_matrix[:, :3].T + transform_matrix[:, 3]
@@ -37,5 +37,5 @@ def _read_with_plyfile(
 
 
 def install() -> None:
-    """Read every nerfstudio dataset's seed points with plyfile."""
+    """Read the seed points of nerfstudio datasets with plyfile."""
     Nerfstudio._load_3D_points = _read_with_plyfile

@@ -1,7 +1,7 @@
-"""`ns-render spiral` for datamanagers of full images, which it rejects by an assertion on three class names.
+"""`ns-render spiral` rejects datamanagers of full images, by an assertion on three classes.
 
-Upstream: nerfstudio issue 3023. `ns-render` loads plugins before it defines what to assert, so that this comes with a
-pipeline.
+Upstream: nerfstudio issue 3023. `ns-render` imports these classes after it has loaded plugins, so a pipeline installs
+this repair.
 """
 
 import sys
@@ -11,8 +11,8 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 
 
 def install() -> None:
-    """Let a running `ns-render spiral` accept a `FullImageDatamanager`; it needs an `eval_dataloader`, as ours has."""
+    """Make a running `ns-render spiral` accept a `FullImageDatamanager` with an `eval_dataloader`, like ours."""
     render = sys.modules.get("nerfstudio.scripts.render")
     if render is not None:
-        # isinstance takes nested tuples
+        # isinstance accepts nested tuples
         vars(render)["VanillaDataManager"] = (VanillaDataManager, FullImageDatamanager)

@@ -1,8 +1,8 @@
-"""`ns-viewer` opens its viewer to the whole network; here it listens on this machine only, unless asked to.
+"""`ns-viewer` listens on all network interfaces. With this repair it listens on this machine only, by default.
 
-Whoever reaches the viewer can have files written on this machine, and `ns-viewer` takes no notice of the host that a
-run's method has chosen: it has a flag of its own, whose default it inherits from `ViewerConfig`. That class itself is
-left alone, so that other methods train as they did. Not reported upstream, where listening to all is meant.
+Anyone who can reach the viewer can make it write files on this machine. `ns-viewer` ignores the host in a run's config:
+its own flag has a default from `ViewerConfig`. The default of that class itself does not change, so that other methods
+train as before. Not reported upstream, where listening on all interfaces is intended.
 """
 
 from nerfstudio.configs.base_config import ViewerConfig
@@ -11,6 +11,6 @@ LOCAL = "127.0.0.1"
 
 
 def install() -> None:
-    """Change the default of `--viewer.websocket-host` in classes derived from `ViewerConfig` from now on."""
+    """Change the default of `--viewer.websocket-host` in classes derived from `ViewerConfig` after this call."""
     # nerfstudio loads plugins before ns-viewer derives its class
     ViewerConfig.__dataclass_fields__["websocket_host"].default = LOCAL
