@@ -1,7 +1,7 @@
 """Nix: compress splats to a few kilobytes and decode them.
 
-Names are imported on first use: nerfstudio imports the settings whenever a command starts, which must not load the
-codec's compiler.
+Names are imported on first use: nerfstudio imports the settings whenever a command starts, and that must not load
+numba.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Cameras for splats that come without any, such as those of a bare `.ply`."""
+"""Cameras for splats that come without any, such as those of a `.ply`."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ _TRIES = 16
 
 
 def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int = 0) -> list[View]:
-    """Return `count` square views of `size` pixels among and around the splats, without photos, on their device.
+    """Place `count` square views of `size` pixels in and around the scene, without photos, on the device of `splats`.
 
-    Each looks at a random visible gaussian of the inner part of the scene, from a random direction and from 0.5 to 3
-    times the distance within which half of the visible gaussians lie. Of several candidates the camera with the most
-    free space around it is kept, so that it is not inside an object.
+    Each camera faces a random visible gaussian of the inner part of the scene, from a random direction. Its distance is
+    0.5 to 3 times the radius that holds half of the visible gaussians. The best of several candidates is kept: the one
+    with the most free space around it, because it is unlikely to be inside an object.
     """
     generator = torch.Generator().manual_seed(seed)
     means, alphas = splats.means.detach().float().cpu(), splats.opacities.detach().sigmoid().cpu()
@@ -30,7 +30,7 @@ def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int =
     distances = (visible - middle).norm(dim=1)
     radius = max(float(distances.median()), 1e-6)
     inner = visible[distances <= 2 * radius]
-    # a few thousand suffice to find how near the next gaussian is
+    # a few thousand gaussians are enough to estimate the distance to the nearest one
     sample = visible[torch.randperm(len(visible), generator=generator)[:4096]]
     focal = size / 2 / math.tan(_FIELD_OF_VIEW / 2)
     K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], device=splats.device)
@@ -51,13 +51,13 @@ def cameras_around(splats: Splats, count: int = 64, size: int = 400, seed: int =
 def with_renders(
     splats: Splats, views: Sequence[View], *, background: Tensor | None = None, antialiased: bool = False
 ) -> list[View]:
-    """Return the views with renders of `splats` in place of photos; for the arguments see `rasterize.render`."""
+    """Return the views with renders of `splats` as their photos; for the other arguments see `rasterize.render`."""
     drawn: dict[str, Any] = {"background": background, "antialiased": antialiased}
     return [replace(view, image=render(splats, view, **drawn).rgb.clamp(0, 1)) for view in views]
 
 
 def looking_at(centre: Tensor, target: Tensor) -> Tensor:
-    """Return the world-to-camera matrix [4, 4] (OpenCV axes) at `centre` facing `target`, [3] each, with z up."""
+    """Return the world-to-camera matrix [4, 4] (OpenCV axes) of a camera at `centre` [3] facing `target` [3], z up."""
     forward = torch.nn.functional.normalize(target - centre, dim=0)
     up = torch.tensor([0.0, 0.0, 1.0])
     if float((forward @ up).abs()) > 0.99:

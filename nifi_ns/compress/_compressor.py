@@ -1,14 +1,14 @@
-"""A compression, step by step, for any training loop: when to prune what, when to quantise, and how to finish.
+"""Compression for any training loop: when and what to prune, when to quantise, and how to finish.
 
     compressor = Compressor(settings)
     for step in range(settings.steps):
         keep = compressor.prune_mask(step, splats, measure)
-        ...  # unless it is None, remove the other gaussians and their optimiser state
+        ...  # if it is not None, remove the other gaussians and their optimiser state
         image = render(compressor.as_decoded(step, splats, measure), view)
         ...  # loss, backward, optimiser step
     compressed = compressor.finish(splats, measure)
 
-`measure` returns the importance of splats, as `measure_importance` does in some views.
+`measure` returns the importance of splats, for example by calling `measure_importance` with some views.
 """
 
 from collections.abc import Sequence
@@ -35,44 +35,44 @@ from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
 _SLACK = 1.03
-"""Prunings keep some more gaussians than fit, as fine-tuning makes them cheaper; the rest is pruned at the end."""
+"""Prunings keep this factor more than fits, because fine-tuning makes gaussians cheaper; `finish` drops the excess."""
 _WHOLE_FROM = 0.8
-"""Fraction of the steps after which none optimises the coarser levels, which cost the whole scene quality."""
+"""Fraction of the steps after which only the whole scene is optimised: steps on coarser levels cost it quality."""
 _SETTLED = 0.9
-"""Fraction of the gaussians whose level no longer changes after the last pruning."""
+"""Fraction of the gaussians whose level of detail no longer changes after the last pruning."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A scene file, and what it decodes to."""
+    """A scene file and the gaussians it decodes to."""
 
     data: bytes
-    """The file."""
+    """The scene file."""
     splats: Splats
     """`decode(data)`."""
     bits: Bits
-    """How finely it is quantised."""
+    """The quantisation of the file."""
 
 
 class Compressor:
-    """The schedule of one compression. The gaussians and their optimiser stay with the caller."""
+    """The schedule of one compression. The caller owns the gaussians and their optimiser."""
 
     def __init__(self, settings: CompressionSettings, *, antialiased: bool = False) -> None:
-        """Begin a compression of gaussians that are drawn `antialiased` or not, which the scene file records."""
+        """Begin a compression; the scene file records whether the gaussians are drawn `antialiased`."""
         self.settings, self.antialiased = settings, antialiased
         self.target = target_bytes(settings.target_size)
         spacing = settings.prune_until * settings.steps / settings.stages
         self._prunings = sorted({round(i * spacing) for i in range(settings.stages)})
         self._bits: Bits | None = None
-        self._quantizers: tuple[Grid, Tensor] | None = None  # with the precision class of each gaussian
+        self._quantizers: tuple[Grid, Tensor] | None = None  # the grid, and the precision class of each gaussian
         self._lod = LevelsOfDetail(settings.lod_levels, settings.lod_ratio)
         self._rank: Tensor | None = None
 
     def prune_mask(self, step: int, splats: Splats, measure: ImportanceMeasure) -> Tensor | None:
-        """Return which gaussians to keep at this step, [N] booleans; None if the step prunes nothing.
+        """Return a mask [N] of the gaussians to keep at this step, or None if this step prunes nothing.
 
         Raises:
-            NifiError: if not one gaussian fits into the target size.
+            NifiError: if not a single gaussian fits into the target size.
         """
         if step not in self._prunings:
             return None
@@ -80,26 +80,27 @@ class Compressor:
         order = importance.opacity_sensitivity.argsort(descending=True)
         count, _ = self._affordable(splats, order, importance, round(_SLACK * self.target))
         left = len(self._prunings) - self._prunings.index(step)
-        count = round(len(splats) * (count / len(splats)) ** (1 / left))  # by equal factors
+        count = round(len(splats) * (count / len(splats)) ** (1 / left))  # each pruning divides by the same factor
         keep = torch.zeros(len(splats), dtype=torch.bool, device=splats.device)
         keep[order[:count]] = True
         self._rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))[keep]
         return keep
 
     def room_for(self, splats: Splats, measure: ImportanceMeasure) -> int:
-        """Return about how many gaussians fit into the target size, and a few more.
+        """Return about how many gaussians fit into the target size, with a margin for the final choice.
 
         Raises:
-            NifiError: if not one does.
+            NifiError: if not a single gaussian fits.
         """
         importance = measure(splats)
         order = importance.opacity_sensitivity.argsort(descending=True)
         return self._affordable(splats, order, importance, round(_SLACK * self.target))[0]
 
     def as_decoded(self, step: int, splats: Splats, measure: ImportanceMeasure) -> Splats:
-        """Return what to draw at this step: the splats, or what the file would decode to, with gradients to the splats.
+        """Return the gaussians to draw at this step: `splats` at first, later those that the file would decode to.
 
-        At some steps (`lod_steps` of the settings) it is what a coarser level of the file would decode to.
+        Gradients flow back to `splats`. A fraction of the steps (`lod_steps` in the settings) draws a coarser level of
+        detail.
         """
         if step < self.settings.quantize_from * self.settings.steps:
             return splats
@@ -118,13 +119,13 @@ class Compressor:
         """Return the scene file of the most important gaussians that fit.
 
         Raises:
-            NifiError: if not one gaussian fits into the target size.
+            NifiError: if not a single gaussian fits into the target size.
         """
         splats = splats.detach()
         importance = measure(splats)
         order = importance.opacity_sensitivity.argsort(descending=True)
         if self._rank is not None:
-            # the last pruning settled which gaussian is in which level; only the least important are ranked anew
+            # the last pruning fixed the level of each gaussian; only the least important are ranked again
             settled, others = order.tensor_split([round(_SETTLED * len(order))])
             order = torch.cat([settled[self._rank[settled].argsort()], others])
         _, data = self._affordable(splats, order, importance, self.target)
@@ -155,7 +156,7 @@ class Compressor:
         return encode(splats, grid, precision, counts, antialiased=self.antialiased)
 
     def _level_at(self, step: int, count: int) -> int | None:
-        # how many of `count` gaussians this step optimises: those up to one of the coarser levels; None for all
+        # the number of gaussians this step optimises if it draws a coarser level; None for all
         coarser = self._lod.cumulative_counts(count)[:-1]
         every = round(1 / self.settings.lod_steps) if self.settings.lod_steps else 0
         if not coarser or not every or step % every or step >= _WHOLE_FROM * self.settings.steps:
@@ -163,7 +164,7 @@ class Compressor:
         return coarser[step // every % len(coarser)]
 
     def _chosen_bits(self, splats: Splats, importance: Importance) -> Bits:
-        # chosen once, for all gaussians
+        # chosen once, at the first call
         if self._bits is None:
             named = self.settings.bits
             if named == "auto":

@@ -1,4 +1,4 @@
-"""Compression with fine-tuning, in a loop of its own: for splats that are no longer in training."""
+"""Compress splats that have finished training, with a fine-tuning loop."""
 
 import random
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from nifi_ns.splats import Splats
 from nifi_ns.views import View, spaced_views
 
 _LEARNING_RATES = {"means": 1e-3, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
-"""Learning rates at the first step; that of means is for cameras that extend over one unit. They are splatfacto's,
-except for means, which have to move further to close the gaps that pruning leaves."""
+"""Learning rates at the first step; that of means is multiplied by the cameras' extent. They are splatfacto's, except
+that means move faster, to close the gaps that pruning leaves."""
 _DECAY = 0.1
-"""The learning rates at the last step, as a fraction of those at the first."""
+"""Learning rates at the last step, as a fraction of those at the first."""
 
 
 def compress(
@@ -38,16 +38,16 @@ def compress(
     """Prune, fine-tune and quantise splats until their scene file has the target size.
 
     Args:
-        splats: what to compress; not modified. Everything runs on their device.
-        views: cameras to fine-tune in, with photos. Without photos the targets are the splats' own renders; without
-            views, those of cameras placed around and inside the scene.
+        splats: the gaussians, not modified. Everything runs on their device.
+        views: cameras with photos to fine-tune on. Without photos the targets are renders of `splats`; without views,
+            cameras are placed in and around the scene.
         settings: the target size, and how to reach it.
-        background: [3] the colour behind everything; black if None.
+        background: [3] RGB colour behind the scene; black if None.
         antialiased: whether the splats are drawn antialiased, which the scene file records.
         progress: show a progress bar.
 
     Raises:
-        NifiError: if there are no gaussians, or not one fits into the target size.
+        NifiError: if there are no gaussians, or not a single one fits into the target size.
     """
     from gsplat.strategy.ops import remove
 
@@ -56,7 +56,7 @@ def compress(
     cameras = importance_views(views, settings.importance_views)
     if not views:
         views = cameras_around(splats)
-        cameras = spaced_views(views, settings.importance_views)  # those between them might be inside objects
+        cameras = spaced_views(views, settings.importance_views)  # cameras between these might be inside objects
     drawn = {"background": background, "antialiased": antialiased}
     if views[0].image is None:
         views = with_renders(splats, views, **drawn)
@@ -95,14 +95,14 @@ def compress(
 
 
 def learning_rates(step: int, settings: CompressionSettings, extent: float) -> dict[str, float]:
-    """Return the learning rates at a step, by gsplat's names, for cameras that extend over `extent` scene units."""
+    """Return the learning rates at a step, by gsplat's parameter names; `extent` is that of the cameras."""
     scale = settings.learning_rate * _DECAY ** (step / settings.steps)
     rates = {name: scale * rate for name, rate in _LEARNING_RATES.items()}
     return rates | {"means": rates["means"] * extent}
 
 
 def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tensor:
-    """Return the weighted sum of L1 and 1 - SSIM between a render [H, W, 3] and the view's photo."""
+    """Return the weighted sum of L1 and 1 - SSIM between a render [H, W, 3] and the photo of `view`."""
     assert view.image is not None, f"the view {view.name} has no photo"
     photo = view.image.to(image)
     similarity = SSIM()(photo.permute(2, 0, 1)[None], image.permute(2, 0, 1)[None])
@@ -111,13 +111,13 @@ def photo_loss(image: Tensor, view: View, settings: CompressionSettings) -> Tens
 
 
 def extent(views: Sequence[View]) -> float:
-    """Return the largest distance of a camera from the centre of all: the unit of the learning rate of means."""
+    """Return the largest distance of a camera from the mean camera position: the unit of the learning rate of means."""
     centres = torch.stack([view.centre for view in views])
     return max(float((centres - centres.mean(dim=0)).norm(dim=1).max()), 1e-3)
 
 
 def _parameters(splats: Splats) -> torch.nn.ParameterDict:
-    # by the names that gsplat's `remove` expects
+    # named as gsplat's `remove` expects
     values = {"means": splats.means, "scales": splats.scales, "quats": splats.quats, "opacities": splats.opacities}
     values |= {"sh0": splats.sh[:, :1], "shN": splats.sh[:, 1:]}
     return torch.nn.ParameterDict({k: torch.nn.Parameter(v.detach().float().clone()) for k, v in values.items()})

@@ -1,4 +1,4 @@
-"""How much each gaussian matters in the images: the criterion of pruning and of precision."""
+"""Importance: how strongly each gaussian affects the renders. It decides what to prune and how precisely to store."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from nifi_ns.views import View, spaced_views
 
 
 def importance_views(views: Sequence[View], count: int) -> list[View]:
-    """Return up to `count` cameras to measure importance in: evenly spaced views without photos, and some between.
+    """Return up to `count` cameras to measure importance in: evenly spaced views without photos, and cameras between.
 
-    Gaussians that no photo shows may be seen from between the photos. There is at most one such camera for each view:
-    more would lie between distant views, where nobody looks from.
+    Some gaussians appear in no photo but are visible between photos. There is at most one camera between per view: more
+    would lie between distant views, where users do not go.
     """
     cameras = [replace(view, image=None) for view in spaced_views(views, count)]
     return cameras + between(cameras, min(count - len(cameras), len(cameras)), 1.0)
@@ -24,41 +24,41 @@ def importance_views(views: Sequence[View], count: int) -> list[View]:
 
 @dataclass(frozen=True)
 class Importance:
-    """Sensitivity of the images to each of N gaussians: squared derivatives, summed over pixels, channels and views."""
+    """Sensitivity of renders to each of N gaussians: squared derivatives, summed over pixels, channels and views."""
 
     opacity_sensitivity: Tensor
-    """[N] sum of `(d image / d log alpha)^2`: the criterion of pruning."""
+    """[N] sum of `(d render / d log alpha)^2`, used for pruning."""
     position_sensitivity: Tensor
-    """[N] geometric mean of the sums of `(d image / d log scale)^2` and of `(d image / d mean)^2` with means in units
-    of the longest axis, each over the three axes: the criterion of precision."""
+    """[N] geometric mean of two sums over the three axes, `(d render / d log scale)^2` and `(d render / d mean)^2` with
+    means in units of the longest axis; used to choose the precision."""
 
     def __getitem__(self, index: Tensor) -> "Importance":
-        """Return the sensitivities of the gaussians selected by `index`."""
+        """Return the sensitivities of the gaussians that `index` selects."""
         return Importance(self.opacity_sensitivity[index], self.position_sensitivity[index])
 
 
 ImportanceMeasure = Callable[[Splats], Importance]
-"""Returns the importance of splats, in views of its own."""
+"""A function that measures the importance of splats in fixed views."""
 
 
 def measure_importance(
     splats: Splats, views: Sequence[View], *, background: Tensor | None = None, antialiased: bool = False, seed: int = 0
 ) -> Importance:
-    """Estimate the importance of each gaussian in some views, by one backward pass for each.
+    """Estimate the importance of each gaussian in some views, with one backward pass per view.
 
-    The sensitivities are the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al. 2025): for random
-    signs it is the expectation of the squared gradient of `sum(sign * image)`. Unlike the sum of blending weights,
-    sensitivity to opacity is low for a gaussian that has the colour of what lies behind it.
+    The sensitivities are the diagonal of a Gauss-Newton Hessian (compare PUP 3D-GS, Hanson et al. 2025), estimated as
+    the squared gradient of `sum(sign * render)` for random signs. Unlike the sum of blending weights, the sensitivity
+    to opacity is low for a gaussian of the same colour as what lies behind it.
 
     Args:
         splats: the gaussians.
         views: cameras; their photos are ignored.
-        background: [3] the colour behind everything; black if None.
+        background: [3] RGB colour behind the scene; black if None.
         antialiased: whether the splats are drawn antialiased.
-        seed: for the signs.
+        seed: seed for the signs.
     """
     generator = torch.Generator(device=splats.device).manual_seed(seed)
-    alphas = splats.opacities.detach().sigmoid().clamp(1e-5, 0.99)  # beyond, gradients are clipped
+    alphas = splats.opacities.detach().sigmoid().clamp(1e-5, 0.99)  # gradients are clipped beyond
     to_opacity, to_scale, to_position = (torch.zeros_like(alphas) for _ in range(3))
     longest = splats.scales.detach().amax(dim=1).exp()
     for view in views:

@@ -1,4 +1,4 @@
-"""Reduce the number of gaussians without fine-tuning: merge them into neighbours, so that they leave no holes."""
+"""Reduce the number of gaussians without fine-tuning, by merging neighbours so that no holes open."""
 
 import numpy as np
 import torch
@@ -7,15 +7,15 @@ from torch import Tensor
 from nifi_ns.compress._importance import Importance, ImportanceMeasure
 from nifi_ns.splats import SH_C0, Splats
 
-_STAGES = 6  # of merging; the neighbours are found anew in each
+_STAGES = 6  # of merging; each searches for neighbours again
 _NEIGHBOURS = 4  # candidates to merge a gaussian into
-_COLOUR = 0.2  # difference of colours (black to white is 1) that counts as much as a distance of one extent
-_BY_SENSITIVITY = 0.25  # power of the sensitivity to opacity in the weights
-_MOST_OPAQUE = 0.995
+_COLOUR = 0.2  # colour difference (black to white is 1) that weighs as much as a distance of one extent
+_SENSITIVITY_POWER = 0.25  # of the sensitivity to opacity in the weights
+_MAX_ALPHA = 0.995
 
 
 def reduce_by_merging(splats: Splats, measure: ImportanceMeasure, count: int) -> Splats:
-    """Merge gaussians until `count` are left, in stages, as importance changes with every merger."""
+    """Merge gaussians until `count` are left, in stages, because merging changes their importance."""
     begin = len(splats)
     for stage in range(1, _STAGES + 1):
         left = round(begin * (count / begin) ** (stage / _STAGES))
@@ -26,11 +26,11 @@ def reduce_by_merging(splats: Splats, measure: ImportanceMeasure, count: int) ->
 
 @torch.no_grad()
 def merge(splats: Splats, importance: Importance, count: int) -> Splats:
-    """Keep the `count` most important gaussians; merge each other one into the most similar one near it, or drop it.
+    """Keep the `count` most important gaussians and merge each of the others into a similar neighbour, or drop it.
 
-    Merged gaussians have the mean, covariance and mean colour of their mixture. The weights are what each covers (area
-    times opacity), increased by importance: a gaussian hidden behind others must not move them. The area that a kept
-    gaussian covers grows with the weight.
+    A merged gaussian has the mean, covariance and colour of the mixture. Weights are the covered area (area times
+    opacity), scaled by a power of the importance so that hidden gaussians do not move visible ones. The area that a
+    kept gaussian covers grows with its weight.
 
     Returns:
         The kept gaussians, the most important first.
@@ -44,7 +44,8 @@ def merge(splats: Splats, importance: Importance, count: int) -> Splats:
     target[others] = into
     scales = splats.scales.exp()
     cover = splats.opacities.sigmoid() * _area(scales)
-    factor = (importance.opacity_sensitivity / importance.opacity_sensitivity.max().clamp_min(1e-30)) ** _BY_SENSITIVITY
+    sensitivity = importance.opacity_sensitivity
+    factor = (sensitivity / sensitivity.max().clamp_min(1e-30)) ** _SENSITIVITY_POWER
     weights = cover * factor.clamp_min(1e-3)
     sums = torch.zeros_like(weights).index_add(0, target, weights)
 
@@ -65,12 +66,12 @@ def merge(splats: Splats, importance: Importance, count: int) -> Splats:
     merged.means[grown], merged.sh[grown] = means[changed], weighted_mean(splats.sh)[changed]
     merged.scales[grown], merged.quats[grown] = sizes.log(), _quaternions(axes).to(scales)
     alphas = (cover * sums / weights)[changed] / _area(sizes).clamp_min(1e-30)
-    merged.opacities[grown] = alphas.clamp(1e-4, _MOST_OPAQUE).logit()
+    merged.opacities[grown] = alphas.clamp(1e-4, _MAX_ALPHA).logit()
     return merged
 
 
 def _matched(splats: Splats, kept: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    # those of `others` with a kept gaussian that is near and similar enough, and which one that is
+    # the members of `others` with a near and similar kept gaussian, and the index of that gaussian
     from scipy.spatial import KDTree
 
     near = min(_NEIGHBOURS, len(kept))

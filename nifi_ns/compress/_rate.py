@@ -1,4 +1,4 @@
-"""Find the smallest scene file for an accepted loss of quality."""
+"""Find the smallest scene file for a given loss of PSNR."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,11 +21,11 @@ from nifi_ns.views import View, spaced_views
 
 _VIEWS = 16  # in which losses are measured
 _KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # fractions of the gaussians to try without fine-tuning
-_LOWEST = -0.8  # coarsest bits to try without fine-tuning, where coarse is 0 and fine is 1
-_TRIALS = 5  # short fine-tunings
-_TRIAL_STEPS = 0.2  # of a trial, as a fraction of all steps
-_TRIAL_STAGES = 3  # of pruning in a trial: measuring importance takes longer than the few steps
-_SMALLEST = 1 / 32  # size to try, as a fraction of that without fine-tuning
+_LOWEST = -0.8  # coarsest bits to try without fine-tuning, on a scale where coarse is 0 and fine is 1
+_TRIALS = 5  # number of short fine-tuning runs
+_TRIAL_STEPS = 0.2  # steps of a trial, as a fraction of all steps
+_TRIAL_STAGES = 3  # prunings in a trial, few because measuring importance takes longer than the steps
+_SMALLEST = 1 / 32  # smallest size to try, as a fraction of the size without fine-tuning
 
 
 def compress_to_loss(
@@ -41,25 +41,25 @@ def compress_to_loss(
     """Return the smallest scene file found whose PSNR against the photos is at most `loss` dB below that of `splats`.
 
     The loss is measured in some of the training views; in held-out views it differs. With fine-tuning
-    (`settings.steps`) the size is found by short trials, which lose more than the final run: the result loses a little
-    less than `loss`.
+    (`settings.steps` above 0), short trials find the size. They lose more than the final run, so the result loses a
+    little less than `loss`.
 
     Args:
-        splats: what to compress.
-        views: with photos.
-        loss: dB, more than zero.
-        settings: everything except the target size.
-        background: [3] the colour behind everything; black if None.
+        splats: the gaussians, not modified.
+        views: cameras with photos.
+        loss: accepted loss of PSNR in dB, above 0.
+        settings: the target size is ignored.
+        background: [3] RGB colour behind the scene; black if None.
         antialiased: whether the splats are drawn antialiased.
-        progress: show a progress bar of the last fine-tuning.
+        progress: show a progress bar for the final fine-tuning.
 
     Raises:
-        NifiError: if there are no photos, the loss is not positive, or no file loses so little.
+        NifiError: if there are no photos, the loss is not positive, or no file has a small enough loss.
     """
     if not views or views[0].image is None:
-        raise NifiError("a loss of PSNR is measured against photos, and a .ply has none: give a --target-size")
+        raise NifiError("a loss of PSNR is measured against photos, and there are none: give a --target-size instead")
     if loss <= 0:
-        raise NifiError(f"the loss of PSNR must be more than zero, not {loss}")
+        raise NifiError(f"the loss of PSNR is {loss} dB, expected more than 0")
     drawn: dict[str, Any] = {"background": background, "antialiased": antialiased}
     measured = spaced_views(views, _VIEWS)
     least = _quality(splats, measured, drawn) - loss
@@ -72,7 +72,9 @@ def compress_to_loss(
     settings = replace(settings, sh_degree=kept.sh_degree)
     if settings.steps == 0:
         if untuned is None:
-            raise NifiError(f"without fine-tuning no file loses less than {loss} dB: allow more of it, steps or SH")
+            raise NifiError(
+                f"no file loses at most {loss} dB without fine-tuning: allow a larger loss, a higher SH degree or steps"
+            )
         return untuned
     most = len(encode(kept, PRESETS["mid"]) if untuned is None else untuned.data)
     short = replace(settings, steps=max(1, round(_TRIAL_STEPS * settings.steps)))
@@ -89,14 +91,14 @@ def compress_to_loss(
     if _quality(tuned.splats, measured, drawn) >= least:
         return tuned
     if best is None:
-        raise NifiError(f"no file was found that loses less than {loss} dB: allow more of it, steps or SH")
+        raise NifiError(f"no file loses at most {loss} dB: allow a larger loss, a higher SH degree, or more steps")
     return best
 
 
 def _without_tuning(
     splats: Splats, views: Sequence[View], least: float, settings: CompressionSettings, drawn: dict[str, Any]
 ) -> Compressed | None:
-    """Return the smallest file of fewer gaussians, more coarsely quantised, whose PSNR is at least `least`."""
+    """Return the smallest file that reaches a PSNR of `least` dB by pruning and quantisation alone, or None."""
     cameras = importance_views(views, settings.importance_views)
     importance = measure_importance(splats, cameras, **drawn, seed=settings.seed)
     order = importance.opacity_sensitivity.argsort(descending=True)

@@ -27,7 +27,7 @@ def opacity(splats: Splats) -> Importance:
 
 
 def run(settings: CompressionSettings, splats: Splats) -> list[int]:
-    """The counts of gaussians after each step."""
+    """Return the number of gaussians after each step."""
     compressor, counts = Compressor(settings), []
     for step in range(settings.steps):
         keep = compressor.prune_mask(step, splats, opacity)
@@ -45,7 +45,7 @@ def test_affordable_fills_the_target_from_below(target: int):
     assert data == encode(splats[torch.arange(count)], PRESETS["coarse"])
 
 
-def test_affordable_takes_all_or_nothing_where_it_must():
+def test_affordable_takes_all_that_fit_or_none_if_not_even_one_does():
     splats = random_splats(50)
 
     def encode_first(count: int) -> bytes:
@@ -68,7 +68,7 @@ def test_bits_grow_only_when_all_gaussians_fit():
     assert 0.95 * sizes["mid"] < len(encode(splats, between)) <= sizes["mid"]
 
 
-def test_prunes_in_stages_by_equal_factors():
+def test_pruning_divides_by_the_same_factor_in_each_stage():
     settings = CompressionSettings(target_size="2KB", steps=40, stages=4, prune_until=0.5)
     counts = run(settings, random_splats(3000))
     assert [step for step in range(1, 40) if counts[step] != counts[step - 1]] == [5, 10, 15]
@@ -77,26 +77,26 @@ def test_prunes_in_stages_by_equal_factors():
     assert counts[-1] < 500
 
 
-def test_keeps_the_most_important():
+def test_pruning_keeps_the_most_important_gaussians():
     splats = random_splats(1000)
     keep = Compressor(CompressionSettings(target_size="1KB", stages=1)).prune_mask(0, splats, opacity)
     assert keep is not None
     assert splats.opacities[keep].min() >= splats.opacities[~keep].max()
 
 
-def test_quantises_from_the_step_it_is_told():
+def test_quantisation_starts_at_the_given_step():
     splats = random_splats(50)
     compressor = Compressor(CompressionSettings(target_size="1MB", steps=10, bits="coarse", quantize_from=0.6))
     assert compressor.as_decoded(5, splats, opacity) is splats
     seen = compressor.as_decoded(6, splats, opacity)
     torch.testing.assert_close(seen.scales, fake_quantize(splats, PRESETS["coarse"]).scales)
     moved = replace(splats, means=splats.means * 1.01)
-    grid_of_before = compressor.as_decoded(7, moved, opacity).means
-    assert not torch.equal(grid_of_before, fake_quantize(moved, PRESETS["coarse"]).means)
+    with_earlier_grid = compressor.as_decoded(7, moved, opacity).means
+    assert not torch.equal(with_earlier_grid, fake_quantize(moved, PRESETS["coarse"]).means)
 
 
 @pytest.mark.parametrize("target", ["1.2KB", "4KB", "9000"])
-def test_finishes_within_two_percent_below_the_target(target: str):
+def test_the_file_is_at_most_two_percent_below_the_target(target: str):
     settings = CompressionSettings(target_size=target, steps=0)
     compressed = Compressor(settings).finish(random_splats(1500), opacity)
     size = {"1.2KB": 1200, "4KB": 4000, "9000": 9000}[target]
@@ -104,7 +104,7 @@ def test_finishes_within_two_percent_below_the_target(target: str):
     assert len(compressed.splats) == info(compressed.data).count
 
 
-def test_a_small_scene_is_stored_as_finely_as_it_can_be():
+def test_a_small_scene_has_the_finest_bits():
     compressed = Compressor(CompressionSettings(target_size="1MB", steps=0)).finish(random_splats(100), opacity)
     assert len(compressed.splats) == 100
     assert compressed.bits.scales == pytest.approx(PRESETS["fine"].scales, abs=0.1)
@@ -114,11 +114,11 @@ def test_a_small_scene_is_stored_as_finely_as_it_can_be():
     ("levels", "count", "counts"),
     [(1, 5000, [5000]), (3, 4096, [256, 768, 3072]), (4, 4096, [64, 192, 768, 3072]), (3, 300, [75, 225]), (3, 9, [9])],
 )
-def test_each_level_adds_several_times_as_many_as_there_are(levels: int, count: int, counts: list[int]):
+def test_levels_of_detail_grow_by_their_ratio(levels: int, count: int, counts: list[int]):
     assert LevelsOfDetail(levels, 4.0).counts(count) == counts
 
 
-def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantising():
+def test_coarser_levels_hold_the_most_important_gaussians_and_are_drawn_while_quantising():
     splats = random_splats(2000)
     settings = CompressionSettings(
         target_size="10KB", steps=20, stages=1, prune_until=0, bits="coarse", lod_levels=3, lod_steps=0.5
@@ -128,8 +128,8 @@ def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantisin
     assert keep is not None
     splats = splats[keep]
     seen = [compressor.as_decoded(step, splats, opacity) for step in range(12, 17)]
-    ladder = LevelsOfDetail(3, 4.0).cumulative_counts(len(splats))
-    assert [len(part) for part in seen] == [ladder[i] for i in (0, 2, 1, 2, 2)]
+    totals = LevelsOfDetail(3, 4.0).cumulative_counts(len(splats))
+    assert [len(part) for part in seen] == [totals[i] for i in (0, 2, 1, 2, 2)]
     dropped = len(splats) - len(seen[0])
     assert seen[0].opacities.min() >= splats.opacities.sort().values[:dropped].max() - 0.5  # as quantised
     data = compressor.finish(splats, opacity).data
@@ -138,7 +138,7 @@ def test_coarser_levels_hold_what_matters_most_and_are_looked_at_while_quantisin
     assert 0.98 * 10_000 <= len(data) <= 10_000
 
 
-def test_says_when_nothing_fits():
+def test_a_size_too_small_for_a_single_gaussian_is_refused():
     with pytest.raises(NifiError, match="not a single gaussian fits into 50"):
         Compressor(CompressionSettings(target_size="50")).finish(random_splats(10), opacity)
 
@@ -153,12 +153,12 @@ def test_says_when_nothing_fits():
         ({"quantize_from": 0.1}, "quantize_from is 0.1, expected between prune_until and 1"),
     ],
 )
-def test_refuses_settings_that_make_no_sense(wrong: dict, message: str):
+def test_invalid_settings_are_refused(wrong: dict, message: str):
     with pytest.raises(NifiError, match=message):
         CompressionSettings(**wrong)
 
 
-def test_harmonics_are_kept_where_there_is_room_beside_all_gaussians():
+def test_the_highest_sh_degree_at_which_all_gaussians_fit_is_kept():
     splats = random_splats(1000, 2)
     sizes = [len(encode(splats.with_sh_degree(degree), PRESETS["coarse"])) for degree in range(3)]
     for size, degree in [(sizes[2] + 100, 2), (sizes[2] - 100, 1), (sizes[1] - 100, 0), (sizes[0] // 2, 0)]:

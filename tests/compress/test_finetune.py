@@ -43,7 +43,7 @@ def views(splats: Splats) -> list[View]:
     return with_renders(splats, views_of_middle(6))
 
 
-def test_fine_tuning_is_worth_more_than_anything(splats: Splats, views: list[View]):
+def test_fine_tuning_reduces_the_error_by_a_quarter(splats: Splats, views: list[View]):
     plain = compress(splats, views, replace(SETTINGS, steps=0), progress=False)
     tuned = compress(splats, views, SETTINGS, progress=False)
     assert 0.98 * 1500 <= len(tuned.data) <= 1500
@@ -58,13 +58,13 @@ def test_the_same_seed_gives_the_same_file(splats: Splats, views: list[View]):
     assert first != other
 
 
-def test_does_without_photos(splats: Splats, views: list[View]):
-    blind = [replace(view, image=None) for view in views]
-    assert compress(splats, blind, replace(SETTINGS, steps=5), progress=False).data
+def test_neither_photos_nor_views_are_required(splats: Splats, views: list[View]):
+    without_photos = [replace(view, image=None) for view in views]
+    assert compress(splats, without_photos, replace(SETTINGS, steps=5), progress=False).data
     assert compress(splats, [], replace(SETTINGS, steps=1, importance_views=4), progress=False).data
 
 
-def test_keeps_the_harmonics_it_is_told_to(views: list[View]):
+def test_the_sh_degree_is_that_of_the_settings_or_of_the_splats_if_lower(views: list[View]):
     splats = random_splats(200, sh_degree=2)
     for degree, kept in ((0, 0), (1, 1), (3, 2)):
         settings = CompressionSettings(target_size="1KB", sh_degree=degree, steps=2)
@@ -72,7 +72,7 @@ def test_keeps_the_harmonics_it_is_told_to(views: list[View]):
 
 
 @pytest.mark.parametrize("antialiased", [False, True])
-def test_everything_is_drawn_as_the_splats_are(
+def test_all_renders_are_antialiased_if_the_splats_are(
     splats: Splats, views: list[View], antialiased: bool, monkeypatch: pytest.MonkeyPatch
 ):
     seen = []
@@ -92,7 +92,7 @@ def test_everything_is_drawn_as_the_splats_are(
     assert [info(file.data).antialiased for file in files] == [antialiased] * 3
 
 
-def test_refuses_an_empty_scene(splats: Splats):
+def test_an_empty_scene_is_refused(splats: Splats):
     with pytest.raises(NifiError, match="empty"):
         compress(splats[torch.zeros(len(splats), dtype=torch.bool)], [], SETTINGS)
 

@@ -9,7 +9,7 @@ from nifi_ns.views import spaced_views
 
 
 def wall_and_dots() -> Splats:
-    """Seen from the front: a white dot and a black dot before a black wall, and a white dot behind it."""
+    """Return a black wall, a white dot and a black dot in front of it, and a white dot behind it."""
     means = torch.tensor([[0.0, 0, 0], [-1, 0, -1], [1, 0, -1], [0, 0, 2]])
     scales = torch.tensor([[1.5, 1.5, -3], [-2, -2, -2], [-2, -2, -2], [-2, -2, -2]])
     colors = torch.tensor([-1.77, 1.77, -1.77, 1.77])
@@ -19,14 +19,14 @@ def wall_and_dots() -> Splats:
     )
 
 
-def test_what_is_hidden_or_of_the_colour_behind_it_matters_little():
+def test_hidden_gaussians_and_those_of_the_colour_behind_them_have_low_importance():
     _, contrasting, same, hidden = measure_importance(wall_and_dots(), views_of_middle()).opacity_sensitivity.tolist()
     assert contrasting > 100 * same
     assert contrasting > 100 * hidden
 
 
 @pytest.mark.parametrize("opacity", [6.0, 30.0])
-def test_fully_opaque_gaussians_matter_no_less(opacity: float):
+def test_fully_opaque_gaussians_keep_their_importance(opacity: float):
     splats = wall_and_dots()
     before = measure_importance(splats, views_of_middle()).opacity_sensitivity
     splats.opacities[:2] = opacity
@@ -34,7 +34,7 @@ def test_fully_opaque_gaussians_matter_no_less(opacity: float):
     assert (after[:2] > 0.9 * before[:2]).all()
 
 
-def test_is_the_energy_of_fading_on_average():
+def test_opacity_sensitivity_is_on_average_the_squared_derivative_by_log_alpha():
     splats, view = random_splats(6), views_of_middle(1, size=24)[0]
     alphas = splats.opacities.sigmoid()
     exact = []
@@ -51,7 +51,7 @@ def test_is_the_energy_of_fading_on_average():
     torch.testing.assert_close(estimate, torch.stack(exact), rtol=0.25, atol=1e-3)
 
 
-def test_large_gaussians_in_sight_change_the_pictures_most_when_they_grow():
+def test_large_visible_gaussians_have_the_highest_position_sensitivity():
     splats = random_splats(3)
     splats.means[:] = torch.tensor([[-0.5, 0, 0], [0.5, 0, 0], [0, 0, 900.0]])  # the last is a dot far away
     splats.scales[:] = torch.tensor([[-1.0], [-3], [-3]])
@@ -60,20 +60,20 @@ def test_large_gaussians_in_sight_change_the_pictures_most_when_they_grow():
     assert large > 4 * small > 16 * away >= 0
 
 
-def test_follows_its_seed():
+def test_importance_depends_on_the_seed_only():
     splats, views = random_splats(20), views_of_middle()
     first, again, other = (measure_importance(splats, views, seed=seed).opacity_sensitivity for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_spaced_views_are_from_all_over():
+def test_spaced_views_include_the_first_and_the_last():
     views = views_of_middle(10)
     assert [view.name for view in spaced_views(views, 3)] == ["row_0", "row_4", "row_9"]
     assert spaced_views(views, 99) == views
 
 
-def test_few_views_are_joined_by_cameras_between_them():
+def test_cameras_between_are_added_to_few_views():
     views = views_of_middle(3)
     more = importance_views(views, 6)
     assert more[:3] == views and 3 < len(more) <= 6

@@ -13,13 +13,13 @@ def error(splats: Splats, whole: Splats) -> float:
 
 
 def by_order(splats: Splats) -> Importance:
-    """The first matter most, but hardly."""
+    """Return almost equal importance, falling slightly from the first gaussian to the last."""
     falling = 1 + 1e-6 * torch.arange(len(splats), 0, -1)
     return Importance(falling, falling)
 
 
 def wall(count: int = 32) -> Splats:
-    """A plane of overlapping small gaussians in a few colours, in patches."""
+    """Return a plane of small overlapping gaussians in coloured patches."""
     x, y = torch.meshgrid(torch.linspace(-2, 2, count), torch.linspace(-2, 2, count), indexing="xy")
     means = torch.stack([x.flatten(), y.flatten(), torch.zeros(count**2)], dim=1)
     generator = torch.Generator().manual_seed(0)
@@ -34,7 +34,7 @@ def wall(count: int = 32) -> Splats:
     )
 
 
-def test_merged_gaussians_look_far_more_like_the_whole_than_a_selection() -> None:
+def test_merging_has_a_quarter_of_the_error_of_pruning() -> None:
     whole = wall()
 
     def measure(splats: Splats) -> Importance:
@@ -46,7 +46,7 @@ def test_merged_gaussians_look_far_more_like_the_whole_than_a_selection() -> Non
     assert error(merged, whole) < error(dropped, whole) / 4
 
 
-def test_two_become_their_mixture() -> None:
+def test_two_gaussians_become_their_mixture() -> None:
     pair = random_splats(2, 1)
     pair.means[:] = torch.tensor([[0.0, 0, 0], [0.1, 0, 0]])
     pair.scales[:] = torch.tensor([[-1.0, -2, -3], [-1.5, -1.5, -3]])
@@ -65,7 +65,7 @@ def test_two_become_their_mixture() -> None:
     torch.testing.assert_close(cover[0], area.sum() * torch.tensor(-2.0).sigmoid())
 
 
-def test_what_nobody_would_miss_moves_nothing() -> None:
+def test_a_hidden_gaussian_does_not_move_the_one_it_is_merged_into() -> None:
     pair = random_splats(2)
     pair.means[:] = torch.tensor([[0.0, 0, 0], [0.1, 0, 0]])
     pair.sh[1] = pair.sh[0]
@@ -74,7 +74,7 @@ def test_what_nobody_would_miss_moves_nothing() -> None:
     assert kept.means[0, 0] < 0.01 and kept.opacities[0] < pair.opacities[0] + 0.1
 
 
-def test_what_is_far_away_or_of_another_colour_is_dropped() -> None:
+def test_gaussians_too_far_or_too_different_in_colour_are_dropped() -> None:
     for distance, colour in ((50.0, 0.0), (0.1, 3.0)):
         pair = random_splats(2)
         pair.means[:] = torch.tensor([[0.0, 0, 0], [distance, 0, 0]])
@@ -84,7 +84,7 @@ def test_what_is_far_away_or_of_another_colour_is_dropped() -> None:
         torch.testing.assert_close(kept.scales[0], pair.scales[0])
 
 
-def test_nothing_changes_where_nothing_goes() -> None:
+def test_nothing_changes_if_all_gaussians_are_kept() -> None:
     splats = random_splats(50)
     same = reduce_by_merging(splats, by_order, 50)
     torch.testing.assert_close(same.means, splats.means)

@@ -15,7 +15,7 @@ SETTINGS = CompressionSettings(steps=0, sh_degree=0)
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[Splats, list[View]]:
-    """Gaussians, and noisy photos of them."""
+    """Return gaussians and views with noisy photos of them."""
     splats = random_splats(300, 0)
     noise = torch.Generator().manual_seed(0)
     views = []
@@ -26,7 +26,7 @@ def scene() -> tuple[Splats, list[View]]:
 
 
 @pytest.mark.parametrize("loss", [0.3, 2.0])
-def test_loses_at_most_what_it_may(scene: tuple[Splats, list[View]], loss: float) -> None:
+def test_the_loss_is_at_most_the_given_one(scene: tuple[Splats, list[View]], loss: float) -> None:
     splats, views = scene
     compressed = compress_to_loss(splats, views, loss, SETTINGS)
     lost = _quality(splats, views, {}) - _quality(compressed.splats, views, {})
@@ -40,18 +40,18 @@ def test_a_greater_loss_makes_a_smaller_file(scene: tuple[Splats, list[View]]) -
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
 
 
-def test_fine_tuning_makes_it_no_larger_and_keeps_the_promise(scene: tuple[Splats, list[View]]) -> None:
+def test_fine_tuning_keeps_the_loss_in_a_file_that_is_no_larger(scene: tuple[Splats, list[View]]) -> None:
     splats, views = scene
     tuned = compress_to_loss(splats, views, 1.0, CompressionSettings(steps=40, stages=2, sh_degree=0), progress=False)
     assert _quality(splats, views, {}) - _quality(tuned.splats, views, {}) <= 1.0
     assert len(tuned.data) <= len(compress_to_loss(splats, views, 1.0, SETTINGS).data)
 
 
-def test_says_what_it_cannot_do(scene: tuple[Splats, list[View]]) -> None:
+def test_missing_photos_and_impossible_losses_are_refused(scene: tuple[Splats, list[View]]) -> None:
     splats, views = scene
-    with pytest.raises(NifiError, match=r"a \.ply has none"):
+    with pytest.raises(NifiError, match=r"measured against photos, and there are none"):
         compress_to_loss(splats, [], 1.0, SETTINGS)
-    with pytest.raises(NifiError, match="more than zero, not 0"):
+    with pytest.raises(NifiError, match=r"the loss of PSNR is 0.0 dB, expected more than 0"):
         compress_to_loss(splats, views, 0.0, SETTINGS)
-    with pytest.raises(NifiError, match="no file loses less than 1e-09 dB"):
+    with pytest.raises(NifiError, match="no file loses at most 1e-09 dB"):
         compress_to_loss(splats, views, 1e-9, SETTINGS)

@@ -1,4 +1,4 @@
-"""The codec needs numpy, numba and torch, and nothing else of what is installed beside it."""
+"""The codec needs numpy, numba and torch, and none of the other dependencies."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ assert len(decode(data)) == info(data).count == 70
 
 
 @pytest.mark.parametrize("package", ["nifi_ns.compress.codec", "nifi_ns.compress"])
-def test_scene_files_are_written_and_read_where_only_numpy_numba_and_torch_are(package: str):
+def test_scene_files_are_written_and_read_with_only_numpy_numba_and_torch(package: str):
     imports = f"from {package} import PRESETS, decode, encode, info"
     program = PROGRAM.replace("{imports}", imports)
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

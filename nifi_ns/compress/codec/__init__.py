@@ -1,4 +1,4 @@
-"""The codec of scene files, `.nifi`: splats to bytes and back. Needs numpy, numba and torch alone, and no GPU."""
+"""The codec of scene files, `.nifi`: splats to bytes and back. It needs only numpy, numba and torch, and no GPU."""
 
 from nifi_ns.compress.codec._codec import decode, encode, info
 from nifi_ns.compress.codec._grid import PRESETS, Bits, Grid, precision_classes

@@ -1,10 +1,10 @@
 """Context models of quantised attributes: each channel of integers is coded given its neighbours and earlier channels.
 
-A stream of C channels holds, for each of them and in the first level only, the lowest value (signed varint), the number
-of bits of the values above the lowest, the middle (above the lowest) and the shift (varints); then one range coder's
-bytes for all of them. Middle and shift make contexts of values, `clamp((value - middle) >> shift, -8, 7)`: of the
-gaussians nearest among those before in Morton order, and of the channels named in the plan. The models keep adapting
-from level to level.
+A stream starts with four numbers for each of its channels, in the first level only: the lowest value (signed varint);
+then, as varints, the number of bits of a value above the lowest, the middle (above the lowest), and the shift. The
+range coder's bytes for all channels follow. A value becomes a context as `clamp((value - middle) >> shift, -8, 7)`. The
+contexts of a symbol are the values of the nearest gaussians that precede it in Morton order, and those of the channels
+that the plan names. Models keep adapting from level to level.
 """
 
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from nifi_ns.compress.codec._quantize import MAX_SYMBOLS
 from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
 
 Plan = list[tuple[str, tuple[str, ...]]]
-"""Channels in coding order, each with the names of the earlier ones (or "spacing") that it is conditioned on."""
+"""Channels in coding order, each with the earlier channels (or "spacing") that it is conditioned on."""
 
 _NEIGHBOURS = 3
-_WINDOW = 24  # how far back in Morton order neighbours are looked for
-_BINS = 16  # contexts made of one value
+_WINDOW = 24  # how many preceding gaussians are searched for neighbours
+_BINS = 16  # number of contexts of one value
 
 
 class ChannelModels:
     """Adaptive models of all channels, kept from level to level."""
 
     def __init__(self, channels: dict[str, np.ndarray] | None = None) -> None:
-        """Prepare to encode `channels`, [N] integers of all levels, or to decode if there are none."""
+        """Prepare to encode `channels`, [N] integers each, of all levels together; or to decode, without `channels`."""
         self.shapes = {name: _Shape.fit(values) for name, values in (channels or {}).items()}
         self.adapted: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def models_of(self, name: str, contexts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return chances, counts and mixing weights of a channel with that many contexts besides its neighbours."""
+        """Return probabilities, counts and mixing weights of a channel with `contexts` contexts besides neighbours."""
         if name not in self.adapted:
             models = 3 + contexts
             slots = NODES * (1 + _BINS * (models - 1))
@@ -44,7 +44,7 @@ class ChannelModels:
 
 
 class ChannelCoder:
-    """Codes the channels of a level whose positions are known; each is a context of later ones."""
+    """Codes the channels of one level, given its positions. Each channel can be a context of later ones."""
 
     def __init__(self, coordinates: np.ndarray, models: ChannelModels) -> None:
         self.count = len(coordinates)
@@ -53,7 +53,7 @@ class ChannelCoder:
         self.models = models
 
     def encode(self, plan: Plan, channels: dict[str, np.ndarray], skips: np.ndarray | None) -> bytes:
-        """Encode the channels in `plan`, [N] int64 each, whose lowest `skips` [N] bits are zero."""
+        """Encode the channels of `plan`, [N] int64 each. `skips` [N]: how many low bits of the values are zero."""
         shapes = [self.models.shapes[name] for name, _ in plan]
         head = Writer()
         for (name, _), shape in zip(plan, shapes, strict=True):
@@ -65,7 +65,7 @@ class ChannelCoder:
         return bytes(head.data) + coder.finish()
 
     def decode(self, plan: Plan, data: bytes, skips: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Decode the channels in `plan`.
+        """Decode the channels of `plan`, [N] int64 each; `skips` as for `encode`.
 
         Raises:
             CorruptFileError: if a number in the stream is out of range.
@@ -107,7 +107,7 @@ class ChannelCoder:
 
 @dataclass(frozen=True)
 class _Shape:
-    # the parameters of a channel that precede its symbols
+    # the parameters of a channel, stored before its symbols
     low: int
     bits: int
     middle: int
@@ -135,8 +135,8 @@ class _Shape:
 
 @compiled()
 def _nearest_before(coordinates):
-    # [N, 3] int64 in Morton order -> [N, 3]: the nearest of the gaussians before each, nearest first, -1 where there
-    # are none; and [N] a context made of the distance to the nearest
+    # [N, 3] int64 in Morton order -> indices [N, 3] of the nearest preceding gaussians, nearest first, -1 where there
+    # are none; and [N], a context from the distance to the nearest
     n = len(coordinates)
     nearest = np.full((n, _NEIGHBOURS), -1, dtype=np.int64)
     spacing = np.full(n, _BINS - 1, dtype=np.int64)
@@ -165,8 +165,8 @@ def _nearest_before(coordinates):
 def _code_channel(
     state, buffer, decoding, values, bits, skips, middle, shift, neighbours, side, chances, counts, weights
 ):
-    # values: [N] from 0 to 2^bits - 1, filled in when decoding, the lowest skips [N] bits of which are zero and not
-    # coded; side: [N, C] contexts known to both sides; chances, counts, weights: see ChannelModels
+    # values: [N] from 0 to 2^bits - 1, filled in when decoding; skips: [N] low bits that are zero and not coded;
+    # side: [N, C] contexts from other channels; chances, counts, weights: see ChannelModels
     sides = side.shape[1]
     models = 3 + sides
     starts = np.zeros(models + 1, dtype=np.int64)

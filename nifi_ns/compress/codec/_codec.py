@@ -1,10 +1,10 @@
 """Scene files: splats to bytes and back.
 
-Each level of a file (see `_scene`) adds gaussians to those of the levels before; a file cut behind any of them is a
-file of a coarser scene, whose gaussians are enlarged to cover as much as those of the whole.
+Each level of a file (see `_scene`) adds gaussians to those of the levels before it. A file cut after any level is the
+file of a coarser scene, with gaussians enlarged to cover as much as the whole scene.
 
-The gaussians of a level are in Morton order. Its first stream is an octree of the high bits of positions (`_octree`),
-the others are channels of integers (`_attributes`), of which the last are the low bits of positions. All models keep
+The gaussians of a level are in Morton order. Its first stream is an octree of the high bits of positions (`_octree`).
+The others are channels of integers (`_attributes`); the last ones hold the low bits of positions. All models keep
 adapting from level to level.
 """
 
@@ -38,20 +38,20 @@ def encode(
     """Return the scene file of `splats`.
 
     Args:
-        splats: the gaussians; with several levels, in order of importance.
+        splats: the gaussians; with several levels, the most important first.
         grid: the quantisers, or the bits to fit them for.
-        precision: [N] int64 classes, see `precision_classes`; the same for all by default.
-        counts: how many gaussians each level adds, from the coarsest; one level by default.
-        antialiased: whether they are to be drawn antialiased, which the file records.
+        precision: [N] int64 classes, see `precision_classes`; the same class for all by default.
+        counts: how many gaussians each level adds, the coarsest level first; a single level by default.
+        antialiased: whether the gaussians are drawn antialiased, which the file records.
 
     Raises:
-        NifiError: if there are no gaussians, too many, or some that cannot be drawn.
+        NifiError: if there are no gaussians, too many, or gaussians that cannot be drawn.
     """
     if len(splats) > MAX_COUNT:
-        raise NifiError(f"{len(splats)} gaussians are more than a scene file holds ({MAX_COUNT}): prune them first")
+        raise NifiError(f"{len(splats)} gaussians are more than a scene file can hold ({MAX_COUNT}): prune them first")
     counts = counts or [len(splats)]
     if sum(counts) != len(splats) or min(counts) < 1 or len(counts) > MAX_LEVELS_OF_DETAIL:
-        raise ValueError(f"levels of {list(counts)} gaussians do not divide {len(splats)}")
+        raise ValueError(f"counts: levels of {list(counts)} gaussians do not add up to {len(splats)}")
     if problem := splats.problem():
         raise NifiError(f"cannot compress the scene: {problem}")
     with torch.no_grad():
@@ -70,7 +70,7 @@ def encode(
 
 
 def _low_bits(depth: int) -> int:
-    # how many low bits of a coordinate are not in the octree: as many as may be dropped
+    # low bits of a coordinate that are not in the octree: as many as quantisation can drop
     return min(MAX_SKIP, depth - 1)
 
 
@@ -90,14 +90,16 @@ def _encode_level(
 
 
 def decode(data: bytes, levels: int | None = None) -> Splats:
-    """Decode a scene file: its gaussians level by level in Morton order, float32 on the CPU, the same on every machine.
+    """Decode a scene file to gaussians in float32 on the CPU, with the same values on every machine.
+
+    They are ordered by level, and within a level by Morton code.
 
     Args:
-        data: the file, possibly cut behind a level.
-        levels: how many of its levels of detail to decode, from the coarsest; all by default.
+        data: the file, possibly cut after a level.
+        levels: how many levels of detail to decode, from the coarsest; all by default.
 
     Raises:
-        CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
+        CorruptFileError: if `data` is not a scene file, or is of a later version, truncated or damaged.
     """
     scene, depth, parts = open_scene(data)
     low = _low_bits(depth)
@@ -121,11 +123,11 @@ def _check(channels: dict[str, np.ndarray], grid: Grid, low: int) -> None:
     bounds |= dict.fromkeys("xyz", 1 << low)
     shortest = channels["ratio0"] - channels["ratio1"]
     if shortest.min() < 0 or any(channels[n].min() < 0 or channels[n].max() >= most for n, most in bounds.items()):
-        raise CorruptFileError("the scene file is damaged: its gaussians make no sense")
+        raise CorruptFileError("the scene file is damaged: a gaussian has values out of range")
 
 
 def info(data: bytes) -> SceneInfo:
-    """Return what a scene file holds. Verifies its checksums, decodes no gaussian.
+    """Return what a scene file holds. Checksums are verified, but no gaussians are decoded.
 
     Raises:
         CorruptFileError: as `decode`.
@@ -134,7 +136,7 @@ def info(data: bytes) -> SceneInfo:
 
 
 def _plans(sh_degree: int) -> dict[str, Plan]:
-    # the channels of each stream, with the contexts of each besides its neighbours
+    # the channels of each stream, each with its contexts besides neighbours
     sh: Plan = [
         ("y0", ("scale", "opacity", "precision")),
         ("co0", ("y0", "precision")),
@@ -154,7 +156,7 @@ def _plans(sh_degree: int) -> dict[str, Plan]:
 
 
 def _skips(stream: str, channels: dict[str, np.ndarray], grid: Grid) -> np.ndarray | None:
-    # [N] how many low bits of a stream's values are zero and not coded, from the streams before it
+    # [N] how many low bits of a stream's values are zero and not coded; follows from earlier streams
     if stream == "precision":
         return None
     precision, longest, middle, shorter = (
@@ -167,7 +169,7 @@ def _skips(stream: str, channels: dict[str, np.ndarray], grid: Grid) -> np.ndarr
 
 
 def _channels(quantized: Quantized, low: int) -> dict[str, np.ndarray]:
-    # the axes are sorted, so that their differences are small and never negative
+    # the axes are sorted, so their differences are small and never negative
     channels = {"precision": quantized.precision, "scale": quantized.scales}
     channels |= {"ratio0": quantized.ratios[:, 0], "ratio1": quantized.ratios[:, 0] - quantized.ratios[:, 1]}
     channels |= {f"quat{i}": quantized.quats[:, i] for i in range(3)}

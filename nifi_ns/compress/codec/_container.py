@@ -1,15 +1,15 @@
-"""The container of scene files (`.nifi`): magic, version, and chunks that carry their length and checksum.
+"""The container of scene files (`.nifi`): magic, version, and chunks with a length and a checksum each.
 
     "NiFi"  4 bytes
     version 1 byte
     chunks, until the end of the file:
-        kind      1 byte, an ASCII letter; readers skip kinds in lower case that they do not know
+        kind      1 byte, an ASCII letter; readers skip unknown lower-case kinds
         length    varint
         payload   `length` bytes
         checksum  4 bytes, little endian: CRC-32 of kind, length and payload
 
-A varint is an unsigned integer in groups of seven bits, lowest first, the eighth bit set on all but the last byte; a
-signed one is folded first (0, -1, 1, -2, ... become 0, 1, 2, 3, ...). Floats are IEEE 754 binary32, little endian.
+A varint is an unsigned integer in groups of seven bits, lowest first, with the eighth bit set on all but the last byte.
+A signed varint is folded first (0, -1, 1, -2, ... become 0, 1, 2, 3, ...). Floats are IEEE 754 binary32, little endian.
 """
 
 import math
@@ -41,7 +41,7 @@ class Writer:
         self.unsigned(2 * value if value >= 0 else -2 * value - 1)
 
     def float32(self, *values: float) -> None:
-        """Append floats of four bytes."""
+        """Append floats of four bytes each."""
         self.data += struct.pack(f"<{len(values)}f", *values)
 
     def bytes(self, data: bytes) -> None:
@@ -50,7 +50,7 @@ class Writer:
 
 
 class Reader:
-    """Reads what `Writer` wrote; raises `CorruptFileError` if the bytes end too early or a value is out of range."""
+    """Reads what `Writer` wrote. Raises `CorruptFileError` if the bytes end too early or a value is out of range."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.position = data, 0
@@ -67,9 +67,9 @@ class Reader:
             if byte < 0x80:
                 break
         else:
-            raise CorruptFileError("the scene file is damaged: a number in it does not end")
+            raise CorruptFileError("the scene file is damaged: a varint does not end")
         if value > most:
-            raise CorruptFileError(f"the scene file is damaged: it says {value} where at most {most} is possible")
+            raise CorruptFileError(f"the scene file is damaged: a number is {value}, expected at most {most}")
         return value
 
     def signed(self, most: int) -> int:
@@ -93,7 +93,7 @@ class Reader:
 
 
 def write_file(chunks: list[tuple[str, bytes]]) -> bytes:
-    """Return a file of these (kind, payload) chunks."""
+    """Return the file of the given (kind, payload) chunks."""
     data = bytearray(MAGIC)
     data.append(VERSION)
     for kind, payload in chunks:
@@ -105,17 +105,19 @@ def write_file(chunks: list[tuple[str, bytes]]) -> bytes:
 
 
 def read_file(data: bytes) -> Iterator[tuple[str, bytes, int]]:
-    """Yield the chunks of a file as (kind, payload, position after it), each after verifying its checksum.
+    """Yield each chunk of a file as (kind, payload, position after the chunk) after verifying its checksum.
 
     Raises:
-        CorruptFileError: if it is no scene file, is of a later version, truncated or damaged.
+        CorruptFileError: if `data` is not a scene file, or is of a later version, truncated or damaged.
     """
     reader = Reader(data)
     if len(data) < len(MAGIC) + 1 or reader.bytes(len(MAGIC)) != MAGIC:
         raise CorruptFileError('not a scene file: it does not start with "NiFi"')
     version = reader.bytes(1)[0]
     if version != VERSION:
-        raise CorruptFileError(f"the scene file has version {version}, this nifi-ns reads version {VERSION}: update it")
+        raise CorruptFileError(
+            f"the scene file has version {version}, this nifi-ns reads version {VERSION}: update nifi-ns"
+        )
     while reader:
         start = reader.position
         kind = reader.bytes(1)

@@ -1,4 +1,4 @@
-"""The quantisers of all attributes, and the frame of a scene's positions."""
+"""The quantisers of all attributes, and the coordinate frame of positions."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -12,31 +12,32 @@ from nifi_ns.errors import NifiError
 from nifi_ns.splats import Splats
 
 MRP_RANGE = 2 * math.tan(math.pi / 8)
-"""Width of the range of a modified Rodrigues parameter v / (1 + w) where w is the largest component."""
+"""Width of the range of a modified Rodrigues parameter v / (1 + w) if w is the largest component."""
 SCALE_RANGE = 10.0
-"""Nats of log-scale that `Bits.scales` divides."""
+"""Nats of log-scale that 2^`Bits.scales` steps cover."""
 MAX_SKIP = 7
-"""Most low bits that may be dropped from a value, and the precision class of the least important gaussians."""
+"""Maximum number of low bits dropped from a value, and the precision class of the least important gaussians."""
 MAX_LEVELS = 1 << 12
-"""Most quantisation levels of alpha, and of an axis' length relative to the longest."""
+"""Maximum number of quantisation levels of alpha, and of an axis' length relative to the longest."""
 UNIT = 256
-"""Precisions are compared in integers of 1 / UNIT bit."""
+"""Precisions are integers in 1 / UNIT bit."""
 
 HEADROOM = 3
-"""Bits that the finest precision class has above the average gaussian, which makes it the class of the average."""
+"""Bits that the finest precision class has more than the average gaussian; therefore also the class of the average."""
 
-# How many bits fewer than by its precision class an attribute needs, per octave of the longest axis and by the ratio of
-# the shortest axis to it. Fitted to half the log2 of the Gauss-Newton Hessian's diagonal over the renders of trained
-# scenes: large gaussians are less sensitive to a shift and more to rotation and shape, round ones not to rotation.
+# How many bits fewer an attribute needs than its precision class gives: per octave of the longest axis, and per unit of
+# the ratio of the shortest axis to the longest. Fitted to half the log2 of the Gauss-Newton Hessian's diagonal over the
+# renders of trained scenes. Large gaussians are less sensitive to a shift and more to rotation and shape; round ones
+# are not sensitive to rotation.
 _LESS_BY_SIZE = {"means": 0.7, "ratios": -0.3, "quats": -0.35}
 _LESS_BY_ROUNDNESS = {"quats": 3.0}
-_OCTAVES = 1.4426950408889634  # in a nat
+_OCTAVES = 1.4426950408889634  # per nat
 SIZED = tuple(_LESS_BY_SIZE)
-"""Attributes whose bits depend on more than the precision class."""
-# steps beyond which damage grows faster than with their square: nats, of the longest axis, of all levels
+"""Attributes whose bits also depend on the size of the gaussian."""
+# the largest useful steps: beyond, damage grows faster than with their square; in nats, longest axes, all levels
 _COARSEST = {"scales": 0.5, "ratios": 0.25, "opacities": 0.125}
 
-# fainter gaussians are invisible; beyond the upper limit logits grow without effect
+# gaussians below the lower limit are invisible; above the upper limit logits grow without effect
 _ALPHA_MIN, _ALPHA_MAX = Decimal("0.005"), Decimal("0.999")
 
 _MOST_BITS = {"means": 16, "ratios": 9, "opacities": 9}
@@ -44,9 +45,9 @@ _MOST_BITS = {"means": 16, "ratios": 9, "opacities": 9}
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits of the attributes of an average gaussian before entropy coding; fractions are allowed.
+    """Bits of each attribute of an average gaussian before entropy coding; fractions are allowed.
 
-    More important gaussians have up to `HEADROOM` bits more, others fewer.
+    More important gaussians get up to `HEADROOM` bits more, less important ones fewer.
     """
 
     means: float
@@ -70,7 +71,7 @@ class Bits:
         for field in fields(self):
             value, most = getattr(self, field.name), _MOST_BITS.get(field.name, 12)
             if not 1 <= value <= most:
-                raise NifiError(f"bits of {field.name}: {value} is outside 1 to {most}")
+                raise NifiError(f"bits: {field.name} is {value}, expected 1 to {most}")
 
 
 PRESETS = {
@@ -78,19 +79,19 @@ PRESETS = {
     "mid": Bits(means=13, scales=7.5, ratios=5, quats=5.5, opacities=6, luma=6.5, chroma=6.5, sh=5.25),
     "fine": Bits(means=14.5, scales=9, ratios=6.5, quats=7, opacities=7.5, luma=8, chroma=8, sh=6.75),
 }
-"""Named choices of `Bits`, from smallest to best."""
+"""Named `Bits`, from the smallest file to the best quality."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The quantisers: all that turns integers into attributes. Its floats are exact in float32, as they are stored."""
+    """The quantisers, which map attributes to integers and back. All floats are exact in float32, as in the file."""
 
     centre: tuple[float, float, float]
     """Centre of the scene, in scene units."""
     radius: float
-    """Distance from the centre up to which space is not contracted."""
+    """Distance from the centre, in scene units, up to which space is not contracted."""
     origin: tuple[float, float, float]
-    """Contracted position of the lowest corner."""
+    """Lowest corner of the scene, in contracted space."""
     mean_step: float
     scale_step: float
     quat_step: float
@@ -98,20 +99,20 @@ class Grid:
     chroma_step: float
     sh_step: float
     ratio_levels: int
-    """Steps of an axis' length up to the longest."""
+    """Number of steps from zero to the length of the longest axis."""
     alpha_levels: int
     offsets: tuple[int, ...]
-    """In 1 / UNIT bit, for each of `SIZED`: make the average gaussian have the bits asked for."""
+    """For each of `SIZED`, in 1 / UNIT bit: the correction that gives the average gaussian the requested bits."""
 
     @classmethod
     def fit(cls, splats: Splats, bits: Bits) -> "Grid":
-        """Return the grid of `bits` for these gaussians.
+        """Return the grid of `bits` for the given gaussians.
 
-        Positions are contracted around the median first, so that a gaussian however far away makes the steps at most
-        about 2.5 times coarser.
+        Space is contracted around the median position, so that distant gaussians, no matter how far away, make steps
+        at most about 2.5 times coarser.
 
         Raises:
-            NifiError: if there are no gaussians, or some that cannot be drawn.
+            NifiError: if there are no gaussians, or gaussians that cannot be drawn.
         """
         if len(splats) == 0:
             raise NifiError("the scene is empty: there are no gaussians to compress")
@@ -153,8 +154,8 @@ class Grid:
         Args:
             name: the attribute, as in `Bits`.
             precision: [N] int64, see `precision_classes`.
-            longest: [N] int64, the quantised logarithm of the longest axis; needed for attributes in `SIZED`.
-            shortest: [N] int64, the quantised length of the shortest axis; needed for quats.
+            longest: [N] int64, the quantised logarithm of the longest axis; required for attributes in `SIZED`.
+            shortest: [N] int64, the quantised length of the shortest axis; required for quats.
         """
         less = UNIT * precision
         if name in SIZED:
@@ -169,7 +170,7 @@ class Grid:
         return sum(steps[name] * 2.0**skip <= _COARSEST[name] for skip in range(1, MAX_SKIP + 1))
 
     def _less(self, name: str, longest: Tensor, shortest: Tensor | None) -> Tensor:
-        # [N] int64, in 1 / UNIT bit, up to a constant
+        # [N] int64: bits to save, in 1 / UNIT bit, up to a constant
         less = round(UNIT * _OCTAVES * _LESS_BY_SIZE[name] * self.scale_step) * longest
         if shortest is not None and name in _LESS_BY_ROUNDNESS:
             less = less + round(UNIT * _LESS_BY_ROUNDNESS[name]) * shortest // self.ratio_levels
@@ -177,21 +178,21 @@ class Grid:
 
     @property
     def logits(self) -> tuple[float, ...]:
-        """The opacity logit of every level, from the most opaque."""
+        """The opacity logit of each level, from the most opaque."""
         return _logits(self.alpha_levels)
 
     def alpha_level(self, opacities: Tensor) -> Tensor:
-        """Return the level of opacity logits, [N] -> [N], before rounding."""
+        """Return the levels of opacity logits, [N] -> [N], before rounding."""
         high, low = (float(alpha.ln()) for alpha in (_ALPHA_MAX, _ALPHA_MIN))
         return (torch.nn.functional.logsigmoid(opacities) - high) / (low - high) * self.alpha_levels
 
     @property
     def log_ratios(self) -> tuple[float, ...]:
-        """Logarithms of an axis' length relative to the longest, by twice the length in steps."""
+        """Logarithms of an axis' length relative to the longest, indexed by twice the length in steps."""
         return _log_ratios(self.ratio_levels)
 
 
-# in decimals, which round the same everywhere, where the processor's logarithm may not
+# with Decimal, which rounds the same on all machines; the processor's logarithm may not
 
 
 @lru_cache(maxsize=8)
@@ -207,14 +208,14 @@ def _log_ratios(levels: int) -> tuple[float, ...]:
 
 
 def precision_classes(sensitivity: Tensor) -> Tensor:
-    """Return the precision class of gaussians: the optimal allocation damages the images equally by each of them.
+    """Return the precision classes of gaussians, so that quantising each gaussian damages renders by the same amount.
 
     Args:
-        sensitivity: [N] squared derivatives of the images, see `Importance.position_sensitivity`.
+        sensitivity: [N] squared derivatives of renders, see `Importance.position_sensitivity`.
 
     Returns:
-        [N] int64, from 0, the finest, to MAX_SKIP. The next class has a quarter of the sensitivity; gaussians whose
-        logarithm of it is the average are in class HEADROOM.
+        [N] int64 from 0, the finest, to MAX_SKIP. Each class has a quarter of the sensitivity of the class before.
+        Gaussians of average log-sensitivity are in class HEADROOM.
     """
     seen = sensitivity[sensitivity > 0].sort().values
     if len(seen) == 0:
@@ -224,19 +225,19 @@ def precision_classes(sensitivity: Tensor) -> Tensor:
 
 
 def contract(points: Tensor) -> Tensor:
-    """Contract space into the ball of radius 2, [N, 3] -> [N, 3]; the unit ball stays as it is."""
+    """Contract space into the ball of radius 2, [N, 3] -> [N, 3]; the unit ball does not change."""
     norm = squared_norm(points).sqrt().clamp_min(1)[:, None]
     return torch.where(norm > 1, (2 - 1 / norm) / norm * points, points)
 
 
 def expand(points: Tensor, most: float) -> Tensor:
-    """Invert `contract` for norms up to `most` < 2; larger ones are clamped to it."""
+    """Invert `contract`, [N, 3] -> [N, 3], with norms clamped to `most` < 2."""
     norm = squared_norm(points).sqrt().clamp_min(1)[:, None]
     return torch.where(norm > 1, 1 / (2 - norm.clamp_max(most)) / norm * points, points)
 
 
 def squared_norm(vectors: Tensor) -> Tensor:
-    """Return squared norms, [N, 3] -> [N], summed in a fixed order so that all machines agree."""
+    """Return squared norms, [N, 3] -> [N], summed in a fixed order so that all machines get the same result."""
     x, y, z = vectors.unbind(dim=1)
     return x * x + y * y + z * z
 

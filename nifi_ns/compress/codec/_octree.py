@@ -1,7 +1,7 @@
-"""Quantised positions as an octree of counts, which spends no bits on the order of the gaussians.
+"""Quantised positions as an octree of counts, which spends no bits on the order of gaussians.
 
-The gaussians are sorted by Morton code. From the root cell, which holds all, each occupied cell is halved along x, y, z
-in turn and the number of gaussians in its lower half is coded, level by level (breadth first).
+Gaussians are sorted by Morton code. The root cell holds all of them. Each occupied cell is halved along x, y and z in
+turn, and the number of gaussians in its lower half is coded, breadth first.
 """
 
 import numpy as np
@@ -9,11 +9,11 @@ import numpy as np
 from nifi_ns.compiled import compiled
 from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RangeCoder, code_symbol
 
-_COUNTS = 48  # kinds of cell by the number of gaussians in it: exact below 16, then by its bit length
+_COUNTS = 48  # number of contexts from the gaussians in a cell: their number below 16, then its bit length
 
 
 class PositionCoder:
-    """Codes the positions of one level of detail after the other; its models keep adapting from level to level."""
+    """Codes the positions of successive levels of detail; its models keep adapting from level to level."""
 
     def __init__(self, depth: int) -> None:
         """Prepare to code coordinates of `depth` bits."""
@@ -45,8 +45,8 @@ def _code_positions(state, buffer, decoding, codes, depth, chances, counts, weig
     # codes is filled in when decoding; for the rest see PositionCoder
     total = len(codes)
     levels = 3 * depth
-    # how a cell divides (0 all low, 1 all high, 2 both): by level, and by count and axis;
-    # then how many are low: by count
+    # models of how a cell divides (0 all low, 1 all high, 2 both), by level, and by count and axis;
+    # then of how many are low, by count
     starts = NODES * np.array([0, levels, levels + 3 * _COUNTS])
     slots, slot_low = np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64)
 
@@ -62,7 +62,7 @@ def _code_positions(state, buffer, decoding, codes, depth, chances, counts, weig
             while not decoding and low < size and (codes[begin + low] >> (levels - 1 - level)) & 1 == 0:
                 low += 1
             begin += size
-            lone = 1 if size == 1 else 0  # cannot divide, so that one bit is enough
+            lone = 1 if size == 1 else 0  # a single gaussian cannot divide: one bit is enough
             kind = min(size, 16) if size < 16 else 15 + _bit_length(size)
             slots[0] = starts[0] + NODES * level
             slots[1] = starts[1] + NODES * (3 * kind + level % 3)
@@ -72,7 +72,7 @@ def _code_positions(state, buffer, decoding, codes, depth, chances, counts, weig
                 slot_low[0] = starts[2] + NODES * kind
                 bits = _bit_length(size - 2)
                 low = 1 + code_symbol(state, buffer, decoding, low - 1, bits, chances, counts, slot_low, weights_low)
-                low = min(low, size - 1)  # no encoder writes more
+                low = min(low, size - 1)  # only a damaged file has more
             else:
                 low = size if symbol == 0 else 0
             for upper in range(2):

@@ -1,19 +1,19 @@
-"""Splats <-> integers: the lossy half of the codec, in torch, the same on every device.
+"""Splats to integers and back: the lossy half of the codec, in torch, with the same result on every device.
 
-What is quantised, and how:
+How attributes are quantised:
 
-- **means**: contracted as in mip-NeRF 360 (Barron et al. 2022, eq. 10), which keeps the middle of the scene as it is
-  and folds everything outside into a shell, so that a step is about one size in the pictures; then a cubic grid.
-- **scales**: axes sorted from longest to shortest; the natural logarithm of the longest, uniform, and the lengths of
-  the others relative to it, uniform: how thin a thin gaussian is hardly shows.
-- **quats**: with the axes sorted, a rotation counts modulo half turns about them, so w can always be made the largest
-  component; then modified Rodrigues parameters v / (1 + w), whose grid is nearly uniform in angle.
+- **means**: on a cubic grid, after contraction as in mip-NeRF 360 (Barron et al. 2022, eq. 10). It keeps the middle of
+  the scene and folds everything outside into a shell, so that a step has about the same size everywhere in renders.
+- **scales**: axes are sorted from longest to shortest. The natural logarithm of the longest is quantised uniformly, and
+  so are the lengths of the others relative to it, because small differences between thin gaussians are invisible.
+- **quats**: with sorted axes, half turns about an axis do not change the ellipsoid, so that w can always be the largest
+  component. Modified Rodrigues parameters v / (1 + w) then have a grid that is nearly uniform in angle.
 - **opacities**: uniform in the logarithm of alpha.
 - **sh**: YCoCg of each SH coefficient, uniform, with coarser chroma.
 
-Less important gaussians have coarser grids, by powers of two: each has a precision class, and how many low bits of a
-value are dropped follows from the class and the quantised size in integers (`Grid.skips`). Every decoded value is made
-of single IEEE additions, products, quotients and square roots, or looked up: all machines decode the same values.
+Less important gaussians have grids coarser by powers of two: the number of dropped low bits of a value follows, in
+integers, from the gaussian's precision class and quantised size (`Grid.skips`). Decoding uses only table lookups and
+single IEEE additions, products, quotients and square roots, so that all machines decode the same values.
 """
 
 import math
@@ -27,9 +27,9 @@ from nifi_ns.compress.codec._rotations import canonical
 from nifi_ns.splats import SH_C0, Splats
 
 MAX_SYMBOLS = 1 << 16
-"""Largest alphabet of a quantised channel."""
+"""Maximum number of symbols of a quantised channel."""
 MAX_DEPTH = 20
-"""Largest number of bits of a quantised coordinate."""
+"""Maximum number of bits of a quantised coordinate."""
 _MOST = (MAX_SYMBOLS // 2 - 1) >> MAX_SKIP << MAX_SKIP
 
 
@@ -38,23 +38,23 @@ class Quantized:
     """N gaussians as integers (int64 tensors)."""
 
     precision: Tensor
-    """[N] precision classes, 0 for the most important gaussians to MAX_SKIP: low bits of most values that are zero."""
+    """[N] precision classes from 0, the most important gaussians, to MAX_SKIP; about the number of dropped low bits."""
     means: Tensor
-    """[N, 3] lowest corner of a cell of 2^skip grid coordinates, 0 to 2^20 - 1."""
+    """[N, 3] grid coordinates from 0 to 2^20 - 1: the lowest corner of a cell of 2^skip."""
     scales: Tensor
-    """[N] log-scale steps of the longest axis."""
+    """[N] logarithm of the longest axis in steps."""
     ratios: Tensor
-    """[N, 2] steps of the middle and shortest axis' length, from 0: the lower end of a range of 2^skip."""
+    """[N, 2] lengths of the middle and shortest axis in steps, from 0: the lower end of a range of 2^skip."""
     quats: Tensor
-    """[N, 3] modified Rodrigues steps."""
+    """[N, 3] modified Rodrigues parameters in steps."""
     opacities: Tensor
-    """[N] quantisation levels, from the most opaque."""
+    """[N] quantisation levels, 0 is the most opaque."""
     sh: Tensor
-    """[N, (degree + 1)^2, 3] YCoCg steps."""
+    """[N, (degree + 1)^2, 3] YCoCg in steps."""
 
     @property
     def sh_degree(self) -> int:
-        """0 to 3."""
+        """Degree of the spherical harmonics, 0 to 3."""
         return math.isqrt(self.sh.shape[1]) - 1
 
     def to(self, device: torch.device | str) -> "Quantized":
@@ -67,7 +67,7 @@ class Quantized:
 
 
 def quantize(splats: Splats, grid: Grid, precision: Tensor | None = None) -> Quantized:
-    """Round to the grid, in the order of `splats`. Values beyond what the format can hold are clamped.
+    """Quantise `splats`, in their order. Values that the format cannot hold are clamped.
 
     Args:
         splats: the gaussians.
@@ -91,7 +91,7 @@ def quantize(splats: Splats, grid: Grid, precision: Tensor | None = None) -> Qua
 
 
 def dequantize(quantized: Quantized, grid: Grid) -> Splats:
-    """Return the gaussians that the integers stand for (float32, unit quaternions)."""
+    """Return the gaussians that `quantized` represents, in float32 with unit quaternions."""
     precision = quantized.precision
     middles = _middles(quantized.means, grid.skips("means", precision, quantized.scales)[:, None])
     contracted = middles.float() * (grid.mean_step / 2)
@@ -116,20 +116,20 @@ def _rounded(values: Tensor, skips: Tensor) -> Tensor:
 
 
 def _cells(values: Tensor, skips: Tensor, most: int) -> Tensor:
-    # down to a multiple of 2^skip: the lower end of a range whose middle is decoded
+    # down to a multiple of 2^skip: the lower end of a range that decodes to its middle
     return values.long().clamp(0, most) >> skips << skips
 
 
 def _middles(cells: Tensor, skips: Tensor) -> Tensor:
-    # twice the middle of a range of 2^skip
+    # twice the middle of a range of 2^skip, to stay in integers
     return 2 * cells + 2**skips
 
 
 def fake_quantize(splats: Splats, grid: Grid | Bits, precision: Tensor | None = None) -> Splats:
     """Return `decode(encode(splats, grid, precision))`, in the order of `splats`, with straight-through gradients.
 
-    The axes of a gaussian may be permuted (longest first) and its quaternion changed to match: the same ellipsoid.
-    While optimising, pass the grid of an earlier step, so that it stays fixed.
+    Axes are sorted (longest first) and quaternions changed to match, which gives the same ellipsoids. When optimising,
+    pass a `Grid` that was fitted once, so that it stays fixed.
     """
     grid = Grid.fit(splats, grid) if isinstance(grid, Bits) else grid
     splats = canonical(splats)
@@ -141,7 +141,7 @@ def fake_quantize(splats: Splats, grid: Grid | Bits, precision: Tensor | None = 
 
 
 def _rgb_to_ycocg(sh: Tensor) -> Tensor:
-    # [N, K, 3]; the first coefficient becomes the colour seen at degree 0, black at -0.5 and white at 0.5
+    # [N, K, 3]; the first coefficient becomes the colour at degree 0, from -0.5 (black) to 0.5 (white)
     r, g, b = torch.cat([SH_C0 * sh[:, :1], sh[:, 1:]], dim=1).unbind(dim=-1)
     return torch.stack([r / 4 + g / 2 + b / 4, (r - b) / 2, g / 2 - r / 4 - b / 4], dim=-1)
 

@@ -1,11 +1,11 @@
-"""Adaptive binary range coding with mixed contexts, in integers only, so that any machine decodes the same bits.
+"""Adaptive binary range coding with mixed contexts, in integers only, so that every machine decodes the same bits.
 
-One function, `code_symbol`, both encodes and decodes, so that the two cannot drift apart. A symbol is coded bit by bit
-down a binary tree. For every bit several adaptive models, each with another context, give a probability; their
-logits are added with weights learned on the way (logistic mixing, Mahoney 2005), and a carry-less range coder spends
--log2(p) bits. No model is stored: the decoder learns the same ones from the symbols it has decoded.
+One function, `code_symbol`, both encodes and decodes, so that the two always match. A symbol is coded bit by bit down a
+binary tree. For each bit, several adaptive models with different contexts give a probability each. Their logits are
+summed with learned weights (logistic mixing, Mahoney 2005), and a carry-less range coder spends -log2(p) bits. No model
+is stored: the decoder learns the same models from the symbols it decodes.
 
-Compiled with numba because each bit's probability depends on all bits before it: no vectorised coder can do that.
+Compiled with numba, because each bit's probability depends on all earlier bits, which cannot be vectorised.
 """
 
 from decimal import Decimal
@@ -14,47 +14,47 @@ import numpy as np
 
 from nifi_ns.compiled import compiled
 
-_TOP = 0xFF0000000000  # the coder's interval has 48 bits and gives out the top 8 as they settle
+_TOP = 0xFF0000000000  # the interval has 48 bits; its top 8 are written once they are the same at both ends
 _MASK = 0xFFFFFFFFFFFF
 
 MAX_BITS = 24
-"""Longest symbol."""
+"""Maximum number of bits of a symbol."""
 NODES = 256 + MAX_BITS
-"""Slots in the tree of one context."""
+"""Number of slots in the tree of one context."""
 
-_LOGITS = 4096  # logits are in units of 1/256 nat, from -8 to 8
+_LOGITS = 4096  # logits from -8 to 8 in units of 1/256 nat
 
 
 def _squash(logit: int) -> int:
-    # in decimals, which round the same everywhere, where NumPy's exp depends on the processor
+    # with Decimal, which rounds the same on all machines; NumPy's exp depends on the processor
     chance = 65536 / (1 + (Decimal(-logit) / 256).exp())
     return min(max(int(chance.to_integral_value()), 32), 65536 - 32)
 
 
 SQUASH = np.array([_squash(i - _LOGITS // 2) for i in range(_LOGITS)])
-"""Probability (of 65536) by logit + 2048."""
+"""Probabilities (of 65536), indexed by logit + 2048."""
 STRETCH = np.clip(np.searchsorted(SQUASH, 16 * np.arange(4096) + 8) - _LOGITS // 2, -2047, 2047)
-"""Logit by probability // 16."""
+"""Logits, indexed by probability // 16."""
 _LIMIT = 127
 RATES = 65536 // np.arange(2, _LIMIT + 3)
-"""How far a probability moves at its n-th observation, of 65536."""
+"""Adaptation rate of a probability at its n-th observation (of 65536)."""
 
 
 class RangeCoder:
-    """State and buffer of a coder; kernels take `coder.state, coder.buffer, coder.decoding`."""
+    """State and buffer of a coder. Compiled functions take `coder.state, coder.buffer, coder.decoding`."""
 
     def __init__(self, data: bytes | None = None, bits: int = 0) -> None:
         """Prepare to decode `data`, or to encode up to `bits` binary decisions."""
         self.decoding = data is not None
         self.state = np.array([0, _MASK, 0, 0], dtype=np.int64)
         if data is None:
-            self.buffer = np.empty(16 + 2 * bits, dtype=np.uint8)  # no decision costs more than 12 bits
+            self.buffer = np.empty(16 + 2 * bits, dtype=np.uint8)  # a decision costs at most 12 bits
         else:
             self.buffer = np.frombuffer(data, dtype=np.uint8).copy()
             self.state[2:] = 6, int.from_bytes(data[:6].ljust(6, b"\0"), "big")
 
     def finish(self) -> bytes:
-        """Return the encoded bytes, without trailing zeros, which the decoder assumes."""
+        """Return the encoded bytes without trailing zeros, which the decoder appends itself."""
         low, high, position = (int(v) for v in self.state[:3])
         for kept in range(1, 7):
             step = 1 << (8 * (6 - kept))
@@ -66,7 +66,7 @@ class RangeCoder:
 
 @compiled()
 def _code_bit(state, buffer, decoding, bit, probability):
-    # state: low, high, position in the buffer, and (decoding) the next 48 bits; probability: of a one, of 65536
+    # state: low, high, position in the buffer, and the next 48 bits if decoding; probability: of a one (of 65536)
     low, high = state[0], state[1]
     span = high - low
     middle = low + (span >> 16) * probability + (((span & 0xFFFF) * probability) >> 16)
@@ -92,15 +92,15 @@ def _code_bit(state, buffer, decoding, bit, probability):
 
 @compiled()
 def code_symbol(state, buffer, decoding, symbol, bits, chances, counts, slots, weights):
-    """Code one symbol of `bits` bits, from the highest.
+    """Encode or decode one symbol of `bits` bits, the highest first.
 
     Args:
-        state, buffer, decoding: those of a `RangeCoder`.
+        state, buffer, decoding: the attributes of a `RangeCoder`.
         symbol: the symbol to encode; ignored when decoding.
         bits: 0 to MAX_BITS.
-        chances, counts: [slots] int64, the adaptive probabilities (start at 32768) and how often each was used.
-        slots: [M] int64, where each model's tree of NODES slots for the present context starts.
-        weights: [MAX_BITS, M] int64 mixing weights of these models by bit, 65536 is one.
+        chances, counts: [slots] int64, adaptive probabilities (initially 32768) and the number of their updates.
+        slots: [M] int64, for each model the start of the tree (NODES slots) of the current context.
+        weights: [MAX_BITS, M] int64, mixing weights of the models by bit; 65536 is one.
 
     Returns:
         The symbol.
@@ -123,5 +123,5 @@ def code_symbol(state, buffer, decoding, symbol, bits, chances, counts, slots, w
             chances[slot] += ((target - chances[slot]) * RATES[counts[slot]]) >> 16
             counts[slot] = min(counts[slot] + 1, _LIMIT)
         value = value * 2 + bit
-        node = node * 2 + bit if depth < 7 else 256 + depth  # beyond 8 bits the values before matter no more
+        node = node * 2 + bit if depth < 7 else 256 + depth  # after 8 bits, earlier bits are no context
     return value

@@ -1,4 +1,4 @@
-"""Canonical rotations: one quaternion for each ellipsoid, without its symmetries."""
+"""Canonical rotations: a unique quaternion for each ellipsoid."""
 
 import math
 
@@ -9,14 +9,14 @@ from nifi_ns.splats import Splats
 
 
 def canonical(splats: Splats) -> Splats:
-    """Return the same ellipsoids with axes sorted from longest to shortest and unit quaternions whose w is largest.
+    """Return the same ellipsoids with axes sorted from longest to shortest, and unit quaternions with the largest w.
 
     Differentiable and idempotent.
     """
     scales, order = splats.scales.sort(dim=1, descending=True, stable=True)
     quats = torch.nn.functional.normalize(splats.quats, dim=1)
     quats = _permute_axes(quats, order)
-    # a half turn about an axis maps the ellipsoid to itself and moves any component to the place of w
+    # half turns about the axes map the ellipsoid to itself and can move any component to w
     w, x, y, z = quats.unbind(dim=1)
     turns = torch.stack(
         [quats, torch.stack([-x, w, z, -y], 1), torch.stack([-y, -z, w, x], 1), torch.stack([-z, y, -x, w], 1)], 1
@@ -29,13 +29,13 @@ def canonical(splats: Splats) -> Splats:
 
 _H = math.sqrt(0.5)
 _PERMUTATIONS = torch.tensor(
-    # rotations that bring axis order[j] to place j, at index 2 * order[0] + (order[1] > order[2])
+    # rotations that move axis order[j] to position j, indexed by 2 * order[0] + (order[1] > order[2])
     [[1, 0, 0, 0], [_H, _H, 0, 0], [_H, 0, 0, _H], [0.5, 0.5, 0.5, 0.5], [0.5, -0.5, -0.5, -0.5], [_H, 0, _H, 0]]
 )
 
 
 def _permute_axes(quats: Tensor, order: Tensor) -> Tensor:
-    # [N, 4], [N, 3] -> [N, 4]: rotations with their columns reordered (one is negated where the order is odd)
+    # [N, 4], [N, 3] -> [N, 4]: rotations with reordered columns (one is negated if the permutation is odd)
     by = _PERMUTATIONS.to(quats)[2 * order[:, 0] + (order[:, 1] > order[:, 2])]
     (w, x, y, z), (a, b, c, d) = quats.unbind(1), by.unbind(1)
     return torch.stack(

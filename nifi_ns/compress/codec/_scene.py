@@ -1,19 +1,19 @@
-"""What a scene file says of itself: its header, its levels of detail, and where its streams are.
+"""The header of a scene file, its levels of detail, and their streams.
 
-A file (see `_container`) holds one header chunk `H` and, one after the other, level chunks `L`. Each level adds
-gaussians to those of the levels before. The header:
+A file (see `_container`) holds a header chunk `H`, followed by a chunk `L` for each level. Each level adds gaussians to
+those of the levels before. The header:
 
     levels        varint, 1 to 16
-    counts        as many varints, numbers of gaussians
-    growths       for each level but the last: varint, in 1 / GROWTH_UNIT nat
+    counts        a varint for each level: the number of gaussians it adds
+    growths       a varint for each level but the last, in 1 / GROWTH_UNIT nat
     SH degree     varint, 0 to 3
     depth         varint, bits of a coordinate
-    frame         centre (3 floats), radius (float), origin (3 floats); see `Grid` for all that follows
+    frame         centre (3 floats), radius (float), origin (3 floats); see `Grid` for this and the rest
     steps         means, scales, quats, luma, chroma, SH (floats)
     levels        of ratios, of alpha (varints)
     offsets       of means, ratios, quats (signed varints)
 
-A level begins with the lengths of its streams (varints), in the order of `STREAMS`; the streams follow.
+A level begins with the lengths of its streams (varints) in the order of `STREAMS`. The streams follow.
 """
 
 from collections.abc import Sequence
@@ -26,57 +26,57 @@ from nifi_ns.compress.codec._quantize import MAX_DEPTH
 from nifi_ns.errors import CorruptFileError
 
 MAX_STEP = 1e6
-"""Largest step of a quantiser, far beyond any useful one."""
+"""Maximum step of a quantiser, far above any useful one."""
 MAX_COUNT = 1 << 24
-"""Most gaussians of a scene file."""
+"""Maximum number of gaussians in a scene file."""
 MAX_LEVELS_OF_DETAIL = 16
-"""Most levels of a scene file."""
+"""Maximum number of levels in a scene file."""
 FREE_COUNT = 1 << 12
-"""Gaussians that a file of any size may hold."""
+"""Number of gaussians that a file of any size may hold."""
 MAX_PER_BYTE = 4
-"""Most gaussians for each byte of a file, beyond `FREE_COUNT`.
+"""Maximum number of gaussians per byte of a file, beyond `FREE_COUNT`.
 
-Equal gaussians cost the range coder nothing, so that a file of 331 bytes could ask its reader for gigabytes. Trained
-scenes take 13 bits a gaussian at the very least; a file that takes less than 2 is padded by the encoder.
+Identical gaussians cost the range coder nothing, so a file of 331 bytes could make its reader allocate gigabytes.
+Trained scenes take at least 13 bits per gaussian. The encoder pads files that take less than 2.
 """
 STREAMS: tuple[str, ...] = ("cells", "precision", "scales", "ratios", "quats", "opacities", "sh", "means")
-"""What the bytes of a scene file are spent on, in file order."""
-# chunks that readers may skip
+"""The streams of a level, in file order."""
+# kinds of chunks that readers may skip
 _ANTIALIASED, _PADDING = "a", "p"
 
 
 @dataclass(frozen=True)
 class LevelInfo:
-    """A level of detail, together with those before it."""
+    """A level of detail, including all levels before it."""
 
     count: int
     """Number of gaussians."""
     size: int
-    """Bytes of the file if it is cut behind this level."""
+    """Bytes of the file if it is cut after this level."""
     growth: float
-    """How much larger the gaussians are if the file is cut here, in nats of their scales."""
+    """How much the gaussians are enlarged if the file is cut after this level, in nats of their scales."""
 
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """What is inside a scene file, read without decoding its gaussians."""
+    """What a scene file holds, read without decoding its gaussians."""
 
     version: int
     count: int
-    """Number of gaussians in all levels that are there."""
+    """Number of gaussians in all levels of the file."""
     sh_degree: int
     size: int
     """Bytes of the file."""
     sizes: dict[str, int]
-    """Bytes of each of `STREAMS`, and of everything else as "header"."""
+    """Bytes of each of `STREAMS` over all levels; "header" is everything else."""
     grid: Grid
     """The quantisers."""
     levels: tuple[LevelInfo, ...]
-    """The levels that are there, from the coarsest."""
+    """The levels of the file, the coarsest first."""
     missing: int
-    """How many more levels the file had before it was cut."""
+    """Number of levels that were cut off."""
     antialiased: bool
-    """Whether the gaussians are to be drawn antialiased."""
+    """Whether the gaussians are drawn antialiased."""
 
 
 def write_scene(
@@ -88,16 +88,16 @@ def write_scene(
     levels: Sequence[Sequence[bytes]],
     antialiased: bool,
 ) -> bytes:
-    """Write a scene file.
+    """Return the bytes of a scene file.
 
     Args:
         counts: how many gaussians each level adds.
-        growths: of each level but the last, in 1 / GROWTH_UNIT nat.
+        growths: growth of each level but the last, in 1 / GROWTH_UNIT nat.
         sh_degree: 0 to 3.
         depth: bits of a coordinate, 1 to MAX_DEPTH.
         grid: the quantisers.
         levels: the streams of each level, in the order of `STREAMS`.
-        antialiased: whether the gaussians are to be drawn antialiased.
+        antialiased: whether the gaussians are drawn antialiased.
     """
     header = Writer()
     for value in (len(counts), *counts, *growths, sh_degree, depth):
@@ -118,10 +118,10 @@ def write_scene(
 
 
 def open_scene(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
-    """Read everything but the gaussians: what the file holds, the bits of a coordinate, and the streams of each level.
+    """Read everything but the gaussians: the file's contents, the bits of a coordinate, and the streams of each level.
 
     Raises:
-        CorruptFileError: if it is no scene file, is of a later version, truncated or damaged, or declares more
+        CorruptFileError: if `data` is not a scene file, is of a later version, truncated or damaged, or declares more
             gaussians than its bytes can hold.
     """
     header, levels, antialiased = b"", [], False
@@ -135,14 +135,14 @@ def open_scene(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
         elif not kind.islower():
             raise CorruptFileError(f"the scene file is damaged: unexpected chunk {kind!r}")
     if not levels:
-        raise CorruptFileError("the scene file is truncated")
+        raise CorruptFileError("the scene file is truncated: it has no levels")
     reader = Reader(header)
     counts = [reader.unsigned(most=MAX_COUNT) for _ in range(reader.unsigned(most=MAX_LEVELS_OF_DETAIL))]
     growths = [reader.unsigned(most=MAX_GROWTH * GROWTH_UNIT) / GROWTH_UNIT for _ in counts[1:]] + [0.0]
     degree, depth = (reader.unsigned(most=most) for most in (3, MAX_DEPTH))
     grid = _read_grid(reader)
     if reader or len(levels) > len(counts) or min(counts) < 1 or sum(counts) > MAX_COUNT or depth == 0:
-        raise CorruptFileError("the scene file is damaged: its header makes no sense")
+        raise CorruptFileError("the scene file is damaged: its header has values out of range")
     sizes, parts, found, total = dict.fromkeys(STREAMS, 0), [], [], 0
     for count, growth, (payload, end) in zip(counts, growths, levels, strict=False):
         level, total = Reader(payload), total + count
@@ -151,7 +151,7 @@ def open_scene(data: bytes) -> tuple[SceneInfo, int, list[dict[str, bytes]]]:
         lengths = [level.unsigned(most=len(data)) for _ in STREAMS]
         parts.append({name: level.bytes(length) for name, length in zip(STREAMS, lengths, strict=True)})
         if level:
-            raise CorruptFileError("the scene file is damaged: its streams are shorter than they say")
+            raise CorruptFileError("the scene file is damaged: its streams are shorter than their level")
         sizes = {name: size + length for (name, size), length in zip(sizes.items(), lengths, strict=True)}
         found.append(LevelInfo(total, end, growth))
     sizes["header"] = len(data) - sum(sizes.values())
@@ -175,6 +175,6 @@ def _read_grid(header: Reader) -> Grid:
     ratios, alphas = (header.unsigned(most=MAX_LEVELS) for _ in range(2))
     offsets = tuple(header.signed(most=1 << 40) for _ in SIZED)
     if min(ratios, alphas) < 2 or min(radius, *steps) <= 0 or max(steps) > MAX_STEP:
-        raise CorruptFileError("the scene file is damaged: its quantisers make no sense")
+        raise CorruptFileError("the scene file is damaged: its quantisers are out of range")
     origin = corner[0], corner[1], corner[2]
     return Grid((x, y, z), radius, origin, means, scales, quats, luma, chroma, sh, ratios, alphas, offsets)

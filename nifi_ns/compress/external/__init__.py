@@ -1,4 +1,4 @@
-"""Other people's codecs, each a program in an environment of its own."""
+"""External codecs: programs in their own environments."""
 
 from nifi_ns.compress.external._command import CommandSettings, command
 from nifi_ns.compress.external._external import ExternalCodec, find_pictures, read_log, run

@@ -1,4 +1,4 @@
-"""Any codec: a command that writes renders, photos and the files a decoder needs."""
+"""Run any codec: a command that writes renders, photos, and the files that its decoder needs."""
 
 import shlex
 import shutil
@@ -12,25 +12,25 @@ from nifi_ns.errors import NifiError
 
 @dataclass(frozen=True)
 class CommandSettings:
-    """What to run, and where its results are. Paths are relative to {output}, the folder the command writes to."""
+    """What to run, and where its results are. Paths are relative to {output}, the folder that the command writes to."""
 
     command: str = ""
-    """A program and its arguments, as a shell would have them; {data} and {output} stand for the two folders."""
+    """Program and arguments, quoted as in a shell. {data} and {output} are replaced by the two folders."""
     renders: str = "{split}/renders"
-    """Where its renders are; {split} stands for test and train, and train may be missing."""
+    """Folder of the renders. {split} is replaced by test and train; train is optional."""
     photos: str = "{split}/gt"
-    """Where the photos of the same names and sizes are."""
+    """Folder of the photos, with the same names and sizes as the renders."""
     bytes_of: tuple[str, ...] = ()
-    """Files, with * and ** if need be, that a decoder needs: their sizes are added up."""
+    """All files that the decoder needs, as paths or patterns with * and **. The rate is the sum of their sizes."""
     rate: str = "default"
-    """What pairs and tables call its rate."""
+    """Name of the rate in pairs and tables."""
 
 
 def command(settings: CommandSettings, data: Path, output: Path) -> ExternalCodec:
-    """Return the codec that `settings` describe, to be run in `output` by `external.run`.
+    """Return the codec described by `settings`, ready for `external.run` in `output`.
 
     Raises:
-        NifiError: if something was not given or cannot be read.
+        NifiError: if a setting is missing or invalid.
     """
     try:
         words = shlex.split(settings.command)
@@ -39,11 +39,11 @@ def command(settings: CommandSettings, data: Path, output: Path) -> ExternalCode
     if not words or not settings.bytes_of:
         raise NifiError("give --command (what to run) and --bytes-of (the files a decoder needs)")
     if "{split}" not in settings.renders or "{split}" not in settings.photos:
-        raise NifiError("--renders and --photos must have {split} in them, which stands for test and train")
+        raise NifiError("--renders and --photos must contain {split}, which is replaced by test and train")
     if any(Path(pattern).is_absolute() for pattern in settings.bytes_of):
-        raise NifiError(f"--bytes-of {' '.join(settings.bytes_of)}: give paths relative to what --command writes to")
+        raise NifiError(f"--bytes-of {' '.join(settings.bytes_of)}: give paths relative to {{output}}")
     if settings.rate in ("", ".", "..") or any(c in settings.rate for c in "/\\\0"):
-        raise NifiError(f"--rate {settings.rate!r} must be a plain name: it is that of a folder")
+        raise NifiError(f"--rate is {settings.rate!r}, expected a plain name: it becomes the name of a folder")
     model, data = model_folder(output), data.resolve()
     program = tuple(word.replace("{data}", str(data)).replace("{output}", str(model)) for word in words)
 
@@ -65,18 +65,22 @@ def command(settings: CommandSettings, data: Path, output: Path) -> ExternalCode
 
 
 def count_bytes(folder: Path, patterns: tuple[str, ...]) -> int:
-    """Return the bytes of all files in `folder` that match any of `patterns`; NifiError if one matches none."""
+    """Return the bytes of all files in `folder` that match any of `patterns`.
+
+    Raises:
+        NifiError: if a pattern matches no file.
+    """
     found: set[Path] = set()
     for pattern in patterns:
         files = {path.resolve() for path in folder.glob(pattern) if path.is_file()}
         if not files:
-            raise NifiError(f"--bytes-of {pattern} names no file in {folder}: every byte a decoder needs must be there")
+            raise NifiError(f"--bytes-of {pattern} matches no file in {folder}: name every file the decoder needs")
         found |= files
     return sum(file.stat().st_size for file in found)
 
 
 def _check(program: str, data: Path) -> None:
     if shutil.which(program) is None:
-        raise NifiError(f"--command: no program {program!r} on PATH")
+        raise NifiError(f"--command: the program {program!r} is not on PATH")
     if not data.exists():
         raise NifiError(f"no such --data: {data}")

@@ -1,9 +1,9 @@
-"""Codecs that are separate programs: a command in its own environment that writes renders and bytes.
+"""Run codecs that are separate programs: commands in their own environments that write renders and bitstreams.
 
-Nothing of such a codec is imported. It is measured by its renders: many do not decode to plain gaussians.
+Nothing of such a codec is imported. It is measured by its renders, because many do not decode to plain gaussians.
 
-`<output>/` holds `log.txt` (all that the command printed), `run.json` (which command, and whether it finished) and
-`model/` (what the command writes). A finished run is never repeated, an unfinished one begins anew.
+`<output>/` holds `log.txt` (everything the command prints), `run.json` (the command, and whether it finished) and
+`model/` (what the command writes). A finished run is not repeated; an unfinished one starts over.
 """
 
 import json
@@ -25,7 +25,7 @@ from nifi_ns.subprocesses import end
 from nifi_ns.views import Split
 
 _GRACE_SECONDS = 10.0
-"""How long an interrupted command may take to end, before it is ended."""
+"""How long an interrupted command may take to end before it is killed."""
 _IMAGES = (".png", ".jpg", ".jpeg")
 _BAR = re.compile(r"(?P<stage>[^|:]*):\s*\d+%\|[^|]*\|\s*(?P<done>\d+)/(?P<total>\d+)\s*\[(?P<note>[^\]]*)\]?")
 _LOSS = re.compile(r"\bloss\b\s*[=:]?\s*([-+0-9.e]+)", re.IGNORECASE)
@@ -36,27 +36,28 @@ class ExternalCodec:
     """How to run a codec on one scene at one rate, and where its results are."""
 
     name: str
-    """What messages call it: `HAC++`."""
+    """Name of the codec in messages, such as `HAC++`."""
     scene: str
     rate: str
-    """What tables call the rate: `hacpp-0.5`. A plain folder name."""
+    """Name of the rate in tables, such as `hacpp-0.5`. A plain folder name."""
     command: tuple[str, ...]
-    """The program and its arguments, all paths absolute."""
+    """The program and its arguments. All paths are absolute."""
     pictures: Mapping[Split, tuple[Path, Path]]
-    """By split, the folders of renders and of photos; their files have equal names. `test` must be there."""
+    """Folders of renders and of photos by split, with the same file names in both. `test` is required."""
     count_bytes: Callable[[str], int]
-    """Every byte a decoder needs, from the files left behind and the log's text; NifiError if these disagree."""
+    """Returns the bytes that a decoder needs, from the written files and the text of the log. Raises NifiError if the
+    two disagree."""
     check: Callable[[], None] = lambda: None
-    """Raises NifiError if the command cannot work; asked before anything is written."""
+    """Raises NifiError if the command cannot work. Called before anything is written."""
     directory: Path | None = None
-    """Where the command runs."""
+    """Working directory of the command."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables set for the command, beside those of this process."""
+    """Environment variables for the command, in addition to those of this process."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The progress of a command, from its progress bar."""
+    """The progress of a command, read from its progress bar."""
 
     stage: str
     done: int
@@ -78,16 +79,16 @@ def parse_step(line: str) -> Step | None:
 
 
 def model_folder(output: Path) -> Path:
-    """Return the folder that the command of a run in `output` writes to: absolute, without links."""
+    """Return the folder that the command of a run in `output` writes to, absolute and without links."""
     return output.resolve() / "model"
 
 
 def run(codec: ExternalCodec, output: Path) -> bool:
-    """Run `codec` with its log and state in `output`, unless it has finished there; say whether it had to run.
+    """Run `codec` with its log and state in `output`, unless a finished run is there. Return whether it was run.
 
     Raises:
-        NifiError: if `output` cannot be used or holds another run, a check fails, or the command does.
-        KeyboardInterrupt: after the command and all it started have ended.
+        NifiError: if `output` cannot be used or holds another run, or if a check or the command fails.
+        KeyboardInterrupt: after the command and all processes it started have ended.
     """
     state = output / "run.json"
     if _finished(codec, output):
@@ -95,7 +96,7 @@ def run(codec: ExternalCodec, output: Path) -> bool:
     codec.check()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        # pictures and streams of an interrupted run would be taken for those of the next
+        # files of an interrupted run would be mistaken for those of the next
         shutil.rmtree(model_folder(output), ignore_errors=True)
         _write_state(state, codec, "started")
         with (output / "log.txt").open("wb") as log:
@@ -105,22 +106,22 @@ def run(codec: ExternalCodec, output: Path) -> bool:
     if status:
         tail = " / ".join(_last_lines(read_log(output))) or "it printed nothing"
         ended = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        raise NifiError(f"{codec.name} ended {ended}: {tail}; all of it is in {output / 'log.txt'}")
+        raise NifiError(f"{codec.name} ended {ended}: {tail}; the full log is {output / 'log.txt'}")
     _write_state(state, codec, "finished")
     return True
 
 
 def read_log(output: Path) -> str:
-    """Return all that the command printed, or an empty text."""
+    """Return everything the command printed; empty if there is no log."""
     path = output / "log.txt"
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def find_pictures(codec: ExternalCodec) -> dict[Split, dict[str, tuple[Path, Path]]]:
-    """Return the files of render and photo, by split and view; splits without renders are omitted.
+    """Return the files of each view's render and photo, by split and view. Splits without renders are omitted.
 
     Raises:
-        NifiError: if there are no renders of `test`, or renders and photos do not have the same names.
+        NifiError: if `test` has no renders, or renders and photos have different names.
     """
     found: dict[Split, dict[str, tuple[Path, Path]]] = {}
     for split, folders in codec.pictures.items():
@@ -128,11 +129,11 @@ def find_pictures(codec: ExternalCodec) -> dict[Split, dict[str, tuple[Path, Pat
         if unmatched := sorted(renders.keys() ^ photos.keys()):
             name = unmatched[0]
             has, lacks = folders if name in renders else folders[::-1]
-            raise NifiError(f"{codec.name} left {name} in {has} but not in {lacks}: every render needs its photo")
+            raise NifiError(f"{codec.name} wrote {name} to {has} but not to {lacks}: every render needs a photo")
         if renders:
             found[split] = {name: (renders[name], photos[name]) for name in sorted(renders)}
     if "test" not in found:
-        raise NifiError(f"{codec.name} left no renders in {codec.pictures['test'][0]}: nothing to measure or restore")
+        raise NifiError(f"{codec.name} wrote no renders to {codec.pictures['test'][0]}: there is nothing to measure")
     return found
 
 
@@ -141,10 +142,10 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 def _finished(codec: ExternalCodec, output: Path) -> bool:
-    """Whether `output` holds this run, finished; a NifiError if it holds something else."""
+    """Return whether `output` holds this run, finished; raise NifiError if it holds anything else."""
     state = output / "run.json"
     if output.exists() and not output.is_dir():
-        raise NifiError(f"--output {output} is a file: {codec.name} needs a folder")
+        raise NifiError(f"--output {output} is a file, expected a folder")
     if not state.is_file():
         if output.is_dir() and any(output.iterdir()):
             raise NifiError(f"--output {output} holds other files: give a new or empty folder")
@@ -155,7 +156,7 @@ def _finished(codec: ExternalCodec, output: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NifiError(f"{state} cannot be read ({error!r}): remove {output}, or give another --output") from error
     if command != codec.command:
-        raise NifiError(f"--output {output} holds a run of other settings ({state}): give another folder")
+        raise NifiError(f"--output {output} holds a run with other settings ({state}): give another folder")
     return status == "finished"
 
 
@@ -165,8 +166,8 @@ def _write_state(path: Path, codec: ExternalCodec, status: str) -> None:
 
 
 def _stream(codec: ExternalCodec, log: IO[bytes]) -> int:
-    """Run the command, its output to `log`, its progress to one live line; the exit status."""
-    # a session of its own: Ctrl-C comes here first, and the programs that the command starts can be ended with it
+    """Run the command, write its output to `log`, show its progress, and return its exit status."""
+    # in a new session: Ctrl-C reaches only this process, and everything the command starts can be ended with it
     process = subprocess.Popen(
         codec.command,
         cwd=codec.directory,
@@ -186,7 +187,7 @@ def _stream(codec: ExternalCodec, log: IO[bytes]) -> int:
                 log.write(data)
                 log.flush()
                 *lines, rest = re.split(rb"[\r\n]+", rest + data)
-                # a bar is complete when the next one begins; the last of them is the newest
+                # a bar is complete once the next one begins; the last complete one is the newest
                 steps = [step for line in lines if (step := parse_step(line.decode(errors="replace")))]
                 if steps:
                     step, loss = steps[-1], ""

@@ -1,8 +1,8 @@
-"""HAC++ (Chen et al. 2025, https://arxiv.org/abs/2501.12255), driven in the user's own checkout and environment.
+"""Run HAC++ (Chen et al. 2025, https://arxiv.org/abs/2501.12255) from the user's own checkout and environment.
 
 The checkout, https://github.com/YihangChen-ee/HAC-plus, is for non-commercial use; nothing of it is imported or copied.
-It trains, encodes, decodes and tests in one command. Its decoded model is anchors and view-dependent MLPs, not
-gaussians, so that its results are renders and bytes.
+It trains, encodes, decodes and tests in one command. It decodes to anchors and view-dependent MLPs, not gaussians, so
+its results are renders and bytes.
 """
 
 import math
@@ -20,11 +20,11 @@ from nifi_ns.compress.external._external import ExternalCodec, model_folder
 from nifi_ns.errors import NifiError
 
 _DATASETS = {"mip360": (0.001, 0.5), "tandt": (0.01, 0.1), "deepblending": (0.005, 0.08)}
-"""Voxel size, and `mask_lr_final` over lambda, of HAC++'s own scripts; only that of mip360 has an upper limit."""
+"""Voxel size and `mask_lr_final` / lambda, as in HAC++'s scripts; only mip360 limits `mask_lr_final`."""
 _MASK_LR_LIMIT = 0.0015
 
 _MIB = 2**20
-_STREAMS = {  # what the log calls a part: the files that hold it
+_STREAMS = {  # name of a part in the log: its files
     "anchor": "xyz_gpcc.npz",
     "feat": "feat_*.b",
     "scaling": "scaling_*.b",
@@ -33,16 +33,16 @@ _STREAMS = {  # what the log calls a part: the files that hold it
     "masks": "masks.b",
 }
 _ROUNDING = 0.00005 * _MIB + 1  # the log has four decimals
-_FILE_OVERHEAD = 16  # bytes; a stream's header of 8 or 12 is in the log's count, a revision's may not be
+_FILE_OVERHEAD = 16  # bytes; the log counts a stream's header of 8 or 12 bytes, but other revisions may not
 
-# HAC++'s own modules import all that it needs, its four CUDA extensions among them; Python 3.7 must understand this
+# HAC++'s modules import everything it needs, including its four CUDA extensions; this must run in Python 3.7
 _PROBE = """
 import torch
 if not torch.cuda.is_available():
     raise SystemExit("torch " + torch.__version__ + " sees no CUDA device")
 import arguments, gaussian_renderer, lpips, scene, tqdm, wandb
 """
-# train.py renders the training views only if one default is turned; restorers are trained on those
+# restorers train on renders of the training views, which train.py writes only if this default is changed
 _LAUNCH = """
 import sys
 sys.argv = sys.argv[1:]
@@ -55,26 +55,26 @@ exec(compile(source, __file__, "exec"), globals())
 
 @dataclass(frozen=True)
 class HacppSettings:
-    """Where HAC++ is, and how it compresses."""
+    """Where HAC++ is installed, and how it compresses."""
 
     root: Path | None = None
-    """A checkout of HAC-plus, installed as its README says."""
+    """A checkout of HAC-plus, installed as described in its README."""
     python: Path = Path("python")
-    """The python of HAC++'s environment: .../envs/HAC_env/bin/python."""
+    """The Python of HAC++'s environment, such as .../envs/HAC_env/bin/python."""
     lmbda: float = 0.5
-    """The weight of the rate: more is smaller. No handle on the size: scenes at one lambda differ four-fold."""
+    """Weight of the rate in the loss: larger is smaller. Sizes of scenes at the same lambda differ up to four-fold."""
     dataset: Literal["mip360", "tandt", "deepblending"] = "mip360"
-    """Whose voxel size and mask_lr_final to take where they are not given."""
+    """Dataset whose voxel size and mask_lr_final are the defaults."""
     voxel_size: float | None = None
-    """HAC++'s --voxel_size."""
+    """HAC++'s --voxel_size; by default that of the dataset."""
     mask_lr_final: float | None = None
     """HAC++'s --mask_lr_final; by default it grows with lambda."""
     iterations: int = 30_000
-    """Training steps. The rate is not part of the loss before step 10,000."""
+    """Training steps. The rate is part of the loss from step 10,000 on."""
     images: str = "images"
-    """The folder of photos in the data: images_4 for the photos at a quarter. Wider ones are scaled to 1600 pixels."""
+    """Folder of photos in the data, such as images_4 for quarter size. Wider photos are scaled down to 1600 pixels."""
     arguments: str = ""
-    """More arguments for its train.py, as a shell would have them."""
+    """More arguments for HAC++'s train.py, quoted as in a shell."""
 
     def __post_init__(self) -> None:
         for name in ("lmbda", "voxel_size", "mask_lr_final", "iterations"):
@@ -85,10 +85,10 @@ class HacppSettings:
 
 
 def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
-    """Return HAC++ for the COLMAP scene `data`, to be run in `output` by `external.run`.
+    """Return HAC++ for the COLMAP scene `data`, ready for `external.run` in `output`.
 
     Raises:
-        NifiError: if no checkout was given, or the further arguments cannot be read.
+        NifiError: if no checkout is given, or `arguments` cannot be parsed.
     """
     if settings.root is None:
         raise NifiError("give --root: a checkout of github.com/YihangChen-ee/HAC-plus")
@@ -104,7 +104,7 @@ def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
         "--voxel_size": f"{settings.voxel_size or voxel_size:g}",
         "--update_init_factor": 16,
         "--iterations": settings.iterations,
-        "--test_iterations": settings.iterations,  # the one at which it encodes
+        "--test_iterations": settings.iterations,  # the step at which it encodes
         "--save_iterations": settings.iterations,
         "-m": model,
         "--lmbda": f"{settings.lmbda:g}",
@@ -114,9 +114,9 @@ def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
         more = shlex.split(settings.arguments)
     except ValueError as error:
         raise NifiError(f"--arguments {settings.arguments!r} cannot be read: {error}") from error
-    python = Path(shutil.which(settings.python) or settings.python).absolute()  # unresolved: a venv's is a link
+    python = Path(shutil.which(settings.python) or settings.python).absolute()  # not resolved: a venv's is a link
     arguments = [text for option, value in options.items() for text in (option, str(value))]
-    path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))  # as activating would have it
+    path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))  # as in the active environment
     folders = {split: model / split / f"ours_{settings.iterations}" for split in ("train", "test")}
     return ExternalCodec(
         name="HAC++",
@@ -135,14 +135,14 @@ def hacpp(settings: HacppSettings, data: Path, output: Path) -> ExternalCodec:
 
 
 def count_bytes(bitstreams: Path, log: str) -> int:
-    """Return the bytes of all files of `bitstreams` and of the MLPs, which HAC++ counts but does not write there.
+    """Return the bytes of all files in `bitstreams` plus those of the MLPs, which HAC++ counts but does not write.
 
     Raises:
-        NifiError: if the files are not those that the log's "Encoded sizes in MB" (2^20) speaks of.
+        NifiError: if the files do not have the sizes in the log's "Encoded sizes in MB" (2^20 bytes).
     """
     logged = _logged_sizes(log)
     parts = sum(logged[name] for name in (*_STREAMS, "MLPs"))
-    if abs(parts - logged["Total"]) > 8 * _ROUNDING + 24:  # the total also has six bounds
+    if abs(parts - logged["Total"]) > 8 * _ROUNDING + 24:  # the total includes six bounds
         raise NifiError(f"HAC++'s log is garbled: its parts are {parts:.0f} bytes, its total {logged['Total']:.0f}")
     for name, pattern in _STREAMS.items():
         files = list(bitstreams.glob(pattern))
@@ -150,16 +150,16 @@ def count_bytes(bitstreams: Path, log: str) -> int:
         if not files or abs(size - logged[name]) > _ROUNDING + _FILE_OVERHEAD * len(files):
             raise NifiError(
                 f"{bitstreams}: {pattern} has {size} bytes in {len(files)} files, but HAC++'s log says "
-                f"{logged[name]:.0f} for {name}: files are missing, or not of this run; give another --output"
+                f"{logged[name]:.0f} for {name}: files are missing or from another run; give another --output"
             )
     return sum(file.stat().st_size for file in bitstreams.rglob("*") if file.is_file()) + round(logged["MLPs"])
 
 
 def _logged_sizes(log: str) -> dict[str, float]:
-    """Return the bytes by part, from the last line of sizes."""
+    """Return the bytes of each part, from the last line of sizes in the log."""
     lines = re.findall(r"Encoded sizes in MB:([^\r\n]*)", log)
     if not lines:
-        raise NifiError("HAC++'s log has no line 'Encoded sizes in MB': it ended before it encoded anything")
+        raise NifiError("HAC++'s log has no line 'Encoded sizes in MB': HAC++ ended before it encoded the scene")
     try:
         sizes = {name: float(value) * _MIB for name, value in re.findall(r"(\w+) ([^\s,]+)", lines[-1])}
     except ValueError as error:
@@ -171,27 +171,27 @@ def _logged_sizes(log: str) -> dict[str, float]:
 
 
 def _check(root: Path, python: Path, path: str, data: Path, images: str, output: Path) -> None:
-    """Raise NifiError for whatever would fail after hours of training."""
+    """Raise NifiError for problems that would otherwise appear after hours of training."""
     if not (root / "train.py").is_file():
         raise NifiError(f"--root {root} has no train.py: give a checkout of HAC-plus")
     if output.resolve().is_relative_to(root):
-        raise NifiError(f"--output {output} is inside --root, which HAC++ may copy there: give another folder")
+        raise NifiError(f"--output {output} is inside --root, which HAC++ may copy to it: give another folder")
     if not (data / images).is_dir() or not any((data / images).iterdir()):
-        raise NifiError(f"--data {data} has no photos in {images}/: HAC++ wants a COLMAP scene, images/ and sparse/0/")
+        raise NifiError(f"--data {data} has no photos in {images}/: HAC++ needs a COLMAP scene, images/ and sparse/0/")
     sparse = data / "sparse" / "0"
     for name in ("cameras", "images", "points3D"):
         if not any((sparse / f"{name}{suffix}").is_file() for suffix in (".bin", ".txt")):
-            raise NifiError(f"--data {data} has no sparse/0/{name}.bin or .txt: HAC++ wants a COLMAP reconstruction")
+            raise NifiError(f"--data {data} has no sparse/0/{name}.bin or .txt: HAC++ needs a COLMAP reconstruction")
     if not (python.is_file() and os.access(python, os.X_OK)):
-        raise NifiError(f"no python at {python}: give that of HAC++'s environment as --python")
+        raise NifiError(f"no python at {python}: give the Python of HAC++'s environment as --python")
     if shutil.which("tmc3", path=path) is None:
-        raise NifiError("tmc3 is not on PATH: HAC++ needs it, build it from github.com/MPEGGroup/mpeg-pcc-tmc13")
+        raise NifiError("tmc3, which HAC++ needs, is not on PATH: build it from github.com/MPEGGroup/mpeg-pcc-tmc13")
     environment = {**os.environ, "PATH": path}
     probe = [str(python), "-c", _PROBE]
     try:
-        asked = subprocess.run(probe, cwd=root, env=environment, capture_output=True, check=False, timeout=300)
+        probed = subprocess.run(probe, cwd=root, env=environment, capture_output=True, check=False, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NifiError(f"{python} cannot be asked for torch and HAC++'s modules: {error}") from error
-    if asked.returncode:
-        said = asked.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with {asked.returncode}"]
-        raise NifiError(f"HAC++ cannot run in {python}: {said[-1]}; give its environment's as --python")
+        raise NifiError(f"cannot check torch and HAC++'s modules with {python}: {error}") from error
+    if probed.returncode:
+        lines = probed.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {probed.returncode}"]
+        raise NifiError(f"HAC++ cannot run in {python}: {lines[-1]}; give the Python of its environment as --python")

@@ -26,7 +26,7 @@ BITS = st.builds(Bits, *(st.floats(1, most) for most in (16, 12, 9, 12, 9, 12, 1
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sh_degree", [0, 1, 3])
-def test_decodes_to_what_fake_quantize_promised(preset: str, sh_degree: int):
+def test_decoding_equals_fake_quantize(preset: str, sh_degree: int):
     splats, precision = random_splats(500, sh_degree), random_precision(500)
     decoded = decode(encode(splats, PRESETS[preset], precision))
     assert decoded.sh_degree == sh_degree
@@ -35,7 +35,7 @@ def test_decodes_to_what_fake_quantize_promised(preset: str, sh_degree: int):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 80), st.sampled_from([0, 1, 2]), st.integers(0, 10**6), BITS, st.floats(-12, 12), st.floats(0, 8))
-def test_any_scene_comes_back(count: int, degree: int, seed: int, bits: Bits, size: float, spread: float):
+def test_any_scene_survives_a_round_trip(count: int, degree: int, seed: int, bits: Bits, size: float, spread: float):
     splats = random_splats(count, degree, seed)
     splats = Splats(
         splats.means * 10**size + 10 ** (size / 2),
@@ -51,7 +51,7 @@ def test_any_scene_comes_back(count: int, degree: int, seed: int, bits: Bits, si
     torch.testing.assert_close(rows(decoded), rows(fake_quantize(splats, bits, precision)), rtol=0, atol=0)
 
 
-def test_a_file_of_version_1_decodes_for_ever():
+def test_a_file_of_version_1_decodes_to_the_same_values_for_ever():
     decoded = decode((Path(__file__).parents[2] / "data" / "scene_v1.nifi").read_bytes())
     values = b"".join(getattr(decoded, field.name).numpy().astype("<f4").tobytes() for field in fields(decoded))
     assert (len(decoded), decoded.sh_degree) == (60, 1)
@@ -63,7 +63,7 @@ def test_the_order_of_the_gaussians_does_not_matter():
     assert encode(splats, PRESETS["mid"]) == encode(splats[torch.randperm(400)], PRESETS["mid"])
 
 
-def test_neither_the_choice_of_axes_nor_the_sign_of_quaternions_is_paid_for():
+def test_the_sign_and_length_of_quaternions_do_not_matter():
     splats = random_splats(400)
     turned = replace(splats, quats=-3 * splats.quats)
     assert encode(splats, PRESETS["mid"]) == encode(turned, PRESETS["mid"])
@@ -78,7 +78,7 @@ def test_an_earlier_grid_is_kept():
     torch.testing.assert_close(rows(decode(data)), rows(fake_quantize(part, grid)), rtol=0, atol=0)
 
 
-def test_bits_go_where_they_matter():
+def test_sensitive_gaussians_get_more_bits_at_almost_the_same_size():
     splats = random_splats(2000)
     sensitivity = 10 ** (2 * torch.randn(2000, generator=torch.Generator().manual_seed(0)))
     adapted = fake_quantize(splats, PRESETS["mid"], precision_classes(sensitivity))
@@ -93,13 +93,13 @@ def test_bits_go_where_they_matter():
 @pytest.mark.parametrize("far", [1e3, 1e9])
 def test_one_far_gaussian_makes_the_steps_of_positions_little_coarser(far: float):
     cube = random_splats(1000)
-    cube.means = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))  # nothing of it is contracted
+    cube.means = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))  # all inside the uncontracted ball
     stray = replace(cube, means=torch.cat([cube.means[1:], torch.tensor([[far, 0.5, 0.5]])]))
     near, wide = (Grid.fit(splats, PRESETS["mid"]) for splats in (cube, stray))
     assert wide.mean_step * wide.radius < 2.5 * near.mean_step * near.radius
 
 
-def test_is_far_smaller_than_a_ply():
+def test_a_scene_file_is_several_times_smaller_than_a_ply():
     splats = random_splats(3000)
     assert len(encode(splats, PRESETS["coarse"])) < splats.ply_size / 6
     assert len(encode(splats, PRESETS["fine"])) < splats.ply_size / 3
@@ -118,9 +118,9 @@ def test_info_accounts_for_every_byte():
     assert more.sizes["opacities"] == scene.sizes["opacities"]
 
 
-def test_refuses_more_than_a_file_holds(monkeypatch: pytest.MonkeyPatch):
+def test_more_gaussians_than_a_file_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(codec, "MAX_COUNT", 10)
-    with pytest.raises(NifiError, match="11 gaussians are more than a scene file holds"):
+    with pytest.raises(NifiError, match="11 gaussians are more than a scene file can hold"):
         encode(random_splats(11), PRESETS["mid"])
 
 
@@ -137,7 +137,7 @@ def test_half_a_million_gaussians_take_seconds():
 LEVELS = [30, 100, 270]
 
 
-def test_a_file_cut_behind_a_level_is_a_coarser_scene():
+def test_a_file_cut_after_a_level_is_a_coarser_scene():
     splats = random_splats(400, 1)
     grid = Grid.fit(splats, PRESETS["mid"])
     data = encode(splats, grid, counts=LEVELS)
@@ -155,13 +155,13 @@ def test_a_file_cut_behind_a_level_is_a_coarser_scene():
     assert scene.levels[0].growth > scene.levels[1].growth > scene.levels[2].growth == 0
 
 
-def test_levels_cost_little():
+def test_three_levels_cost_at_most_five_percent():
     splats = random_splats(3000, 0)
     one, three = (len(encode(splats, PRESETS["coarse"], counts=counts)) for counts in (None, [190, 560, 2250]))
     assert one < three < 1.05 * one
 
 
 @pytest.mark.parametrize("counts", [[400, 1], [0, 400], [100] * 3, [25] * 16 + [0]])
-def test_levels_must_divide_the_gaussians(counts: list[int]):
-    with pytest.raises(ValueError, match="do not divide 400"):
+def test_levels_must_add_up_to_the_number_of_gaussians(counts: list[int]):
+    with pytest.raises(ValueError, match="do not add up to 400"):
         encode(random_splats(400), PRESETS["mid"], counts=counts)

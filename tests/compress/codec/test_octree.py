@@ -16,13 +16,13 @@ def test_morton_codes_are_invertible_and_ordered(depth: int):
 
 
 @pytest.mark.parametrize(("count", "depth"), [(1, 1), (1, 20), (2, 3), (300, 2), (5000, 11)])
-def test_positions_come_back(count: int, depth: int):
+def test_positions_survive_a_round_trip(count: int, depth: int):
     rng = np.random.default_rng(count)
-    codes = np.sort(rng.integers(0, 1 << (3 * depth), count))  # with repetitions where there is little room
+    codes = np.sort(rng.integers(0, 1 << (3 * depth), count))  # with repetitions if depth is small
     assert (PositionCoder(depth).decode(PositionCoder(depth).encode(codes), count) == codes).all()
 
 
-def test_the_order_of_the_gaussians_is_not_paid_for():
+def test_the_order_of_the_gaussians_costs_no_bits():
     count, depth = 5000, 12
     codes = np.sort(np.random.default_rng(0).integers(0, 1 << (3 * depth), count))
     unordered = 3 * depth - math.lgamma(count + 1) / math.log(2) / count  # bits a gaussian

@@ -14,7 +14,7 @@ from nifi_ns.splats import Splats
 FINEST = Bits(means=16, scales=12, ratios=9, quats=12, opacities=9, luma=12, chroma=12, sh=12)
 
 
-def test_canonical_splats_are_the_same_ellipsoids_sorted_and_turned():
+def test_canonical_splats_are_the_same_ellipsoids_with_sorted_axes_and_largest_w():
     splats = random_splats(2000)
     same = canonical(splats)
     torch.testing.assert_close(covariances(same), covariances(splats), rtol=1e-4, atol=1e-5)
@@ -38,7 +38,7 @@ def test_fine_bits_keep_everything_but_extreme_opacities(sh_degree: int):
 
 
 @pytest.mark.parametrize("class_", [0, HEADROOM, MAX_SKIP])
-def test_every_value_is_off_by_half_a_step_at_most(class_: int):
+def test_errors_are_at_most_half_a_step(class_: int):
     splats, bits = random_splats(2000), PRESETS["fine"]
     splats.opacities.clamp_(-4, 5)
     precision = torch.full((2000,), class_)
@@ -57,7 +57,7 @@ def test_every_value_is_off_by_half_a_step_at_most(class_: int):
     assert (levels.abs() <= torch.where(levels < 0, 1, 0.5) * unit["opacities"] + 1e-3).all()
 
 
-def test_gaussians_that_matter_more_have_finer_steps():
+def test_more_sensitive_gaussians_have_finer_steps():
     splats = random_splats(1000)
     sensitivity = torch.full((1000,), 1.0)
     sensitivity[:500] = 64.0**2
@@ -79,7 +79,7 @@ def test_rotations_of_round_gaussians_get_fewer_bits():
     assert turned[round_ones].mean() > 4 * turned[~round_ones].mean()
 
 
-def test_more_bits_are_closer():
+def test_more_bits_reduce_the_error():
     splats = random_splats(1000)
     errors = [(covariances(fake_quantize(splats, PRESETS[p])) - covariances(splats)).abs().mean() for p in PRESETS]
     assert errors[0] > 1.5 * errors[1] > 3 * errors[2]
@@ -96,7 +96,7 @@ def test_gradients_pass_straight_through():
     torch.testing.assert_close(leaves.scales.grad, torch.ones(50, 3))
 
 
-def test_an_earlier_grid_holds_splats_that_left_it():
+def test_values_outside_an_earlier_grid_stay_finite():
     splats = random_splats(100)
     grid = Grid.fit(splats, PRESETS["mid"])
     moved = Splats(splats.means * 1.5 - 1, splats.scales + 9, splats.quats, splats.opacities * 9, splats.sh * 9)
@@ -111,7 +111,7 @@ def test_a_scene_may_be_a_single_point(count: int):
     torch.testing.assert_close(fake_quantize(splats, PRESETS["fine"]).means, splats.means, rtol=0, atol=1e-5)
 
 
-def test_refuses_what_it_cannot_hold():
+def test_empty_scenes_broken_gaussians_and_invalid_bits_are_refused():
     empty = random_splats(4)[torch.zeros(4, dtype=torch.bool)]
     with pytest.raises(NifiError, match="empty"):
         Grid.fit(empty, PRESETS["mid"])
@@ -119,5 +119,5 @@ def test_refuses_what_it_cannot_hold():
     broken.scales[2, 1] = torch.nan
     with pytest.raises(NifiError, match="1 of 4 gaussians have scales that are not finite"):
         Grid.fit(broken, PRESETS["mid"])
-    with pytest.raises(NifiError, match="bits of luma"):
+    with pytest.raises(NifiError, match="bits: luma is 13, expected 1 to 12"):
         Bits(means=10, scales=5, quats=5, opacities=4, ratios=4, luma=13, chroma=4, sh=3)

@@ -7,7 +7,7 @@ from nifi_ns.compress.codec._rangecoder import MAX_BITS, NODES, RATES, SQUASH, S
 
 
 def coded(symbols: np.ndarray, contexts: np.ndarray, bits: int, data: bytes | None = None) -> tuple[bytes, np.ndarray]:
-    """Symbols through a coder with two models, without context and with `contexts` (below 8)."""
+    """Encode symbols, or decode `data`, with two models: one without context, one with `contexts` (below 8)."""
     coder = RangeCoder(data, bits=bits * len(symbols))
     chances, counts = np.full(9 * NODES, 32768), np.zeros(9 * NODES, dtype=np.int64)
     weights = np.full((MAX_BITS, 2), 32768)
@@ -25,14 +25,14 @@ def entropy(symbols: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("bits", [0, 1, 5, 8, 12, 24])
-def test_symbols_come_back(bits: int):
+def test_symbols_survive_a_round_trip(bits: int):
     rng = np.random.default_rng(bits)
     symbols, contexts = rng.integers(0, 1 << bits, 500), rng.integers(0, 8, 500)
     data, _ = coded(symbols, contexts, bits)
     assert (coded(np.zeros_like(symbols), contexts, bits, data)[1] == symbols).all()
 
 
-def test_costs_little_more_than_the_entropy():
+def test_the_size_is_close_to_the_entropy():
     rng = np.random.default_rng(0)
     symbols = np.clip(rng.normal(8, 1.5, 4000).round().astype(np.int64), 0, 15)
     data, _ = coded(symbols, np.zeros_like(symbols), 4)
@@ -52,7 +52,7 @@ def test_certain_symbols_cost_nothing():
     assert len(coded(zeros, zeros, 3)[0]) < 10
 
 
-def test_missing_and_meaningless_bytes_end_in_some_symbols():
+def test_missing_and_random_bytes_decode_to_symbols_in_range():
     contexts = np.zeros(300, dtype=np.int64)
     for data in (b"", b"\xff", bytes(range(256))):
         symbols = coded(contexts, contexts, 6, data)[1]
@@ -60,5 +60,5 @@ def test_missing_and_meaningless_bytes_end_in_some_symbols():
 
 
 def test_tables_are_the_same_everywhere():
-    # files could not be decoded elsewhere if exp or log rounded differently
+    # if exp or log rounded differently on another machine, files could not be decoded there
     assert zlib.crc32(SQUASH.tobytes() + STRETCH.tobytes() + RATES.tobytes()) == 855051694

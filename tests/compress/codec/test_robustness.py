@@ -35,7 +35,7 @@ def damaged(kind: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "overwritten"])
-def test_damage_is_noticed_or_harmless(kind: str):
+def test_damaged_files_are_refused_or_decode_unchanged(kind: str):
     refused = 0
     tracemalloc.start()
     for data in damaged(kind):
@@ -51,7 +51,7 @@ def test_damage_is_noticed_or_harmless(kind: str):
     tracemalloc.stop()
 
 
-def test_a_file_cut_anywhere_but_behind_a_level_is_refused():
+def test_a_file_cut_anywhere_but_after_a_level_is_refused():
     data = encode(random_splats(40, 1), PRESETS["coarse"], counts=[5, 10, 25])
     counts = {level.size: level.count for level in info(data).levels}
     for length in range(len(data) + 1):
@@ -63,37 +63,37 @@ def test_a_file_cut_anywhere_but_behind_a_level_is_refused():
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, 1e7, 3e38, float("inf"), float("nan")])
-def test_absurd_steps_are_refused(step: float):
+def test_steps_out_of_range_are_refused(step: float):
     grid = info(DATA).grid
-    honest, lie = (struct.pack("<2f", value, grid.quat_step) for value in (grid.scale_step, step))
-    chunks = [(kind, payload.replace(honest, lie)) for kind, payload, _ in read_file(DATA)]
-    assert sum(lie in payload for _, payload in chunks) == 1
-    with pytest.raises(CorruptFileError, match=r"quantisers make no sense|not finite"):
+    valid, invalid = (struct.pack("<2f", value, grid.quat_step) for value in (grid.scale_step, step))
+    chunks = [(kind, payload.replace(valid, invalid)) for kind, payload, _ in read_file(DATA)]
+    assert sum(invalid in payload for _, payload in chunks) == 1
+    with pytest.raises(CorruptFileError, match=r"quantisers are out of range|not finite"):
         decode(write_file(chunks))
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_lies_with_right_checksums_are_survived(seed: int):
+def test_random_payloads_with_valid_checksums_decode_or_are_refused(seed: int):
     rng = random.Random(seed)
     chunks = []
     source = DATA if seed % 2 else encode(random_splats(40, 1), PRESETS["coarse"], counts=[5, 10, 25])
     for kind, payload, _ in read_file(source):
-        lie = bytearray(payload)
+        changed = bytearray(payload)
         for _ in range(rng.choice((1, 3, 20))):
-            at = rng.randrange(len(lie))
-            lie[at : at + 1] = rng.randbytes(rng.choice((0, 1, 1, 2)))
-        chunks.append((kind, bytes(lie)))
+            at = rng.randrange(len(changed))
+            changed[at : at + 1] = rng.randbytes(rng.choice((0, 1, 1, 2)))
+        chunks.append((kind, bytes(changed)))
     data = write_file(chunks)
     try:
-        claimed = info(data).count
-        if claimed < 100_000:
-            assert len(decode(data)) == claimed
+        declared = info(data).count
+        if declared < 100_000:
+            assert len(decode(data)) == declared
     except CorruptFileError:
         pass
 
 
 def declaring(count: int) -> bytes:
-    """The file of 40 gaussians, with `count` of them in its header."""
+    """Return a file of 40 gaussians whose header declares `count`."""
     writer = Writer()
     writer.unsigned(count)
     [(_, header, _), (_, level, _)] = read_file(DATA)
@@ -130,9 +130,7 @@ def lattice(side: int) -> Splats:
     ids=["few", "equal", "lattice"],
 )
 @pytest.mark.parametrize("levels", [1, 3])
-def test_gaussians_that_cost_nothing_are_padded_until_the_bytes_can_hold_them(
-    splats: Splats, padded: bool, levels: int
-):
+def test_files_with_too_few_bytes_for_their_gaussians_are_padded(splats: Splats, padded: bool, levels: int):
     count = len(splats)
     counts = [count] if levels == 1 else [count // 10, count // 5, count - count // 10 - count // 5]
     data = encode(splats, PRESETS["coarse"], counts=counts)
@@ -154,12 +152,12 @@ def test_gaussians_that_cost_nothing_are_padded_until_the_bytes_can_hold_them(
         (DATA + DATA[5:], "unexpected chunk 'H'"),
     ],
 )
-def test_says_what_is_wrong(data: bytes, message: str):
+def test_errors_name_the_damage(data: bytes, message: str):
     for reader in (decode, info):
         with pytest.raises(CorruptFileError, match=message):
             reader(data)
 
 
-def test_later_editions_may_add_chunks_that_can_be_skipped():
+def test_unknown_lower_case_chunks_are_skipped():
     extended = write_file([*((kind, payload) for kind, payload, _ in read_file(DATA)), ("t", b"a thumbnail")])
     torch.testing.assert_close(rows(decode(extended)), SAME, rtol=0, atol=0)

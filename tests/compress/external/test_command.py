@@ -30,7 +30,7 @@ for split, count in (("train", 3), ("test", 2)):
 
 @pytest.fixture
 def settings(tmp_path: Path) -> CommandSettings:
-    """A codec that writes ten times its input and 7 bytes of tables."""
+    """Return a codec that writes ten times its input and 7 bytes of tables."""
     (tmp_path / "my codec.py").write_text(_CODEC)
     (tmp_path / "scene").write_bytes(bytes(11))
     return CommandSettings(
@@ -42,7 +42,7 @@ def settings(tmp_path: Path) -> CommandSettings:
     )
 
 
-def test_any_program_that_leaves_renders_and_bytes_is_a_codec(settings: CommandSettings, tmp_path: Path):
+def test_any_program_that_writes_renders_and_bytes_is_a_codec(settings: CommandSettings, tmp_path: Path):
     CommandCodec(codec=settings, data=tmp_path / "scene", output=tmp_path / "out").main()
     (folder,) = find_pair_folders([tmp_path / "out" / "pairs"])
     assert folder.label == "scene/tiny" and folder.bytes == 117
@@ -50,9 +50,9 @@ def test_any_program_that_leaves_renders_and_bytes_is_a_codec(settings: CommandS
     assert [r.bytes for r in results.load(tmp_path / "out" / "results.json")] == [117] * 3
 
 
-def test_every_pattern_of_bytes_must_name_a_file(tmp_path: Path):
+def test_every_pattern_of_bytes_must_match_a_file(tmp_path: Path):
     (tmp_path / "a.bin").write_bytes(bytes(3))
-    with pytest.raises(NifiError, match=r"--bytes-of \*\.mlp names no file"):
+    with pytest.raises(NifiError, match=r"--bytes-of \*\.mlp matches no file"):
         count_bytes(tmp_path, ("*.bin", "*.mlp"))
 
 
@@ -62,13 +62,15 @@ def test_every_pattern_of_bytes_must_name_a_file(tmp_path: Path):
         ({"command": ""}, "give --command"),
         ({"bytes_of": ()}, "give --command (what to run) and --bytes-of"),
         ({"command": "a 'b"}, "cannot be read"),
-        ({"command": "no-such-codec {data}"}, "no program 'no-such-codec'"),
-        ({"renders": "out"}, "must have {split}"),
-        ({"bytes_of": ("/etc/hosts",)}, "give paths relative"),
-        ({"rate": "a/b"}, "must be a plain name"),
+        ({"command": "no-such-codec {data}"}, "the program 'no-such-codec' is not on PATH"),
+        ({"renders": "out"}, "must contain {split}"),
+        ({"bytes_of": ("/etc/hosts",)}, "give paths relative to {output}"),
+        ({"rate": "a/b"}, "expected a plain name"),
     ],
 )
-def test_says_what_is_wrong_before_any_work(settings: CommandSettings, tmp_path: Path, change: dict, message: str):
+def test_invalid_settings_are_refused_before_any_work(
+    settings: CommandSettings, tmp_path: Path, change: dict, message: str
+):
     changed = replace(settings, **change)
     with pytest.raises(NifiError, match=re.escape(message)):
         CommandCodec(codec=changed, data=tmp_path / "scene", output=tmp_path / "out").main()

@@ -49,7 +49,7 @@ def _runs(settings: HacppSettings) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_what_hacpp_leaves_becomes_pairs_and_rows(codec: ExternalCodec, output: Path):
+def test_the_results_of_hacpp_become_pairs_and_rows(codec: ExternalCodec, output: Path):
     assert run(codec, output)
     folder, rows = import_run(codec, output)
     assert folder == PairFolder.open(output / "pairs" / "garden" / "rate_hacpp-0.5")
@@ -57,7 +57,7 @@ def test_what_hacpp_leaves_becomes_pairs_and_rows(codec: ExternalCodec, output: 
     assert folder.splits == {"train": tuple(f"{i:05d}" for i in range(4)), "test": ("00000", "00001")}
     assert folder.gaussians is None
     assert folder.bytes is not None
-    assert abs(folder.bytes - stand_in.BYTES) <= 53  # the MLPs are known from the log, to four decimals of 2^20
+    assert abs(folder.bytes - stand_in.BYTES) <= 53  # the log gives the MLPs in 2^20 bytes to four decimals
     clean, degraded = folder.load("test", "00001")
     assert clean.shape == (40, 56, 3) and (clean == 60).all() and (degraded == 64).all()
     assert rows == results.load(output / "results.json")
@@ -75,7 +75,7 @@ def test_what_hacpp_leaves_becomes_pairs_and_rows(codec: ExternalCodec, output: 
         ("deepblending", 0.004, 0.005, 0.00032),
     ],
 )
-def test_arguments_are_those_of_its_own_scripts(settings, data, output, dataset, lmbda, voxel_size, mask_lr):
+def test_arguments_are_those_of_the_scripts_of_hacpp(settings, data, output, dataset, lmbda, voxel_size, mask_lr):
     changed = replace(settings, dataset=dataset, lmbda=lmbda, arguments="--resolution 4")
     run(hacpp(changed, data, output), output)
     (given,) = _runs(settings)
@@ -86,7 +86,7 @@ def test_arguments_are_those_of_its_own_scripts(settings, data, output, dataset,
     assert given["mask_lr_final"] == pytest.approx(mask_lr)
 
 
-def test_a_finished_run_is_not_repeated_and_an_unfinished_one_begins_anew(codec, settings, output):
+def test_a_finished_run_is_not_repeated_and_an_unfinished_one_starts_over(codec, settings, output):
     stand_in.behave(settings, "crash")
     with pytest.raises(NifiError, match=r"HAC\+\+ ended by SIGSEGV: .*log\.txt"):
         run(codec, output)
@@ -103,11 +103,11 @@ def test_a_finished_run_is_not_repeated_and_an_unfinished_one_begins_anew(codec,
 
 def test_other_settings_do_not_overwrite_a_run(codec, settings, data, output):
     run(codec, output)
-    with pytest.raises(NifiError, match="a run of other settings"):
+    with pytest.raises(NifiError, match="a run with other settings"):
         run(hacpp(replace(settings, lmbda=1.0), data, output), output)
 
 
-def test_files_of_others_are_left_alone(codec, output):
+def test_a_folder_with_other_files_is_refused(codec, output):
     output.mkdir(parents=True)
     (output / "thesis.tex").write_text("")
     with pytest.raises(NifiError, match="holds other files"):
@@ -115,9 +115,9 @@ def test_files_of_others_are_left_alone(codec, output):
     assert [path.name for path in output.iterdir()] == ["thesis.tex"]
 
 
-def test_its_failure_is_told_with_the_last_lines_of_its_log(codec, settings, output):
+def test_a_failure_is_reported_with_the_last_lines_of_the_log(codec, settings, output):
     stand_in.behave(settings, "fail")
-    with pytest.raises(NifiError, match=r"ended with status 1: .*CUDA out of memory.*all of it is in .*log\.txt") as e:
+    with pytest.raises(NifiError, match=r"ended with status 1: .*CUDA out of memory.*the full log is .*log\.txt") as e:
         run(codec, output)
     assert "\n" not in str(e.value)
     assert "Traceback" in read_log(output)
@@ -129,12 +129,12 @@ def test_its_failure_is_told_with_the_last_lines_of_its_log(codec, settings, out
         ("garbage", r"log is garbled: .*"),
         ("parts", r"log is garbled: its parts are"),
         ("stale", r"feat_\*\.b has 41500 bytes in 3 files, but HAC\+\+'s log says"),
-        ("no-renders", r"left no renders in .*test.*renders"),
-        ("no-photo", r"left 00001 in .*renders but not in .*gt"),
+        ("no-renders", r"wrote no renders to .*test.*renders"),
+        ("no-photo", r"wrote 00001 to .*renders but not to .*gt"),
         ("size", r"train view 00001 is 56x39 but its photo 56x40"),
     ],
 )
-def test_what_does_not_fit_is_not_imported(codec, settings, output, behaviour, message):
+def test_inconsistent_results_are_not_imported(codec, settings, output, behaviour, message):
     stand_in.behave(settings, behaviour)
     run(codec, output)
     with pytest.raises(NifiError, match=message):
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_not_imported(codec, settings, output, behaviour, m
     assert not list(output.glob("pairs/**/pairs.json"))
 
 
-def test_training_views_that_were_not_rendered_are_left_out(codec, output, capsys):
+def test_training_views_without_renders_are_omitted(codec, output, capsys):
     run(codec, output)
     shutil.rmtree(output / "model" / "train")
     folder, rows = import_run(codec, output)
@@ -163,7 +163,7 @@ def test_bytes_are_counted_from_the_last_sizes_of_the_log(codec, output):
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "deaf"])
-def test_ctrl_c_ends_it_and_all_it_started(codec, settings, output, behaviour, monkeypatch):
+def test_ctrl_c_ends_the_command_and_all_processes_it_started(codec, settings, output, behaviour, monkeypatch):
     monkeypatch.setattr(external, "_GRACE_SECONDS", 0.3)
     stand_in.behave(settings, behaviour)
     pids = settings.root / "pids"
@@ -173,7 +173,7 @@ def test_ctrl_c_ends_it_and_all_it_started(codec, settings, output, behaviour, m
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    # a test run in the background may have been started with interrupts ignored
+    # tests that run in the background may have interrupts ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Thread(target=interrupt, daemon=True).start()
@@ -189,7 +189,7 @@ def test_ctrl_c_ends_it_and_all_it_started(codec, settings, output, behaviour, m
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process runs; an orphan may stay as a zombie where nobody reaps it."""
+    """Return whether a process runs; an orphan that nothing reaps stays a zombie."""
     for _ in range(100):
         try:
             if re.search(r"^State:\s+[ZX]", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE):
@@ -217,7 +217,7 @@ def _without(path: Path) -> None:
         (lambda root, data: _without(root / "gaussian_renderer.py"), r"No module named 'gaussian_renderer'"),
     ],
 )
-def test_checks_come_before_any_work(codec, settings, data, output, change, message):
+def test_problems_are_reported_before_any_work(codec, settings, data, output, change, message):
     change(settings.root, data)
     with pytest.raises(NifiError, match=message) as error:
         run(codec, output)
@@ -225,7 +225,7 @@ def test_checks_come_before_any_work(codec, settings, data, output, change, mess
     assert not output.exists() and not _runs(settings)
 
 
-def test_the_output_may_not_be_inside_the_checkout(settings, data):
+def test_an_output_inside_the_checkout_is_refused(settings, data):
     output = settings.root / "outputs" / "a"
     with pytest.raises(NifiError, match="is inside --root"):
         run(hacpp(settings, data, output), output)
@@ -241,7 +241,7 @@ def test_progress_bars_are_read():
     assert parse_step("") is None
 
 
-def test_output_that_is_no_text_does_not_stop_it(tmp_path):
+def test_output_that_is_not_text_is_logged(tmp_path):
     command = (
         "/bin/sh",
         "-c",
@@ -254,7 +254,7 @@ def test_output_that_is_no_text_does_not_stop_it(tmp_path):
     assert external._stream(codec, log) == 3 and log.getvalue().endswith(b"no end")
 
 
-def test_the_command_runs_it_and_tells(settings, data, output, capsys):
+def test_the_command_runs_hacpp_once_and_prints_a_summary(settings, data, output, capsys):
     Hacpp(data=data, hacpp=settings, output=output).main()
     printed = " ".join(capsys.readouterr().out.split())
     assert "2 held-out views" in printed and "4 train + 2 test pairs" in printed and "36.09" in printed
@@ -263,7 +263,7 @@ def test_the_command_runs_it_and_tells(settings, data, output, capsys):
     assert len(_runs(settings)) == 1
 
 
-def test_a_checkout_has_to_be_given(data):
+def test_a_missing_root_is_refused(data):
     with pytest.raises(NifiError, match="give --root"):
         Hacpp(data=data).main()
 
