@@ -1,6 +1,6 @@
-"""Splat files of other programs, by suffix. Each is read into the frame, units and layout of a 3DGS `.ply` (`Splats`).
+"""Read and write splat files of other programs, by suffix. `Splats` have the frame, units and layout of a 3DGS `.ply`.
 
-No library on PyPI replaces this: each supports a single format or Python version, or trusts its input.
+No library on PyPI replaces this: each supports a single format or Python version, or does not validate its input.
 """
 
 from pathlib import Path
@@ -12,30 +12,30 @@ from nifi_ns.splats import Splats
 __all__ = ["SUFFIXES", "is_antialiased", "load", "save", "suffix"]
 
 SUFFIXES = (".ply", ".compressed.ply", ".spz", ".splat", ".sog", "meta.json")
-"""How the names of files end that `load` and `save` know; `meta.json` is an unzipped `.sog` and its folder."""
+"""Endings of the file names that `load` and `save` support; `meta.json` is that of an unzipped `.sog`."""
 
 
 def suffix(path: Path | str) -> str:
-    """Return the longest of `SUFFIXES` that the name of `path` ends in.
+    """Return the longest of `SUFFIXES` that the name of `path` ends with.
 
     Raises:
-        NifiError: if it ends in none of them.
+        NifiError: if it ends with none of them.
     """
     name = Path(path).name.lower()
     for known in sorted(SUFFIXES, key=len, reverse=True):
         if name.endswith(known) and (known.startswith(".") or name == known):
             return known
-    raise NifiError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    raise NifiError(f"{path} has an unknown suffix, expected one of {', '.join(SUFFIXES)}")
 
 
 def load(path: Path | str) -> Splats:
-    """Read the gaussians of a file of any of `SUFFIXES`, or of a folder with the `meta.json` of an unzipped `.sog`.
+    """Read the gaussians of a file with any of `SUFFIXES`, or of a folder with an unzipped `.sog`.
 
-    A streamed SOG is read at its finest level, from its folder or `lod-meta.json`.
+    A streamed SOG, given as a folder or `lod-meta.json`, is read at its finest level.
 
     Raises:
-        NifiError: if there is no such file, or it is of a kind or version that is not read.
-        CorruptFileError: if it is damaged, truncated, absurd, or empty.
+        NifiError: if there is no such file, or its kind or version is not supported.
+        CorruptFileError: if it is damaged, truncated or empty, or declares more than it can hold.
     """
     path, kind = _existing(Path(path))
     if kind == ".spz":
@@ -50,7 +50,7 @@ def load(path: Path | str) -> Splats:
 
 
 def is_antialiased(path: Path | str) -> bool:
-    """Whether the file says that its gaussians are to be drawn antialiased. A `.splat` cannot say so.
+    """Return whether the file says that its gaussians are drawn antialiased. A `.splat` cannot say so.
 
     Raises:
         NifiError, CorruptFileError: as `load`.
@@ -66,32 +66,33 @@ def is_antialiased(path: Path | str) -> bool:
 
 
 def _existing(path: Path) -> tuple[Path, str]:
-    # the file that is read, and which of SUFFIXES it is (or a streamed SOG's)
+    # the file to read, and its kind: one of SUFFIXES, or lod-meta.json
     if path.is_dir():
         path /= _sog_levels.NAME if (path / _sog_levels.NAME).is_file() else "meta.json"
     kind = path.name if path.name == _sog_levels.NAME else suffix(path)
     if not path.is_file():
         raise NifiError(f"no such file: {path}")
     if kind == ".ply" and _compressed_ply.is_compressed(path):
-        kind = ".compressed.ply"  # many are named .ply
+        kind = ".compressed.ply"  # many are just named .ply
     elif kind == ".compressed.ply" and not _compressed_ply.is_compressed(path):
         kind = ".ply"
     return path, kind
 
 
 def save(path: Path | str, splats: Splats, *, antialiased: bool = False) -> None:
-    """Write `splats` as the format that the suffix of `path` names, atomically.
+    """Write `splats` atomically, in the format given by the suffix of `path`.
 
-    All but `.ply` are lossy; `.compressed.ply` and `.sog` reorder the gaussians, `.splat` keeps SH degree 0 alone.
+    All formats but `.ply` are lossy. `.compressed.ply` and `.sog` reorder the gaussians; `.splat` keeps SH degree 0
+    only.
 
     Args:
-        path: the file.
-        splats: what to write.
-        antialiased: whether they are drawn antialiased: what `is_antialiased` reads.
+        path: the file to write.
+        splats: the gaussians.
+        antialiased: whether the gaussians are drawn antialiased, see `is_antialiased`.
 
     Raises:
-        NifiError: if the suffix is unknown, there are no gaussians or some that cannot be drawn, or the format cannot
-            hold them.
+        NifiError: if the suffix is unknown, there are no gaussians, some cannot be drawn, or the format cannot hold
+            them.
     """
     path, kind = Path(path), suffix(path)
     if len(splats) == 0:
@@ -100,7 +101,7 @@ def save(path: Path | str, splats: Splats, *, antialiased: bool = False) -> None
         raise NifiError(f"cannot write {path}: {problem}")
     if kind == ".splat":
         if antialiased:
-            raise NifiError(f"a .splat cannot say that it is drawn antialiased: write {path.stem}.ply, .spz or .sog")
+            raise NifiError(f"a .splat cannot record antialiasing: write {path.stem}.ply, .spz or .sog instead")
         _splat.save(path, splats)
     elif kind == ".spz":
         _spz.save(path, splats, antialiased=antialiased)

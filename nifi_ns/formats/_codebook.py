@@ -1,4 +1,4 @@
-"""Quantisers that are fitted to what they quantise: 256 values for a byte, and a palette of vectors for 16 bits."""
+"""Quantisers fitted to data: a codebook of 256 values (8 bits), and a palette of 65,536 vectors (16 bits)."""
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ _PALETTE_BITS = 16
 
 
 def codebook(values: Tensor, steps: int = 8) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Quantise `values`, of any shape, to 256 ascending ones: return these, and the index of each value.
+    """Quantise `values` of any shape. Return an ascending codebook of 256 values, and the index of each value in it.
 
-    Up to 256 different values, as decoded from a scene file, are kept exactly. Others are clustered by Lloyd's
-    algorithm, which starts half way between equal counts and equal distances, to serve both the bulk and the tails.
+    Up to 256 distinct values, as decoded from a scene file, are kept exactly. More are clustered by Lloyd's algorithm.
+    It starts from the average of equal counts and equal distances, to fit both the bulk and the tails.
     """
     flat, order = values.detach().cpu().double().flatten().sort()
     data = flat.numpy()
@@ -34,9 +34,9 @@ def codebook(values: Tensor, steps: int = 8) -> tuple[NDArray[np.float32], NDArr
 
 
 def palette(vectors: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
-    """Quantise `vectors` [N, C] to at most 65,536: return these, [K, C], and the index of each vector, [N].
+    """Quantise `vectors` [N, C]. Return a palette [K, C], K at most 65,536, and the index of each vector in it, [N].
 
-    Cells are halved at the median of their widest axis: k-means would be a little better and take hours on a CPU.
+    Cells are split at the median of their widest axis. k-means would be slightly better, but takes hours on a CPU.
     """
     data = vectors.detach().float()
     labels = torch.zeros(len(data), dtype=torch.long, device=data.device)
@@ -57,7 +57,7 @@ def palette(vectors: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
 
 
 def _edges(data: NDArray, centers: NDArray) -> NDArray[np.int64]:
-    """Return where in the sorted `data` each centre's share begins, and where the last one ends, [257]."""
+    """Return where the values nearest to each centre begin in the sorted `data`, and where the last ones end, [257]."""
     return np.concatenate([[0], np.searchsorted(data, (centers[1:] + centers[:-1]) / 2), [len(data)]])
 
 

@@ -1,4 +1,4 @@
-"""What the quantised formats share: what may be read and written, bytes to values and back, rotations, an order."""
+"""Helpers of all formats: validation, bytes to values and back, rotations, and Morton order."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +13,16 @@ from nifi_ns.morton import morton_codes
 from nifi_ns.splats import Splats
 
 _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-_FREE_COUNT = 1 << 16
-_MAX_PER_BYTE = 8
+_FREE_COUNT = 1 << 16  # gaussians that a file of any size may hold
+_MAX_PER_BYTE = 8  # gaussians per byte beyond these
 _BULK = 0.99
 _REACH = 32
-_FEWEST = 100
-_DEPTH = 21
+_FEWEST = 100  # fewer gaussians are never moved
+_DEPTH = 21  # bits of a coordinate of Morton codes
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
-    """Return a tensor of any device as float32."""
+    """Return a tensor on any device as a float32 array."""
     return tensor.detach().cpu().float().numpy()
 
 
@@ -34,10 +34,10 @@ def checked(
     opacities: NDArray,  # [N] logits
     sh: NDArray,  # [N, (degree + 1)^2, 3]
 ) -> Splats:
-    """Return what was read from `path` as `Splats`.
+    """Return the gaussians read from `path` as validated `Splats`.
 
     Raises:
-        CorruptFileError: if there are no gaussians, or some that cannot be drawn.
+        CorruptFileError: if there are no gaussians, or gaussians that cannot be drawn.
     """
     if not len(means):
         raise CorruptFileError(f"{path} holds no gaussians")
@@ -49,18 +49,18 @@ def checked(
 
 
 def can_hold(size: int, count: int) -> bool:
-    """Whether `size` compressed bytes, of a file or of its positions alone, may be those of `count` gaussians.
+    """Return whether `size` compressed bytes, of a whole file or of its positions, can hold `count` gaussians.
 
-    All formats take several bytes for a gaussian. What declares far more gaussians would cost its reader gigabytes.
+    All formats take several bytes per gaussian. A file that declares far more could make its reader allocate gigabytes.
     """
     return count <= _FREE_COUNT + _MAX_PER_BYTE * size
 
 
 def within_reach(splats: Splats) -> Splats:
-    """Bring the gaussians that are very far away nearer, and make them smaller by as much.
+    """Move very distant gaussians closer and shrink them in proportion.
 
-    From the middle of the scene they look the same. A quantiser whose range had to hold them would be too coarse for
-    all the others. Far is 32 times as far from the middle as 99 % of the gaussians are.
+    They look the same from the middle of the scene. Otherwise the range of positions would make quantisation too coarse
+    for all other gaussians. Very distant is more than 32 times the radius that holds 99 % of the gaussians.
     """
     if len(splats) < _FEWEST:
         return splats
@@ -77,9 +77,9 @@ def within_reach(splats: Splats) -> Splats:
 
 
 def morton_order(means: Tensor) -> Tensor:
-    """Return the indices [N] that sort `means` [N, 3] along a Z-order curve, so that neighbours meet.
+    """Return the indices [N] that sort `means` [N, 3] in Morton order, so that neighbours in space are adjacent.
 
-    Space is contracted around the middle of the scene, so that the curve is as fine there however far others are.
+    Space is contracted around the middle of the scene, so that distant gaussians do not make the order coarser there.
     """
     offsets = array(means).astype(np.float64)
     offsets -= np.median(offsets, axis=0)
@@ -89,35 +89,32 @@ def morton_order(means: Tensor) -> Tensor:
 
 
 def quantize(values: ArrayLike, levels: int = 255) -> NDArray[np.int64]:
-    """Return the integers 0 to `levels` that stand for `values` between 0 and 1; others are clipped."""
+    """Quantise `values` from 0 to 1, clipped, to integers from 0 to `levels`."""
     return np.rint(np.clip(values, 0, 1) * float(levels)).astype(np.int64)
 
 
 def opacity_bytes(logits: NDArray) -> NDArray[np.uint8]:
-    """Return opacities as bytes, from their logits [N]."""
+    """Convert opacity logits [N] to bytes."""
     return quantize(1 / (1 + np.exp(-np.clip(logits, -20, 20)))).astype(np.uint8)
 
 
 def opacity_logits(codes: NDArray[np.uint8]) -> NDArray:
-    """Return the logits [N] of opacities in bytes.
-
-    0 and 255 stand for less and more than any logit, and become -6.9 and 6.9.
-    """
+    """Convert opacities in bytes [N] to logits. 0 and 255 would be infinite and become -6.9 and 6.9."""
     alpha = np.clip(codes / 255.0, 1 / 1024, 1 - 1 / 1024)
     return np.log(alpha / (1 - alpha))
 
 
 def unit_quats(quats: NDArray) -> NDArray[np.float64]:
-    """Return quaternions [N, 4] of any length but zero at length one."""
+    """Normalise quaternions [N, 4] of any length but zero."""
     quats = quats.astype(np.float64)  # in float32 the square of a small component is zero
     return quats / np.linalg.norm(quats, axis=1, keepdims=True)
 
 
 def smallest_three(quats: NDArray) -> tuple[NDArray[np.int64], NDArray]:
-    """Return the index [N] of the largest of four components, and the other three in order [N, 3] in +-sqrt(1/2).
+    """Return the index [N] of each quaternion's largest component, and the other three in order [N, 3], +-sqrt(1/2).
 
-    The quaternions [N, 4] may have any length but zero and any order; the largest component of what comes back is
-    positive.
+    The quaternions [N, 4] may have any length but zero and any component order. Signs are those of the unit quaternion
+    whose largest component is positive.
     """
     quats = unit_quats(quats)
     largest = np.abs(quats).argmax(axis=1)
@@ -126,7 +123,7 @@ def smallest_three(quats: NDArray) -> tuple[NDArray[np.int64], NDArray]:
 
 
 def from_smallest_three(largest: NDArray, others: NDArray) -> NDArray:
-    """Return quaternions [N, 4] of length one; the inverse of `smallest_three`."""
+    """Invert `smallest_three`: return unit quaternions [N, 4]."""
     quats = np.empty((len(largest), 4))
     np.put_along_axis(quats, _OTHERS[largest], others, axis=1)
     rest = np.sqrt(np.maximum(0, 1 - np.square(others).sum(axis=1)))

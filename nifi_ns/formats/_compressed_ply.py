@@ -1,4 +1,4 @@
-"""PlayCanvas's `.compressed.ply`: chunks of 256 gaussians, each packed into 16 bytes between its chunk's bounds.
+"""PlayCanvas's `.compressed.ply`: 16 bytes per gaussian, quantised between the bounds of a chunk of 256.
 
 https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/ply/ ("Compressed PLY").
 """
@@ -35,7 +35,7 @@ _TYPES = {"float": "<f4", "uint": "<u4", "uchar": "u1", "float32": "<f4", "uint3
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the `.ply` at `path` is of this kind; many are, without a name that says so."""
+    """Return whether the `.ply` at `path` is compressed; many are without the suffix."""
     with path.open("rb") as file:
         head = file.read(_MAX_HEADER).replace(b"\r\n", b"\n")
     return head.startswith(b"ply\n") and _SIGNATURE in head.partition(b"\nend_header\n")[0]
@@ -45,7 +45,8 @@ def load(path: Path) -> Splats:
     """Read a `.compressed.ply`.
 
     Raises:
-        CorruptFileError: if it is not one, is truncated, or holds values that are not finite.
+        NifiError: if it holds 2D gaussians.
+        CorruptFileError: if it is not a `.compressed.ply`, is truncated, or holds values that are not finite.
     """
     ply_is_antialiased(path)  # refuses 2D gaussians
     tables = _tables(path, path.read_bytes())
@@ -57,7 +58,7 @@ def load(path: Path) -> Splats:
     if missing := [name for name in (*_BOUNDS, *_PACKED) if name not in columns]:
         raise CorruptFileError(f"{path} is not a .compressed.ply: it lacks {', '.join(missing)}")
     if len(chunks) != -(-count // _CHUNK):
-        raise CorruptFileError(f"{path} has {len(chunks)} chunks for {count} gaussians, expected one for {_CHUNK}")
+        raise CorruptFileError(f"{path} has {len(chunks)} chunks for {count} gaussians, expected one per {_CHUNK}")
 
     def unpacked(name: str, shifts: list[int], bits: list[int]) -> NDArray:
         fields = vertices[name].astype(np.int64)[:, None] >> np.array(shifts)
@@ -72,7 +73,7 @@ def load(path: Path) -> Splats:
     rotations = unpacked("packed_rotation", [30, 20, 10, 0], [2, 10, 10, 10])
     rgba = unpacked("packed_color", [24, 16, 8, 0], [8] * 4)
     colors = rgba[:, :3] / 255.0
-    if all(name in columns for name in _COLOR_BOUNDS):  # the first files had none
+    if all(name in columns for name in _COLOR_BOUNDS):  # the oldest files have none
         colors = between(_COLOR_BOUNDS, colors)
     return checked(
         path,
@@ -85,7 +86,7 @@ def load(path: Path) -> Splats:
 
 
 def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
-    """Write a `.compressed.ply`, in Z-order; SH above degree 0 are clipped to +-4, scales to e^+-20."""
+    """Write a `.compressed.ply` in Morton order. SH above degree 0 are clipped to +-4, scales to e^+-20."""
     splats = within_reach(splats)
     splats = splats[morton_order(splats.means)]
     means, scales = array(splats.means), np.clip(array(splats.scales), -20, 20)
@@ -137,33 +138,33 @@ def _tables(path: Path, data: bytes) -> dict[str, NDArray]:
     tables, offset = {}, len(head) + len(end)
     for name, count, properties in elements:
         if not properties or len({key for key, _ in properties}) < len(properties):
-            raise CorruptFileError(f"{path}: element {name[:80]!r} has no properties, or one twice")
+            raise CorruptFileError(f"{path}: element {name[:80]!r} has no properties, or a repeated one")
         dtype = np.dtype(properties)
         if count * dtype.itemsize > len(data) - offset:
-            raise CorruptFileError(f"{path} is truncated: {count} of {name[:80]!r} do not fit")
+            raise CorruptFileError(f"{path} is truncated: it ends before {count} elements of {name[:80]!r}")
         tables[name] = np.frombuffer(data, dtype, count, offset)
         offset += count * dtype.itemsize
     return tables
 
 
 def _higher(path: Path, sh: NDArray | None, count: int) -> NDArray:
-    """Decode SH above degree 0, [N, (degree + 1)^2 - 1, 3]; in the file all red ones come first, then green, blue."""
+    """Decode SH above degree 0 to [N, (degree + 1)^2 - 1, 3]. In the file, red comes first, then green, then blue."""
     if sh is None:
         return np.zeros((count, 0, 3))
     names = sh.dtype.names or ()
     if len(sh) != count or len(names) not in (9, 24, 45) or set(names) != {f"f_rest_{i}" for i in range(len(names))}:
         raise CorruptFileError(
-            f"{path}: {len(names)} SH properties for {len(sh)} of {count} gaussians make no SH degree"
+            f"{path}: {len(names)} SH properties for {len(sh)} of {count} gaussians, expected 9, 24 or 45 for all"
         )
     if any(sh.dtype[name] != np.uint8 for name in names):
-        raise CorruptFileError(f"{path}: SH must be uchar")
+        raise CorruptFileError(f"{path}: SH properties are not of type uchar")
     codes = np.stack([sh[f"f_rest_{i}"] for i in range(len(names))], axis=1)
     values = np.where(codes == 0, 0, np.where(codes == 255, 256, codes + 0.5)) / 256
     return ((values - 0.5) * 8).reshape(count, 3, -1).transpose(0, 2, 1)
 
 
 def _in_chunks(values: NDArray, levels: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
-    """Return bounds [chunks, 6] and codes [N, 3] of `values` [N, 3] between them."""
+    """Return the bounds of each chunk [chunks, 6], and `values` [N, 3] quantised between them."""
     starts = np.arange(0, len(values), _CHUNK)
     low = np.minimum.reduceat(values, starts).astype(np.float32).astype(np.float64)
     high = np.maximum.reduceat(values, starts).astype(np.float32).astype(np.float64)

@@ -1,7 +1,7 @@
-"""The standard `.ply` of 3DGS: one vertex a gaussian, x y z, f_dc_*, f_rest_*, opacity, scale_*, rot_* as floats.
+"""The standard `.ply` of 3DGS: a vertex per gaussian, with floats x y z, f_dc_*, f_rest_*, opacity, scale_*, rot_*.
 
-Whether it is drawn antialiased is said by a comment, `SplatRenderMode: mip` as Brush and splat-transform write it, or
-`antialiased 1` as Postshot does.
+A comment marks antialiased scenes: `SplatRenderMode: mip` as Brush and splat-transform write it, or `antialiased 1` as
+Postshot does.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from nifi_ns.splats import Splats
 _FIELDS = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2"]
 _FIELDS += ["rot_0", "rot_1", "rot_2", "rot_3"]
 ANTIALIASED = "SplatRenderMode: mip"
-"""The comment of a `.ply` whose gaussians are drawn antialiased."""
+"""Comment in the header of a `.ply` whose gaussians are drawn antialiased."""
 _MODES = {
     "splatrendermode: mip": True,
     "antialiased 1": True,
@@ -30,10 +30,10 @@ _SMALLEST_SCALE = -87.0  # the logarithm of the smallest normal float32
 
 
 def is_antialiased(path: Path) -> bool:
-    """Whether the header's comments say that the gaussians are drawn antialiased; the last one wins.
+    """Return whether the comments in the header say that the gaussians are drawn antialiased. The last one counts.
 
     Raises:
-        NifiError: if they say that the gaussians are flat discs (2DGS).
+        NifiError: if they say that the gaussians are 2D (2DGS).
     """
     with path.open("rb") as file:
         header = file.read(_MAX_HEADER).partition(b"end_header")[0].decode("utf-8", "replace")
@@ -41,17 +41,17 @@ def is_antialiased(path: Path) -> bool:
     for line in header.splitlines():
         comment = " ".join(line.lower().split()).removeprefix("comment ")
         if comment == "splatrendermode: 2dgs":
-            raise NifiError(f"{path} holds 2D gaussians (2DGS), which are not read: train 3D gaussians")
+            raise NifiError(f"{path} holds 2D gaussians (2DGS), which are not supported: train 3D gaussians instead")
         found = _MODES.get(comment, found)
     return found
 
 
 def load(path: Path) -> Splats:
-    """Read a `.ply`. Opacities of exactly 0 and 1, and scales of exactly 0, become the nearest that have logarithms.
+    """Read a `.ply`. Infinite logits (opacity 0 or 1) and log-scales (scale 0) become large finite ones.
 
     Raises:
-        NifiError: if its gaussians are of another kind (2DGS).
-        CorruptFileError: if it is not such a `.ply`, is truncated, or holds gaussians that cannot be drawn.
+        NifiError: if it holds 2D gaussians.
+        CorruptFileError: if it is not a 3DGS `.ply`, is truncated, or holds gaussians that cannot be drawn.
     """
     from plyfile import PlyData, PlyParseError
 
@@ -59,7 +59,7 @@ def load(path: Path) -> Splats:
     try:
         vertex = PlyData.read(str(path))["vertex"].data
     except (OverflowError, MemoryError) as error:
-        raise CorruptFileError(f"{path} says it holds more gaussians than memory does") from error
+        raise CorruptFileError(f"{path} declares more gaussians than fit into memory") from error
     except (PlyParseError, KeyError, ValueError) as error:
         raise CorruptFileError(f"{path} is not a readable .ply: {error}") from error
     names = vertex.dtype.names or ()
@@ -88,7 +88,7 @@ def load(path: Path) -> Splats:
 
 
 def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
-    """Write a `.ply` (binary little-endian)."""
+    """Write a binary little-endian `.ply`."""
     from plyfile import PlyData, PlyElement
 
     rest = splats.sh[:, 1:].mT.flatten(1)

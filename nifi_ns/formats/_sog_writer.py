@@ -1,4 +1,4 @@
-"""PlayCanvas's SOG, as it is written: version 2 (see `_sog` for where it is specified)."""
+"""Write PlayCanvas's SOG, version 2; for the specification see `_sog`."""
 
 import io
 import json
@@ -21,25 +21,25 @@ _MEANS_LOW = "means_l.webp"
 
 
 def save(path: Path, splats: Splats, *, antialiased: bool = False) -> None:
-    """Write a `.sog`, or the unzipped files beside a `meta.json`, in Z-order.
+    """Write a `.sog`, or its unzipped files beside a `meta.json`, in Morton order.
 
-    SH above degree 0 become a palette of at most 65,536; up to so many gaussians, each keeps its own.
+    SH above degree 0 become a palette of at most 65,536 entries. With no more gaussians than that, each has its own.
 
     Raises:
-        NifiError: if almost all of the gaussians are in one place.
+        NifiError: if almost all gaussians have the same position.
     """
     splats = within_reach(splats)
     files = _encode(splats[morton_order(splats.means)], antialiased)
     if not can_hold(len(files[_MEANS_LOW]), len(splats)):
-        raise NifiError(f"cannot write {path}: almost all of its {len(splats)} gaussians are in the same place")
+        raise NifiError(f"cannot write {path}: almost all of the {len(splats)} gaussians have the same position")
     if path.suffix.lower() != ".sog":
-        for name, data in files.items():  # meta.json comes last: without it there is no scene yet
+        for name, data in files.items():  # meta.json comes last: without it readers see no scene
             write_bytes(path.parent / name, data)
         return
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as bundle:
         for name, data in files.items():
-            # ZipInfo: no time of day, so that equal scenes are equal files
+            # ZipInfo: a fixed time stamp, so that equal scenes give equal files
             bundle.writestr(zipfile.ZipInfo(name), data)
     write_bytes(path, archive.getvalue())
 
@@ -95,7 +95,7 @@ def _encode(splats: Splats, antialiased: bool) -> dict[str, bytes]:
 
 
 def _numbers(table: NDArray[np.float32]) -> list[float]:
-    """Return a codebook for JSON, with the digits of a float32."""
+    """Return a codebook as numbers for JSON, with the precision of float32."""
     return [float(f"{value:.9g}") for value in table]
 
 
@@ -103,6 +103,6 @@ def _webp(image: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     stream = io.BytesIO()
-    # exact: the colours of transparent pixels are values here; they would be thrown away
+    # exact: keep the colours of transparent pixels, which hold values here
     Image.fromarray(image).save(stream, "WEBP", lossless=True, exact=True, quality=80)
     return stream.getvalue()

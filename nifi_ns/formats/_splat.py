@@ -1,4 +1,4 @@
-"""antimatter15's `.splat`, 32 bytes a gaussian, no header: https://github.com/antimatter15/splat (convert.py)."""
+"""antimatter15's `.splat`: 32 bytes per gaussian, no header. https://github.com/antimatter15/splat (convert.py)."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ _GAUSSIAN = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4)
 
 
 def load(path: Path) -> Splats:
-    """Read a `.splat`, of SH degree 0.
+    """Read a `.splat`, which has SH degree 0.
 
     Raises:
-        CorruptFileError: if it is truncated, or holds values that no gaussian has.
+        CorruptFileError: if it is truncated, or holds values that are not finite or negative scales.
     """
     data = path.read_bytes()
     if len(data) % _GAUSSIAN.itemsize:
@@ -24,7 +24,7 @@ def load(path: Path) -> Splats:
     table = np.frombuffer(data, _GAUSSIAN)
     if not (table["scale"] >= 0).all():
         raise CorruptFileError(f"{path} holds scales that are negative or not a number")
-    # exp() of a very small scale is 0 in some writers' float32; the smallest normal number has a logarithm
+    # in some writers exp() of a very small scale is 0 in float32: use the smallest normal number instead
     scales = np.log(np.maximum(table["scale"], np.finfo(np.float32).tiny))
     dc = (table["rgba"][:, :3] / 255.0 - 0.5) / SH_C0
     quats = (table["quat"] - 128.0) / 128
@@ -32,7 +32,7 @@ def load(path: Path) -> Splats:
 
 
 def save(path: Path, splats: Splats) -> None:
-    """Write a `.splat`, without SH above degree 0, with colours clipped to 0 to 1."""
+    """Write a `.splat`, without SH above degree 0 and with colours clipped to [0, 1]."""
     table = np.empty(len(splats), _GAUSSIAN)
     table["mean"] = array(splats.means)
     table["scale"] = np.exp(np.clip(array(splats.scales), -87, 87))

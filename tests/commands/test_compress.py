@@ -84,7 +84,7 @@ def test_tells_which_levels_are_inside(ply: Path, tmp_path: Path, capsys: pytest
         (Decode(scene=Path("missing.nifi")), "no such file: missing.nifi"),
         (Info(scene=Path("missing.nifi")), "no such file: missing.nifi"),
         (CompressSplats(file=Path("a.ply"), output=Path("b.zip")), "--output b.zip must end in .nifi"),
-        (Decode(scene=Path("a.nifi"), output=Path("b.zip")), "b.zip must end in one of .ply, "),
+        (Decode(scene=Path("a.nifi"), output=Path("b.zip")), "b.zip has an unknown suffix, expected one of .ply, "),
         (CompressRun(config=Path("c.yml"), sizes=("1KB", "some")), "cannot read the size 'some'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whatever is done to a file, what comes out is gaussians or one of our errors, soon and in little memory."""
+"""Any damaged file either loads as gaussians or raises NifiError, quickly and with little memory."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ SUFFIXES = (".ply", ".spz", "_v4.spz", ".splat", ".compressed.ply", ".sog")
 
 
 def is_refused(path: Path, data: bytes) -> bool:
-    """Whether `data` in the file at `path` is not read as gaussians; anything but a NifiError of one line is raised."""
+    """Write `data` to `path`; return whether loading it raises a one-line NifiError. Other errors propagate."""
     path.write_bytes(data)
     try:
         splats = formats.load(path)
@@ -36,14 +36,14 @@ def is_refused(path: Path, data: bytes) -> bool:
 
 
 def written(folder: Path, suffix: str) -> bytes:
-    if suffix == "_v4.spz":  # only read here
+    if suffix == "_v4.spz":  # read but not written by this package
         return (Path(__file__).parents[1] / "data" / "formats" / "random_v4.spz").read_bytes()
     formats.save(folder / f"whole{suffix}", random_splats(9, 1))
     return (folder / f"whole{suffix}").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_truncation(tmp_path: Path, suffix: str) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
     data = written(tmp_path, suffix)
     step = 1 if len(data) < 4000 else 7
     for length in [*range(0, len(data) - 64, step), *range(len(data) - 64, len(data))]:
@@ -52,7 +52,7 @@ def test_every_truncation(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_random_bytes(tmp_path: Path, suffix: str) -> None:
+def test_random_bytes_in_files_load_or_are_refused(tmp_path: Path, suffix: str) -> None:
     data, rng = written(tmp_path, suffix), random.Random(0)
     for _ in range(300):
         damaged = bytearray(data)
@@ -62,7 +62,7 @@ def test_random_bytes(tmp_path: Path, suffix: str) -> None:
     assert is_refused(tmp_path / f"noise{suffix}", rng.randbytes(1001))
 
 
-def test_random_bytes_under_the_compression_of_spz(tmp_path: Path) -> None:
+def test_random_bytes_in_a_decompressed_spz_load_or_are_refused(tmp_path: Path) -> None:
     data, rng = bytearray(gzip.decompress(written(tmp_path, ".spz"))), random.Random(0)
     refused = 0
     for _ in range(300):
@@ -70,10 +70,10 @@ def test_random_bytes_under_the_compression_of_spz(tmp_path: Path) -> None:
         damaged[rng.randrange(16)] = rng.randrange(256)
         damaged[rng.randrange(len(data))] = rng.randrange(256)
         refused += is_refused(tmp_path / "damaged.spz", gzip.compress(damaged, 1))
-    assert 150 < refused < 300  # most of the header's bytes say what kind of file it is, or how much is in it
+    assert 150 < refused < 300  # most bytes of the header are the kind of file or its size
 
 
-def test_random_bytes_in_the_images_and_the_text_of_sog(tmp_path: Path) -> None:
+def test_random_bytes_in_the_files_of_a_sog_load_or_are_refused(tmp_path: Path) -> None:
     formats.save(tmp_path / "meta.json", random_splats(9, 1))
     rng = random.Random(0)
     for file in sorted(tmp_path.iterdir()):
@@ -89,7 +89,7 @@ def test_random_bytes_in_the_images_and_the_text_of_sog(tmp_path: Path) -> None:
         file.write_bytes(data)
 
 
-def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
+def test_headers_that_declare_too_many_gaussians_are_refused(tmp_path: Path) -> None:
     header = struct.pack("<4sIIBBBB", b"NGSP", 3, 2**32 - 1, 3, 12, 0, 0)
     assert is_refused(tmp_path / "a.spz", gzip.compress(header + bytes(1000)))
     ply = written(tmp_path, ".compressed.ply")
@@ -103,14 +103,14 @@ def test_headers_that_promise_more_than_there_is(tmp_path: Path) -> None:
             assert is_refused(tmp_path / "a.ply", ply.replace(line, line.split()[0] + b" " + count, 1)), (line, count)
 
 
-def test_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
     header = struct.pack("<4sIIBBBB", b"NGSP", 3, 1, 0, 12, 0, 0)
     bomb = deflate.compress(header) + deflate.compress(bytes(2**26)) + deflate.flush()
     assert is_refused(tmp_path / "a.spz", bomb)
 
 
-def test_zstd_streams_of_another_size(tmp_path: Path) -> None:
+def test_zstd_streams_of_wrong_size_are_refused(tmp_path: Path) -> None:
     data = bytearray(written(tmp_path, "_v4.spz"))
     for place, value in ((8, 2**31), (8, 0), (16, 2**32 - 1), (16, 0), (32, 2**31), (40, 1), (48, 0)):
         damaged = data.copy()
@@ -122,21 +122,21 @@ def test_zstd_streams_of_another_size(tmp_path: Path) -> None:
     assert is_refused(tmp_path / "a.spz", head + table + b"".join(packed))
 
 
-def test_zip_bomb_is_not_inflated(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_not_inflated(tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as bundle:
         bundle.writestr("meta.json", b" " * 2**26)
     assert is_refused(tmp_path / "a.sog", stream.getvalue())
 
 
-def test_image_bomb_is_not_decoded(tmp_path: Path) -> None:
+def test_an_image_bomb_is_not_decoded(tmp_path: Path) -> None:
     formats.save(tmp_path / "meta.json", random_splats(9, 0))
     Image.new("RGBA", (4000, 4000)).save(tmp_path / "means_l.webp", lossless=True)
     with pytest.raises(CorruptFileError, match="pixels, expected"):
         formats.load(tmp_path)
 
 
-def test_millions_of_gaussians_of_one_colour_are_not_decoded(tmp_path: Path) -> None:
+def test_millions_of_gaussians_in_uniform_images_are_refused(tmp_path: Path) -> None:
     formats.save(tmp_path / "meta.json", random_splats(9, 0))
     for file in tmp_path.glob("*.webp"):
         Image.new("RGBA", (4000, 4000)).save(file, lossless=True)
@@ -188,7 +188,7 @@ def _set(*keys: Any) -> Callable[[Any], None]:
         _set("shN", 7),
     ],
 )
-def test_meta_json_that_says_something_else(tmp_path: Path, change: Callable[[Any], None]) -> None:
+def test_a_meta_json_with_wrong_values_is_refused(tmp_path: Path, change: Callable[[Any], None]) -> None:
     formats.save(tmp_path / "meta.json", random_splats(9, 1))
     meta = json.loads((tmp_path / "meta.json").read_text())
     change(meta)
@@ -196,5 +196,5 @@ def test_meta_json_that_says_something_else(tmp_path: Path, change: Callable[[An
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "null", "{}", "[" * 100_000, '{"version": 2}', "\xff"])
-def test_meta_json_that_is_no_scene(tmp_path: Path, text: str) -> None:
+def test_a_meta_json_that_describes_no_scene_is_refused(tmp_path: Path, text: str) -> None:
     assert is_refused(tmp_path / "meta.json", text.encode("latin-1"))

@@ -1,4 +1,4 @@
-"""Round trips within what each format quantises to, and files that its reference implementation wrote."""
+"""Round trips within the quantisation of each format, and files written by reference implementations."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from nifi_ns.splats import SH_C0, Splats
 
 GOLDEN = Path(__file__).parents[1] / "data" / "formats"
 
-# largest errors: of positions, log-scales, unit quaternions, opacities, SH of degree 0, SH above
+# maximum errors of positions, log-scales, unit quaternions, opacities, SH of degree 0, SH above
 ERRORS = {
     ".ply": (0.0, 0.0, 1e-6, 0.0, 0.0, 0.0),
     ".spz": (1e-5, 0.032, 0.002, 0.0021, 0.0135, 0.067),
@@ -29,7 +29,7 @@ ERRORS = {
 
 
 def errors(ours: Splats, source: Splats) -> list[float]:
-    """As in ERRORS; each of `ours` against the nearest of `source`."""
+    """Return errors in the order of ERRORS; each of `ours` is compared with the nearest of `source`."""
     source = source[torch.cdist(ours.means.double(), source.means.double()).argmin(dim=1)]
     quats, expected = (torch.nn.functional.normalize(s.quats, dim=1) for s in (ours, source))
     quats = quats * (quats * expected).sum(dim=1, keepdim=True).sign()
@@ -82,14 +82,14 @@ def test_extreme_values_survive(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
-def test_one_gaussian_is_a_scene(tmp_path: Path, suffix: str) -> None:
+def test_a_single_gaussian_is_a_scene(tmp_path: Path, suffix: str) -> None:
     path = path_for(tmp_path, suffix)
     formats.save(path, random_splats(1, 1))
     assert len(formats.load(path)) == 1
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
-def test_no_gaussians_are_refused(tmp_path: Path, suffix: str) -> None:
+def test_an_empty_scene_is_not_written(tmp_path: Path, suffix: str) -> None:
     path = path_for(tmp_path, suffix)
     with pytest.raises(NifiError, match="no gaussians"):
         formats.save(path, random_splats(1)[torch.zeros(1, dtype=torch.bool)])
@@ -103,26 +103,26 @@ def test_no_gaussians_are_refused(tmp_path: Path, suffix: str) -> None:
         ("random.spz", (1.3e-4, 0.032, 0.002, 0.0021, 0.0135, 0.067)),
         ("random_v4.spz", (1.3e-4, 0.032, 0.002, 0.0021, 0.0135, 0.067)),
         ("random_v2.spz", (1.3e-4, 0.032, 0.09, 0.0021, 0.0135, 0.067)),
-        ("random.sog", (0.0005, 0.06, 0.0079, 0.0042, 0.02, 0.75)),  # its palette of 24 has lost some
+        ("random.sog", (0.0005, 0.06, 0.0079, 0.0042, 0.02, 0.75)),  # its palette of 24 entries is coarse
     ],
 )
-def test_files_of_the_reference_implementations(name: str, limits: tuple[float, ...]) -> None:
+def test_files_of_reference_implementations_are_read(name: str, limits: tuple[float, ...]) -> None:
     assert_close(formats.load(GOLDEN / name), formats.load(GOLDEN / "random.ply"), limits)
 
 
-def test_v2_of_spz_has_its_rotations() -> None:
+def test_rotations_of_spz_version_2_are_read() -> None:
     two, three = formats.load(GOLDEN / "random_v2.spz"), formats.load(GOLDEN / "random.spz")
     for name in ("means", "scales", "opacities", "sh"):
         assert torch.equal(getattr(two, name), getattr(three, name))
     assert ((two.quats * three.quats).sum(dim=1).abs() > 0.995).all()
 
 
-def test_v4_of_spz_holds_what_v3_does() -> None:
+def test_spz_versions_3_and_4_hold_the_same_values() -> None:
     three, four = formats.load(GOLDEN / "random.spz"), formats.load(GOLDEN / "random_v4.spz")
     assert all(torch.equal(getattr(four, f.name), getattr(three, f.name)) for f in fields(Splats))
 
 
-def test_splat_is_laid_out_as_convert_py_does(tmp_path: Path) -> None:
+def test_a_splat_has_the_layout_of_convert_py(tmp_path: Path) -> None:
     source = random_splats(1, 0)
     quat = source.quats[0] / source.quats[0].norm()
     rgb = (0.5 + SH_C0 * source.sh[0, 0]).clamp(0, 1) * 255
@@ -135,7 +135,7 @@ def test_splat_is_laid_out_as_convert_py_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.frombuffer(written[12:24], "<f4"), np.frombuffer(data[12:24], "<f4"), rtol=1e-6)
 
 
-def test_sog_of_version_1_has_bounds_for_codebooks(tmp_path: Path) -> None:
+def test_sog_version_1_has_bounds_instead_of_codebooks(tmp_path: Path) -> None:
     source = random_splats(300, 2)
     formats.save(tmp_path / "meta.json", source)
     meta = json.loads((tmp_path / "meta.json").read_text())
@@ -157,40 +157,40 @@ def test_sog_of_version_1_has_bounds_for_codebooks(tmp_path: Path) -> None:
     assert first.opacities.min() >= -6 and first.opacities.max() <= 3  # logits here, not opacities
 
 
-def test_values_that_fit_a_codebook_are_kept(tmp_path: Path) -> None:
+def test_values_that_fit_a_codebook_are_kept_exactly(tmp_path: Path) -> None:
     source = random_splats(500, 1)
     source.scales = (source.scales * 16).round() / 16
     formats.save(tmp_path / "a.sog", source)
     assert errors(formats.load(tmp_path / "a.sog"), source)[1] == 0
 
 
-def test_equal_scenes_are_equal_files(tmp_path: Path) -> None:
+def test_equal_scenes_give_equal_files(tmp_path: Path) -> None:
     for suffix in formats.SUFFIXES[:-1]:
         for name in "ab":
             formats.save(tmp_path / f"{name}{suffix}", random_splats(50, 1))
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def test_compressed_ply_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+def test_a_compressed_ply_is_recognised_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "a.ply").write_bytes((GOLDEN / "random.compressed.ply").read_bytes())
     assert len(formats.load(tmp_path / "a.ply")) == 24
 
 
-def test_a_stray_folder_or_suffix_is_named(tmp_path: Path) -> None:
+def test_missing_files_and_unknown_suffixes_are_refused(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path, "meta.json"),
-        (tmp_path / "a.ksplat", "must end in one of"),
+        (tmp_path / "a.ksplat", "has an unknown suffix, expected one of"),
         (tmp_path / "a.spz", "no such file"),
         (tmp_path / "a.sog", "no such file"),
     ):
         with pytest.raises(NifiError, match=message):
             formats.load(path)
-    with pytest.raises(NifiError, match="must end in one of"):
+    with pytest.raises(NifiError, match="has an unknown suffix, expected one of"):
         formats.save(tmp_path / "meta.json.ksplat", random_splats(1))
 
 
 def streamed(folder: Path, files: dict[str, int]) -> Path:
-    """A streamed SOG of two levels, the finest in `files` (by name, with their numbers of gaussians)."""
+    """Write a streamed SOG of two levels, the finest in `files` (numbers of gaussians by folder name)."""
     leaves = []
     for i, (name, count) in enumerate(files.items()):
         (folder / name).mkdir(parents=True)
@@ -212,9 +212,9 @@ def test_the_finest_level_of_a_streamed_sog_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a streamed SOG"),
-        ("[]", "not a streamed SOG"),
-        ('{"filenames": [], "tree": {"lods": {"0": {"file": 0}}}}', "not a streamed SOG"),
+        ("{", "does not describe a streamed SOG"),
+        ("[]", "does not describe a streamed SOG"),
+        ('{"filenames": [], "tree": {"lods": {"0": {"file": 0}}}}', "does not describe a streamed SOG"),
         ('{"filenames": ["../a/meta.json"], "tree": {"lods": {"0": {"file": 0}}}}', "is not the name of a file"),
         ('{"filenames": ["/etc/meta.json"], "tree": {"lods": {"0": {"file": 0}}}}', "is not the name of a file"),
         ('{"filenames": [7], "tree": {"lods": {"0": {"file": 0}}}}', "'7' is not the name of a file"),
@@ -222,13 +222,13 @@ def test_the_finest_level_of_a_streamed_sog_is_read(tmp_path: Path) -> None:
         ('{"filenames": ["a/meta.json"], "tree": {"lods": {"0": {"file": 0}}}}', "no such file"),
     ],
 )
-def test_damaged_streamed_sogs_are_named(tmp_path: Path, content: str, message: str) -> None:
+def test_damaged_streamed_sogs_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "lod-meta.json").write_text(content)
     with pytest.raises(NifiError, match=message):
         formats.load(tmp_path)
 
 
-def test_zip_of_a_folder_made_by_hand_is_read(tmp_path: Path) -> None:
+def test_a_folder_zipped_by_hand_is_read(tmp_path: Path) -> None:
     formats.save(tmp_path / "meta.json", random_splats(30, 1))
     with zipfile.ZipFile(tmp_path / "a.sog", "w", zipfile.ZIP_DEFLATED) as bundle:
         for file in [*tmp_path.glob("*.webp"), tmp_path / "meta.json"]:
@@ -236,7 +236,7 @@ def test_zip_of_a_folder_made_by_hand_is_read(tmp_path: Path) -> None:
     assert torch.equal(formats.load(tmp_path / "a.sog").sh, formats.load(tmp_path).sh)
 
 
-def test_newer_spz_is_named_by_its_version(tmp_path: Path) -> None:
+def test_a_later_version_of_spz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.spz").write_bytes(b"NGSP\x05\x00\x00\x00" + bytes(100))
     with pytest.raises(NifiError, match="version 5") as caught:
         formats.load(tmp_path / "a.spz")

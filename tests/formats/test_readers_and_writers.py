@@ -1,4 +1,4 @@
-"""What one of our writers makes, every reader of ours reads; what cannot be kept is refused in one line."""
+"""Every scene that one format can write, all formats can read and write; others are refused in one line."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def there_and_back(folder: Path, suffix: str, splats: Splats) -> Splats:
 
 
 def changed(name: str, value: float | torch.Tensor, sh_degree: int = 1) -> Splats:
-    """Forty gaussians, of which the first three have `value` for `name`."""
+    """Return forty gaussians, the first three with `name` set to `value`."""
     splats = random_splats(40, sh_degree)
     getattr(splats, name)[:3] = value
     return splats
@@ -55,19 +55,19 @@ AWKWARD = {
 
 @pytest.mark.parametrize("suffix", SPLATS_FILES)
 @pytest.mark.parametrize("scene", AWKWARD)
-def test_awkward_gaussians_are_read_as_they_were_written(tmp_path: Path, suffix: str, scene: str) -> None:
+def test_awkward_gaussians_survive_all_formats(tmp_path: Path, suffix: str, scene: str) -> None:
     source = AWKWARD[scene]
     loaded = there_and_back(tmp_path, suffix, source)
     assert len(loaded) == len(source) and loaded.problem() is None
     assert loaded.sh_degree == (0 if suffix == ".splat" else source.sh_degree)
-    # and once more, in every other format
+    # and again, in every other format
     for other in SPLATS_FILES:
         assert len(there_and_back(tmp_path / "other", other, loaded)) == len(source)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 3), st.integers(0, 10**6), st.floats(-3, 3), st.floats(0, 6))
-def test_any_scene_is_read_by_all(
+def test_any_scene_survives_every_format(
     tmp_path_factory: pytest.TempPathFactory, count: int, degree: int, seed: int, size: float, spread: float
 ) -> None:
     splats, folder = random_splats(count, degree, seed), tmp_path_factory.mktemp("any")
@@ -86,7 +86,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BROKEN.items() for value in values])
-def test_what_cannot_be_drawn_is_neither_written_nor_read(tmp_path: Path, name: str, value: float) -> None:
+def test_gaussians_that_cannot_be_drawn_are_neither_written_nor_read(tmp_path: Path, name: str, value: float) -> None:
     splats = changed(name, value)
     what = "a rotation of length zero" if value == 0 else f"{name} that are not finite"
     for suffix in SPLATS_FILES:
@@ -97,7 +97,7 @@ def test_what_cannot_be_drawn_is_neither_written_nor_read(tmp_path: Path, name: 
     whole = random_splats(40, 1)
     formats.save(path, whole)
     patched = path.read_bytes()
-    for row in range(3):  # by hand, as other programs write it
+    for row in range(3):  # patched, because other programs do write such files
         before = getattr(whole, name)[row].flatten().tolist()
         patched = _patched(patched, whole, row, name, [value] * len(before))
     path.write_bytes(patched)
@@ -134,7 +134,7 @@ def test_opacities_of_one_and_scales_of_zero_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SPLATS_FILES)
-def test_one_far_gaussian_does_not_coarsen_the_others(tmp_path: Path, suffix: str) -> None:
+def test_a_distant_gaussian_does_not_make_the_others_coarser(tmp_path: Path, suffix: str) -> None:
     near = random_splats(2000, 1)
     near = replace(near, means=near.means * 0.1)
     far = Splats.cat([near, replace(random_splats(1, 1), means=torch.full((1, 3), 1e5))])
@@ -148,7 +148,7 @@ def test_one_far_gaussian_does_not_coarsen_the_others(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("suffix", [".spz", ".compressed.ply", ".sog"])
-def test_a_far_gaussian_that_is_brought_nearer_looks_the_same_from_the_middle(tmp_path: Path, suffix: str) -> None:
+def test_a_distant_gaussian_moved_closer_looks_the_same_from_the_middle(tmp_path: Path, suffix: str) -> None:
     near = random_splats(2000, 0)
     middle = near.means.median(dim=0).values
     far = replace(random_splats(1, 0), means=middle + torch.tensor([[3e5, -4e5, 0.0]]), scales=torch.full((1, 3), 9.0))
@@ -166,7 +166,7 @@ def test_a_far_gaussian_that_is_brought_nearer_looks_the_same_from_the_middle(tm
 def test_antialiasing_is_written_and_read_or_refused(tmp_path: Path, suffix: str, antialiased: bool) -> None:
     path = tmp_path / (suffix if suffix == "meta.json" else f"scene{suffix}")
     if suffix == ".splat" and antialiased:
-        with pytest.raises(NifiError, match="cannot say that it is drawn antialiased"):
+        with pytest.raises(NifiError, match="cannot record antialiasing"):
             formats.save(path, random_splats(30), antialiased=True)
         return
     formats.save(path, random_splats(30), antialiased=antialiased)
@@ -184,7 +184,7 @@ def test_antialiasing_is_written_and_read_or_refused(tmp_path: Path, suffix: str
         (["antialiased 0", "nothing about a SplatRenderMode: mip"], False),
     ],
 )
-def test_comments_of_other_programs(tmp_path: Path, comments: list[str], expected: bool) -> None:
+def test_antialiasing_comments_of_other_programs_are_read(tmp_path: Path, comments: list[str], expected: bool) -> None:
     path = _commented(tmp_path / "a.ply", comments)
     assert formats.is_antialiased(path) == expected and len(formats.load(path)) == 5
 
@@ -205,7 +205,7 @@ def _edit_json(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return edit
 
 
-def test_kinds_of_gaussians_that_are_not_drawn_are_refused(tmp_path: Path) -> None:
+def test_unsupported_kinds_of_gaussians_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NifiError, match="2DGS"):
         formats.load(_commented(tmp_path / "a.ply", ["SplatRenderMode: 2dgs"]))
     formats.save(tmp_path / "meta.json", random_splats(5))
@@ -220,19 +220,19 @@ def test_kinds_of_gaussians_that_are_not_drawn_are_refused(tmp_path: Path) -> No
         formats.load(tmp_path / "a.spz")
 
 
-def test_the_first_sogs_say_antialias(tmp_path: Path) -> None:
+def test_the_antialias_key_of_old_sogs_is_read(tmp_path: Path) -> None:
     formats.save(tmp_path / "meta.json", random_splats(5))
     _edit_json(lambda meta: meta.update(antialias=True))(tmp_path)
     assert formats.is_antialiased(tmp_path)
 
 
-def test_gaussians_in_one_place_are_not_compressed_beyond_belief(tmp_path: Path) -> None:
+def test_equal_gaussians_are_written_in_files_that_readers_accept_or_refused(tmp_path: Path) -> None:
     source = random_splats(1, 0)[torch.zeros(400_000, dtype=torch.long)]
     for suffix in (".spz", ".nifi"):
         assert len(there_and_back(tmp_path, suffix, source)) == 400_000
-    with pytest.raises(NifiError, match="in the same place"):
+    with pytest.raises(NifiError, match="have the same position"):
         there_and_back(tmp_path, ".sog", source)
     data = (tmp_path / "scene.spz").read_bytes()
     (tmp_path / "scene.spz").write_bytes(gzip.compress(gzip.decompress(data)))
-    with pytest.raises(CorruptFileError, match="says 400000 gaussians in"):
+    with pytest.raises(CorruptFileError, match="declares 400000 gaussians in"):
         formats.load(tmp_path / "scene.spz")

@@ -210,7 +210,10 @@ def _without(path: Path) -> None:
         (lambda root, data: _without(root / "train.py"), r"--root .* has no train\.py"),
         (lambda root, data: _without(data / "images"), r"has no photos in images/"),
         (lambda root, data: _without(data / "sparse" / "0" / "points3D.bin"), r"no sparse/0/points3D\.bin or \.txt"),
-        (lambda root, data: _without(root.parent / "env" / "bin" / "tmc3"), r"tmc3 is not on PATH"),
+        (
+            lambda root, data: _without(root.parent / "env" / "bin" / "tmc3"),
+            r"tmc3, which HAC\+\+ needs, is not on PATH",
+        ),
         (lambda root, data: _without(root.parent / "env" / "bin" / "python"), r"no python at .*env/bin/python"),
         (lambda root, data: (root / "behaviour").write_text("no-cuda"), r"torch 1\.12\.1 sees no CUDA device"),
         (lambda root, data: (root / "behaviour").write_text("no-module"), r"No module named 'simple_knn'; give"),
