@@ -60,7 +60,7 @@ def _tiles(u: float, v: float, width: float, height: float, shift: float, gap: f
 
 @jit
 def _ground(lattice: Any, p: Vector) -> tuple[Vector, float, Vector]:
-    """Paving stones near the table, a worn edge, then a meadow."""
+    """Return paving stones near the table, a worn edge, then a meadow."""
     r = math.sqrt(p[0] * p[0] + p[1] * p[1])
     edge = r + 1.6 * (fbm(lattice, 0.5 * p[0], 0.5 * p[1], 3.3, 4) - 0.5)
     column, row, mortar = _tiles(p[0] + 0.2, p[1] + 0.1, 0.92, 0.61, 0.37, 0.035)
@@ -85,7 +85,7 @@ def _ground(lattice: Any, p: Vector) -> tuple[Vector, float, Vector]:
 
 @jit
 def _wood(lattice: Any, p: Vector, board: float) -> tuple[Vector, float, Vector]:
-    """Boards along x: stretched grain, rings, a few knots, varnish."""
+    """Return boards along x, with stretched grain, rings, a few knots, varnish."""
     column = math.floor(p[1] / board)
     into = p[1] / board - column
     shift = 13.0 * hashed(column, 5, 9)
@@ -100,7 +100,7 @@ def _wood(lattice: Any, p: Vector, board: float) -> tuple[Vector, float, Vector]
 
 @jit
 def _brick(lattice: Any, p: Vector, n: Vector) -> tuple[Vector, float, Vector]:
-    """A wall in running bond with windows, coordinates along the wall and up."""
+    """Return a wall in running bond with windows."""
     u = p[0] if abs(n[1]) > abs(n[0]) else p[1]
     v = p[2]
     wu, wv = (u + 50.0) % 1.7 - 0.85, (v + 1.35) % 1.5 - 0.75
@@ -116,7 +116,7 @@ def _brick(lattice: Any, p: Vector, n: Vector) -> tuple[Vector, float, Vector]:
 
 @jit
 def _book(lattice: Any, p: Vector, n: Vector, size: Any, which: int) -> tuple[Vector, float, Vector]:
-    """A cloth cover with a printed block of words, and the edges of the pages."""
+    """Return a cloth cover with a printed block of words, and the edges of the pages."""
     if abs(n[2]) < 0.5 and not (abs(n[1]) > 0.5 and p[1] < 0.0):
         line = 0.72 + 0.2 * (hashed(math.floor(p[2] * 150.0), 3, which) - 0.5)
         return (line, 0.96 * line, 0.85 * line), 0.0, (0.0, 0.0, 0.0)

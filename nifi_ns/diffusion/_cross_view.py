@@ -55,13 +55,13 @@ class CrossViewAttention:
         if num_views > 1 and not self._layers:
             raise NifiError("this backbone cannot attend to photos: its network has no self-attention layers to extend")
         before = self.num_views
-        self._see(num_views)
+        self._set_num_views(num_views)
         try:
             yield
         finally:
-            self._see(before)
+            self._set_num_views(before)
 
-    def _see(self, num_views: int) -> None:
+    def _set_num_views(self, num_views: int) -> None:
         for layer in self._layers:
             own = layer.processor.processor if self.num_views > 1 else layer.processor
             layer.processor = CrossViewAttnProcessor(own, num_views) if num_views > 1 else own

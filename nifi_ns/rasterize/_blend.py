@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nifi_ns.rasterize import _threads
-from nifi_ns.rasterize._blend_kernels import GRADIENT_ROW, Gradients, Images, add_up, draw, draw_backward
+from nifi_ns.rasterize._blend_kernels import GRADIENT_ROW, Gradients, Images, accumulate, draw, draw_backward
 from nifi_ns.rasterize._project import Projection, arrays
 from nifi_ns.rasterize._project_kernels import Projected
 from nifi_ns.rasterize._tiles import CHANNELS, ROW, by_depth, list_tiles, pack
@@ -66,7 +66,7 @@ class _Blend(torch.autograd.Function):
         tasks = _tasks(drawn)
         for channel, rows in ctx.passes:
             _threads.run(draw_backward, tasks, rows, tiles, channel, images, v_images, drawn, gradients)
-            _threads.run(add_up, parts, gradients, ends, order, channel, flat)
+            _threads.run(accumulate, parts, gradients, ends, order, channel, flat)
             v_images = v_images._replace(transmittance=np.zeros_like(v_images.transmittance))  # count it only once
         if ctx.absgrad:
             means2d.absgrad = absolute

@@ -72,7 +72,7 @@ def _exp_minus(s):
 
 
 @inline
-def _open_tile(state, left, top, width, height):
+def _init_tile(state, left, top, width, height):
     """Set the pixel centres, and the transmittance: 1, or -1 (finished) for pixels outside the image."""
     for i in range(np.uint64(0), np.uint64(_PIXELS)):
         x, y = i % np.uint64(TILE), i // np.uint64(TILE)
@@ -83,7 +83,7 @@ def _open_tile(state, left, top, width, height):
 
 
 @inline
-def _alive(state):
+def _any_transparent(state):
     """Return whether any pixel of the tile is not yet opaque."""
     most = np.float32(-1)
     for i in range(np.uint64(0), np.uint64(_PIXELS)):
@@ -100,7 +100,7 @@ def _pixel_run(row_y, extent_y):
 
 
 @inline
-def _place(tile, tiles):
+def _tile_origin(tile, tiles):
     """Return the camera of a tile, and its left and top in pixels."""
     in_camera = tile % (tiles.across * tiles.down)
     return tile // (tiles.across * tiles.down), in_camera % tiles.across * TILE, in_camera // tiles.across * TILE
@@ -145,13 +145,13 @@ def draw(rows, tiles, channel, images, drawn, first_tile, last_tile):
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
     one, half, zero = np.float32(1), np.float32(0.5), np.float32(0)
     for tile in range(first_tile, last_tile):
-        camera, left, top = _place(tile, tiles)
-        _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
+        camera, left, top = _tile_origin(tile, tiles)
+        _init_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
         for i in range(_0, _3 + np.uint64(_PIXELS)):
             state[i] = zero
         start, end = tiles.offsets[tile], tiles.offsets[tile + 1]
         for k in range(start, end):
-            if (k - start) % _CHECK_EVERY == 0 and not _alive(state):
+            if (k - start) % _CHECK_EVERY == 0 and not _any_transparent(state):
                 end = k
                 break
             row = rows[tiles.ids[k]]
@@ -187,8 +187,8 @@ def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, firs
     min_alpha, max_alpha, min_t = np.float32(MIN_ALPHA), np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
     one, half, zero = np.float32(1), np.float32(0.5), np.float32(0)
     for tile in range(first_tile, last_tile):
-        camera, left, top = _place(tile, tiles)
-        _open_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
+        camera, left, top = _tile_origin(tile, tiles)
+        _init_tile(state, np.uint64(left), np.uint64(top), np.uint64(tiles.width), np.uint64(tiles.height))
         _load_gradients(state, camera, left, top, channel, images, v_images)
         start, end = tiles.offsets[tile], tiles.offsets[tile] + drawn[tile]
         for k in range(end, tiles.offsets[tile + 1]):
@@ -212,11 +212,11 @@ def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, firs
                 w = alpha * t if blended else zero
                 state[_T + i] = (through if blended else -t) if touched else t
                 g0, g1, g2, g3 = state[_0 + i], state[_1 + i], state[_2 + i], state[_3 + i]
-                shown = w * (g0 * c0 + g1 * c1 + g2 * c2 + g3 * c3)
-                rest = state[_REST + i] - shown
+                contribution = w * (g0 * c0 + g1 * c1 + g2 * c2 + g3 * c3)
+                rest = state[_REST + i] - contribution
                 state[_REST + i] = rest
                 # derivative of the loss by s: -alpha times its derivative by alpha; zero where alpha is clamped
-                g = rest * alpha / (one - alpha) - shown if blended & (raw <= max_alpha) else zero
+                g = rest * alpha / (one - alpha) - contribution if blended & (raw <= max_alpha) else zero
                 g_x, g_y = g * s_x, g * s_y
                 v_x -= g_x
                 v_y -= g_y
@@ -238,7 +238,7 @@ def draw_backward(rows, tiles, channel, images, v_images, drawn, gradients, firs
 
 
 @kernel(f2, i1, i1, int64, _GRADIENTS, int64, int64)
-def add_up(gradients, ends, order, channel, totals, part, parts):
+def accumulate(gradients, ends, order, channel, totals, part, parts):
     """Add the gradient rows of each gaussian's pairs to `totals`, always in the same order, so that sums reproduce."""
     total = np.empty(GRADIENT_ROW, np.float32)
     channels = min(totals.colors.shape[1] - channel, CHANNELS)

@@ -51,7 +51,7 @@ class TorchMCMCStrategy(MCMCStrategy):
         if len(dead) == 0:
             return 0
         chosen = alive[torch.multinomial(opacities[alive], len(dead), replacement=True)]
-        self._share(params, chosen, binoms)
+        self._split(params, chosen, binoms)
         for name, parameter in params.items():
             parameter[dead] = parameter[chosen]
             for value in _per_gaussian(optimizers[name], parameter).values():
@@ -65,7 +65,7 @@ class TorchMCMCStrategy(MCMCStrategy):
         if more == 0:
             return 0
         chosen = torch.multinomial(params["opacities"].flatten().sigmoid(), more, replacement=True)
-        self._share(params, chosen, binoms)
+        self._split(params, chosen, binoms)
         for name, old in list(params.items()):
             optimizer = optimizers[name]
             new = torch.nn.Parameter(torch.cat([old, old[chosen]]), requires_grad=old.requires_grad)
@@ -76,7 +76,7 @@ class TorchMCMCStrategy(MCMCStrategy):
             params[name] = new
         return more
 
-    def _share(self, params: Parameters, chosen: Tensor, binoms: Tensor) -> None:
+    def _split(self, params: Parameters, chosen: Tensor, binoms: Tensor) -> None:
         # each of `chosen` will be split into several gaussians that together look the same
         opacities, scales = params["opacities"][chosen].sigmoid(), params["scales"][chosen].exp()
         ratios = torch.bincount(chosen)[chosen] + 1

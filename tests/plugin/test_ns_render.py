@@ -114,5 +114,5 @@ def test_the_progress_line_separates_rendering_from_restoring(
         output_path=tmp_path / "out.mp4",
         rendered_output_names=NAMES,
     ).main()
-    said = capsys.readouterr().out
-    assert re.search(r"\(rendering [0-9.]+ fps, restoring [0-9.]+ fps\)", said), said
+    printed = capsys.readouterr().out
+    assert re.search(r"\(rendering [0-9.]+ fps, restoring [0-9.]+ fps\)", printed), printed

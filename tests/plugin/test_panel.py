@@ -26,7 +26,7 @@ SECONDS = 20
 """Timeout in seconds of every wait."""
 
 
-class Eye:
+class ViewerSession:
     """A viewer with a simulated browser: its camera, its widgets and the pictures sent to it."""
 
     def __init__(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ class Eye:
         """By their labels."""
         self._texts: list[Any] = []
         for kind in ("add_checkbox", "add_dropdown", "add_markdown", "add_number", "add_slider", "add_text"):
-            monkeypatch.setattr(GuiApi, kind, self._noting(getattr(GuiApi, kind)))
+            monkeypatch.setattr(GuiApi, kind, self._recording(getattr(GuiApi, kind)))
         run = load_run(config)
         self.nifi = run.folder / "nifi"
         self.model = run.model
@@ -61,10 +61,10 @@ class Eye:
         self.widgets["Max res"].value = 64
         self.thread.start()
 
-    def _noting(self, add: Callable[..., Any]) -> Callable[..., Any]:
+    def _recording(self, add: Callable[..., Any]) -> Callable[..., Any]:
         """Return `add`, extended to record the widgets that it adds."""
 
-        def add_and_note(gui: GuiApi, label: str, *args: object, **options: object) -> Any:
+        def add_and_record(gui: GuiApi, label: str, *args: object, **options: object) -> Any:
             widget = add(gui, label, *args, **options)
             if add.__name__ == "add_markdown":
                 self._texts.append(widget)
@@ -72,7 +72,7 @@ class Eye:
                 self.widgets[label] = widget
             return widget
 
-        return add_and_note
+        return add_and_record
 
     def move(self) -> None:
         """Move the camera a little."""
@@ -118,139 +118,145 @@ def _wxyz(rotation: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def eye(run_with_choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Eye]:
-    eye = Eye(copy_run(run_with_choices, tmp_path), monkeypatch)
-    yield eye
-    eye.close()
+def session(run_with_choices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ViewerSession]:
+    session = ViewerSession(copy_run(run_with_choices, tmp_path), monkeypatch)
+    yield session
+    session.close()
 
 
 def differ(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())
 
 
-def test_the_rate_selects_the_splats(eye: Eye) -> None:
-    assert "4KB" in eye.widgets["Rate"].value and "half" in eye.widgets["Rate"].options[0]
-    compressed = eye.settle()
-    size = (eye.nifi / "4KB" / "scene.nifi").stat().st_size
-    assert f"{size:,} bytes" in eye.text
-    half = eye.change("Rate", eye.widgets["Rate"].options[0])
-    uncompressed = eye.change("Rate", "uncompressed")
-    assert f"{eye.model.uncompressed_splats.ply_size:,} bytes" in eye.text
+def test_the_rate_selects_the_splats(session: ViewerSession) -> None:
+    assert "4KB" in session.widgets["Rate"].value and "half" in session.widgets["Rate"].options[0]
+    compressed = session.settle()
+    size = (session.nifi / "4KB" / "scene.nifi").stat().st_size
+    assert f"{size:,} bytes" in session.text
+    half = session.change("Rate", session.widgets["Rate"].options[0])
+    uncompressed = session.change("Rate", "uncompressed")
+    assert f"{session.model.uncompressed_splats.ply_size:,} bytes" in session.text
     assert differ(compressed, half) > 2 and differ(half, uncompressed) > 2 and differ(uncompressed, compressed) > 2
-    assert differ(eye.change("Rate", eye.widgets["Rate"].options[1]), compressed) < 1
+    assert differ(session.change("Rate", session.widgets["Rate"].options[1]), compressed) < 1
 
 
 def test_the_compressed_view_is_immediate_and_the_restored_view_follows(
-    eye: Eye, monkeypatch: pytest.MonkeyPatch
+    session: ViewerSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compressed, go = eye.settle(), threading.Event()
+    compressed, go = session.settle(), threading.Event()
     locked: list[bool] = []
 
     def slow(picture: torch.Tensor, **_: object) -> torch.Tensor:
         assert go.wait(SECONDS)
-        locked.append(eye.lock.locked())
+        locked.append(session.lock.locked())
         return 1 - picture
 
-    monkeypatch.setattr(eye.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
-    seen = len(eye.pictures)
-    eye.widgets["Restore"].value = True
-    until(lambda: len(eye.pictures) > seen and "estoring …" in eye.text)
-    assert differ(eye.pictures[-1], compressed) < 1
+    monkeypatch.setattr(
+        session.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings())
+    )
+    seen = len(session.pictures)
+    session.widgets["Restore"].value = True
+    until(lambda: len(session.pictures) > seen and "estoring …" in session.text)
+    assert differ(session.pictures[-1], compressed) < 1
     go.set()
-    strength = eye.widgets["Strength"].value
+    strength = session.widgets["Strength"].value
     wanted = (1 - strength) * compressed + strength * (255 - compressed)
-    until(lambda: differ(eye.pictures[-1], wanted) < 3)
-    assert "Last restoration" in eye.text
+    until(lambda: differ(session.pictures[-1], wanted) < 3)
+    assert "Last restoration" in session.text
     assert locked == [False]
     # the slider blends without the restorer
-    assert differ(eye.change("Strength", 0.0), compressed) < 1
-    assert differ(eye.change("Strength", 1.0), 255 - compressed) < 2
+    assert differ(session.change("Strength", 0.0), compressed) < 1
+    assert differ(session.change("Strength", 1.0), 255 - compressed) < 2
     assert len(locked) == 1
 
 
 def test_nothing_is_restored_or_displayed_late_while_the_camera_moves(
-    eye: Eye, monkeypatch: pytest.MonkeyPatch
+    session: ViewerSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eye.settle()
+    session.settle()
     go, restored = threading.Event(), []
 
     def slow(picture: torch.Tensor, **_: object) -> torch.Tensor:
-        restored.append(eye.thread.state)
+        restored.append(session.thread.state)
         assert go.wait(SECONDS)
         return torch.ones_like(picture)
 
-    monkeypatch.setattr(eye.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings()))
-    eye.widgets["Strength"].value = 1.0
-    eye.widgets["Restore"].value = True
+    monkeypatch.setattr(
+        session.model.view_restorer, "load", lambda _: Mock(side_effect=slow, settings=RestorerSettings())
+    )
+    session.widgets["Strength"].value = 1.0
+    session.widgets["Restore"].value = True
     until(lambda: len(restored) == 1)
     for _ in range(20):
-        eye.move()
+        session.move()
         time.sleep(0.02)
-        if len(eye.pictures) % 5 == 0:
+        if len(session.pictures) % 5 == 0:
             go.set()  # the first result is ready while the camera moves
     assert len(restored) == 1
-    assert not any(picture.min() == 255 for picture in eye.pictures)
-    until(lambda: eye.pictures[-1].min() == 255)
+    assert not any(picture.min() == 255 for picture in session.pictures)
+    until(lambda: session.pictures[-1].min() == 255)
     assert restored == ["high", "high"]
 
 
-def test_a_failing_restorer_is_reported_and_the_viewer_continues(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
-    compressed = eye.settle()
-    eye.widgets["Folder"].value = "/nowhere/{at all}"
-    eye.change("Restorer", "another folder")
-    assert differ(eye.change("Restore", True), compressed) < 1
-    assert "Not restored: `no restorer in /nowhere/{at all}" in eye.text
+def test_a_failing_restorer_is_reported_and_the_viewer_continues(
+    session: ViewerSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed = session.settle()
+    session.widgets["Folder"].value = "/nowhere/{at all}"
+    session.change("Restorer", "another folder")
+    assert differ(session.change("Restore", True), compressed) < 1
+    assert "Not restored: `no restorer in /nowhere/{at all}" in session.text
 
     def out_of_memory(_: ViewRequest) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(ViewRequest, "restored", property(out_of_memory))
-        eye.change("Restorer", "restorer")
-        until(lambda: "CUDA out of memory" in eye.text)
-    eye.move()
-    until(lambda: "Last restoration" in eye.text)
-    assert eye.thread.is_alive()
-    assert differ(eye.settle(), compressed) > 2
+        session.change("Restorer", "restorer")
+        until(lambda: "CUDA out of memory" in session.text)
+    session.move()
+    until(lambda: "Last restoration" in session.text)
+    assert session.thread.is_alive()
+    assert differ(session.settle(), compressed) > 2
 
 
-def test_without_restorer_and_photos_the_panel_reports_what_is_missing(eye: Eye) -> None:
-    eye.settle()
-    eye.change("Restorer", "none")
-    eye.change("Restore", True)
-    assert "Not restored" in eye.text and "Use photos" in eye.text
-    assert eye.widgets["Strength"].disabled
-    eye.change("Use photos", True)
-    until(lambda: "Last restoration" in eye.text)
+def test_without_restorer_and_photos_the_panel_reports_what_is_missing(session: ViewerSession) -> None:
+    session.settle()
+    session.change("Restorer", "none")
+    session.change("Restore", True)
+    assert "Not restored" in session.text and "Use photos" in session.text
+    assert session.widgets["Strength"].disabled
+    session.change("Use photos", True)
+    until(lambda: "Last restoration" in session.text)
 
 
-def test_show_change_tints_changed_pixels(eye: Eye) -> None:
-    compressed = eye.settle()
-    restored = eye.change("Restore", True)
-    tinted = eye.change("Show change", True)
+def test_show_change_tints_changed_pixels(session: ViewerSession) -> None:
+    compressed = session.settle()
+    restored = session.change("Restore", True)
+    tinted = session.change("Show change", True)
     changed = np.abs(tinted - restored).max(axis=-1) > 20
     assert changed.any() and not changed.all()
     assert (tinted[changed][:, 0] >= restored[changed][:, 0] - 2).mean() > 0.5
-    assert differ(eye.change("Show change", False), restored) < 1
-    assert differ(eye.change("Restore", False), compressed) < 1
+    assert differ(session.change("Show change", False), restored) < 1
+    assert differ(session.change("Restore", False), compressed) < 1
 
 
-def test_split_screen_displays_both_outputs(eye: Eye) -> None:
-    compressed = eye.settle()
-    controls = eye.viewer.control_panel
+def test_split_screen_displays_both_outputs(session: ViewerSession) -> None:
+    compressed = session.settle()
+    controls = session.viewer.control_panel
     controls._split_output_render.value = "rgb_restored"
     controls._split.value = True
-    until(lambda: "Last restoration" in eye.text)
-    split = eye.settle()
+    until(lambda: "Last restoration" in session.text)
+    split = session.settle()
     middle = split.shape[1] // 2
     assert differ(split[:, : middle - 1], compressed[:, : middle - 1]) < 1
     assert differ(split[:, middle + 1 :], compressed[:, middle + 1 :]) > 2
 
 
-def test_new_files_and_restorers_are_found_while_the_viewer_runs(eye: Eye) -> None:
-    eye.settle()
-    shutil.copytree(eye.nifi / "half", eye.nifi / "again")
-    shutil.copytree(eye.nifi / "restorer", eye.nifi / "other")
-    eye.move()
-    until(lambda: any("again" in label for label in eye.widgets["Rate"].options))
-    until(lambda: "other" in eye.widgets["Restorer"].options)
+def test_new_files_and_restorers_are_found_while_the_viewer_runs(session: ViewerSession) -> None:
+    session.settle()
+    shutil.copytree(session.nifi / "half", session.nifi / "again")
+    shutil.copytree(session.nifi / "restorer", session.nifi / "other")
+    session.move()
+    until(lambda: any("again" in label for label in session.widgets["Rate"].options))
+    until(lambda: "other" in session.widgets["Restorer"].options)

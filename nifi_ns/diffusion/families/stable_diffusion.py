@@ -37,7 +37,7 @@ class StableDiffusion(Family):
     def preset_of(cls, source: Source) -> str:
         """Return `sd-turbo` for weights distilled to few steps without guidance, and `sd` otherwise.
 
-        Turbo's scheduler has trailing timesteps; those of SD1.5 and SD2.x do not.
+        They are recognised by the trailing timesteps of Turbo's scheduler, which SD1.5 and SD2.x do not have.
         """
         config = source.config("scheduler/scheduler_config.json")
         return "sd-turbo" if config.get("timestep_spacing") == "trailing" else cls.default_preset
