@@ -1,18 +1,18 @@
-"""NiFi for Nerfstudio: Nix compresses gaussian splats to kilobytes, Fix repairs what they render.
+"""NiFi for Nerfstudio: Nix compresses gaussian splats to kilobytes, Fix repairs their renders.
 
     import nifi_ns
 
     splats = nifi_ns.load_splats("garden.ply")              # or .spz, .splat, .sog, .compressed.ply
-    data = nifi_ns.encode(splats, nifi_ns.PRESETS["mid"])   # a scene file; ns-nifi-compress makes it smaller
+    data = nifi_ns.encode(splats, nifi_ns.PRESETS["mid"])   # a scene file; ns-nifi-compress makes smaller ones
     print(nifi_ns.info(data))
     nifi_ns.save_splats("again.ply", nifi_ns.decode(data))
     restorer = nifi_ns.Restorer.from_pretrained("outputs/garden/nifi-splat/1/nifi/restorer")
     restored = restorer(image)                              # [H, W, 3] in [0, 1], or uint8
 
-The names in `__all__` are stable: until version 1.0 a change of theirs is announced in CHANGELOG.md, after it none
-breaks a caller. The packages' own names may change with any version; scene files of version 1 can always be read.
+The names in `__all__` are stable: until version 1.0, changes are announced in CHANGELOG.md; after it, no change breaks
+callers. Names in subpackages may change with any version. Scene files of version 1 can always be read.
 
-Nothing is imported before it is used: `encode`, `decode` and `info` need numpy, numba and torch alone.
+Names are imported on first use: `encode`, `decode` and `info` need only numpy, numba and torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,9 @@
-"""Numba functions that are compiled once per machine and anew when the code around them changes.
+"""Compile functions with numba once per machine, and again when the code around them changes.
 
-Numba's cache looks at the file of the function called from Python only: what that function calls or reads from other
-files could change without its being compiled again, and a scene file would then be decoded by an older coder. Here the
-cache's folder is named after the contents of every file in the function's own folder, so that kernels may use anything
-that lies beside them (and nothing of ours that does not).
+Numba's cache checks only the file of the function that Python calls. If a function or constant in another file
+changed, the old code would still run, and could decode scene files wrongly. Here the cache folder is named after the
+contents of all files in the function's folder. Kernels may use anything from files in their own folder, but nothing
+from other folders of this package.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ import numba
 from numba import config
 
 _PREFIX = "kernels-"
-_SETTING = "CACHE_DIR"  # of NUMBA_CACHE_DIR; Numba makes its settings at run time, unseen by type checkers
+_SETTING = "CACHE_DIR"  # NUMBA_CACHE_DIR; accessed by name because type checkers do not see numba's settings
 _UNUSED_SECONDS = 30 * 24 * 3600
 _lock = threading.Lock()
 
 
 def compiled(*signature: Any, **options: Any) -> Callable[..., Any]:
-    """Decorate with `numba.njit(*signature, **options)`, cached.
+    """Decorate a function with `numba.njit(*signature, **options)` and cache the result.
 
-    The cache is beside the source; in NUMBA_CACHE_DIR, if that is set; or in the user's cache, if the source's folder
-    is not writable. If nothing is, every process compiles anew, which takes some seconds.
+    The cache is in NUMBA_CACHE_DIR if that is set, else beside the source, else (if that folder is not writable) in the
+    user's cache. If none is writable, every process compiles again, which takes a few seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +39,7 @@ def compiled(*signature: Any, **options: Any) -> Callable[..., Any]:
             folder = _cache_folder(Path(function.__code__.co_filename).parent, chosen)
             if folder is None:
                 return numba.njit(*signature, **options)(function)
-            setattr(config, _SETTING, str(folder))  # read when a function is decorated, and never again
+            setattr(config, _SETTING, str(folder))  # numba reads it only while decorating
             try:
                 return numba.njit(*signature, cache=True, **options)(function)
             finally:
@@ -49,8 +49,8 @@ def compiled(*signature: Any, **options: Any) -> Callable[..., Any]:
 
 
 def _remove_unused(parent: Path, folder: Path) -> None:
-    # Other installations may share the cache: only what none of them has used for a long time goes. Numba makes a
-    # folder again that was removed under its feet.
+    # Other installations may share the cache, so only folders that none has used for a long time are removed. Numba
+    # creates a removed folder again if a running process needs it.
     with contextlib.suppress(OSError):
         os.utime(folder)
     for other in set(parent.glob(f"{_PREFIX}*")) - {folder}:
@@ -61,7 +61,7 @@ def _remove_unused(parent: Path, folder: Path) -> None:
 
 @functools.cache
 def _cache_folder(sources: Path, chosen: str) -> Path | None:
-    # where kernels of the files in `sources` as they are now are kept; None if nothing can be written
+    # the cache folder for the current contents of `sources`; None if no folder is writable
     digest = hashlib.sha256()
     for file in sorted(sources.glob("*.py")):
         data = file.read_bytes()

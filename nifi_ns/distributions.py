@@ -1,7 +1,7 @@
-"""Distances between what two pictures are made of, not between their pixels: they reward detail that is plausible.
+"""Distances between the statistics of two images instead of their pixels. They reward plausible detail.
 
-Both are zero for equal pictures, grow when detail is lost, invented or of the wrong kind, and do not care where exactly
-a blade of grass is. They need no weights. A picture of something else altogether may score well: read them beside
+Both are zero for equal images and grow when detail is lost, added or of the wrong kind, but ignore the exact position
+of, say, a blade of grass. They need no weights. An image of something else can score well, so read them together with
 reference metrics.
 """
 
@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST = 32
-"""Pixels a side."""
+"""Minimum size of images, in pixels a side."""
 _PATCH = 7
-_PATCHES = 1 << 13  # most that are looked at in a level
+_PATCHES = 1 << 13  # maximum number of patches compared per level
 _DIRECTIONS = 128
 
 
 def sliced_wasserstein(image: Tensor, photo: Tensor, seed: int = 0) -> Tensor:
-    """Sliced Wasserstein distance of 7x7 patches in the levels of Laplacian pyramids (Karras et al. 2018), mean.
+    """Return the sliced Wasserstein distance of 7x7 patches, the mean over Laplacian pyramids (Karras et al. 2018).
 
-    Each level is in units of its standard deviation in the photo: a level that is lost altogether counts 0.8.
+    Each level is in units of its standard deviation in the photo: a level without any detail counts 0.8.
 
     Args:
         image, photo: [1, 3, H, W] in [0, 1].
-        seed: of the directions that patches are projected to.
+        seed: seed for the directions that patches are projected onto, and for the choice of patches.
 
     Returns:
         A scalar, differentiable in `image`.
@@ -45,7 +45,7 @@ def sliced_wasserstein(image: Tensor, photo: Tensor, seed: int = 0) -> Tensor:
 
 
 def spectrum_distance(image: Tensor, photo: Tensor) -> Tensor:
-    """Mean difference, in dB, of radially averaged power spectra of luma, over all frequencies but the constant.
+    """Return the mean difference, in dB, of radially averaged power spectra of luma over all non-zero frequencies.
 
     Args:
         image, photo: [1, 3, H, W] in [0, 1].
@@ -54,13 +54,13 @@ def spectrum_distance(image: Tensor, photo: Tensor) -> Tensor:
         A scalar, differentiable in `image`.
     """
     ours, theirs = _radial_power(image), _radial_power(photo)
-    # power far below what 8 bits can show is no detail
+    # power far below the resolution of 8 bits is not detail
     floor = 1e-7 * theirs.max() + 1e-12
     return (10 * ((ours + floor) / (theirs + floor)).log10()).abs().mean()
 
 
 def _laplacian(image: Tensor) -> list[Tensor]:
-    # from the finest level down to what is left, no smaller than 16 pixels a side
+    # from the finest level to the residual, which has at least 16 pixels a side
     kernel = torch.tensor([1.0, 4, 6, 4, 1], device=image.device) / 16
     kernel = (kernel[:, None] * kernel).expand(3, 1, 5, 5)
     levels = []
@@ -72,7 +72,7 @@ def _laplacian(image: Tensor) -> list[Tensor]:
 
 
 def _radial_power(image: Tensor) -> Tensor:
-    # [bins] mean power by spatial frequency, in steps of one over the shorter side, up to half a cycle a pixel
+    # [bins] mean power by spatial frequency, in steps of 1 / (shorter side), up to half a cycle per pixel
     height, width = image.shape[-2:]
     luma = (image[0] * image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=0)
     window = torch.hann_window(height, device=image.device)[:, None] * torch.hann_window(width, device=image.device)

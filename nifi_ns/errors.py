@@ -1,23 +1,23 @@
-"""The one exception that means "the user can mend this": its message is one line that says what, why and what to do."""
+"""Exceptions for errors that the user can fix. The message is one line: what is wrong, what is expected, what to do."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
 
 
 class NifiError(Exception):
-    """Bad input, a missing file or a broken one. Commands print its message on one line and exit with status 1."""
+    """Invalid input, or a missing or damaged file. Commands print the message on one line and exit with status 1."""
 
 
 def check_fields(settings: object, what: str, checks: Mapping[str, tuple[bool, str]]) -> None:
-    """Refuse the first field of `settings` that is not right.
+    """Check the fields of `settings`.
 
     Args:
-        settings: has the fields.
-        what: what messages call it.
-        checks: by the field's name, whether it is right, and what was expected.
+        settings: an object with the fields.
+        what: name of the settings in messages.
+        checks: for each field name, whether the field is valid, and a description of valid values.
 
     Raises:
-        NifiError: naming the field, its value and what was expected.
+        NifiError: with the name of the first invalid field, its value and the description.
     """
     for name, (right, expected) in checks.items():
         if not right:
@@ -25,16 +25,16 @@ def check_fields(settings: object, what: str, checks: Mapping[str, tuple[bool, s
 
 
 class CorruptFileError(NifiError):
-    """A file that was truncated, damaged, or is not of the kind it was opened as."""
+    """A file that is truncated, damaged, or not of the expected kind."""
 
 
 def require(module: str, *, extra: str, what: str) -> None:
-    """Check that an optional module is installed, before anything long begins that will import it.
+    """Check that an optional module is installed, before starting long work that imports it.
 
     Args:
-        module: its name.
+        module: name of the module.
         extra: the extra of this package that installs it.
-        what: what needs it, for the message.
+        what: what needs the module, for the message.
 
     Raises:
         NifiError: if it is not installed.

@@ -1,4 +1,4 @@
-"""The methods nerfstudio registers. Every `ns-*` command imports this: nothing heavy may be imported here."""
+"""The methods that nerfstudio registers. Every `ns-*` command imports this module: no heavy imports here."""
 
 from copy import deepcopy
 
@@ -27,7 +27,7 @@ def _adam(lr: float) -> AdamOptimizerConfig:
 
 
 def _optimizers(steps: int) -> dict:
-    """Splatfacto's optimizers, their schedules ending at `steps`."""
+    """Return splatfacto's optimizers, with schedules that end at `steps`."""
     return {
         "means": {
             "optimizer": _adam(1.6e-4),
@@ -69,7 +69,7 @@ _full = TrainerConfig(
         ),
     ),
     optimizers=_optimizers(30_000),
-    # unlike nerfstudio's default, nothing listens beyond this machine unless asked to
+    # unlike nerfstudio's default, the viewer is reachable only from this machine
     viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=LOCAL),
     vis="viewer",
 )
@@ -77,7 +77,7 @@ _full.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
 
 nifi_splat = MethodSpecification(
     config=_full,
-    description="Splatfacto that ends in a scene file of a few hundred kilobytes, with its views restored (NiFi).",
+    description="Splatfacto, compressed to a scene file of a few hundred kilobytes, with restored views (NiFi).",
 )
 
 
@@ -91,7 +91,7 @@ def _lite() -> TrainerConfig:
     config.viewer.quit_on_train_completion = True
     model = config.pipeline.model
     assert isinstance(model, NifiSplatModelConfig)
-    # photos of a laptop-sized capture are small: start at their full resolution, and densify at once
+    # photos of small captures are small: start at full resolution, and densify at once
     model.num_downscales = 0
     model.sh_degree = 1
     model.sh_degree_interval = 1_500
@@ -105,7 +105,7 @@ def _lite() -> TrainerConfig:
 
 nifi_splat_lite = MethodSpecification(
     config=_lite(),
-    description="nifi-splat for a laptop: minutes on two CPU cores, for captures of small photos.",
+    description="nifi-splat for laptops and captures with small photos: takes minutes on two CPU cores.",
 )
 
 
@@ -122,7 +122,7 @@ _nerfacto = TrainerConfig(
         model=NifiNerfactoModelConfig(
             eval_num_rays_per_chunk=1 << 15,
             average_init_density=0.01,
-            # photos guide views from where the dataset says that they were taken
+            # restoring with photos uses the poses of the dataset, which must stay valid
             camera_optimizer=CameraOptimizerConfig(mode="off"),
             implementation="tcnn" if torch.cuda.is_available() else "torch",
         ),
@@ -146,5 +146,5 @@ _nerfacto = TrainerConfig(
 _nerfacto.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
 
 nifi_nerfacto = MethodSpecification(
-    config=_nerfacto, description="Nerfacto, with its views restored (NiFi): what a model without gaussians needs."
+    config=_nerfacto, description="Nerfacto with restored views (NiFi): restoring without gaussians."
 )

@@ -1,4 +1,4 @@
-"""Morton codes (Z-order): integers that sort points so that neighbours in space are near each other in the order."""
+"""Morton codes (Z-order): integers that sort points so that neighbours in space are close in the order."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ def morton_codes(coordinates: NDArray, depth: int) -> NDArray[np.int64]:
         depth: bits of a coordinate, at most 21.
 
     Returns:
-        [N], x in the highest bit of each triple.
+        [N] codes, with x in the highest bit of each triple.
     """
     codes = np.zeros(len(coordinates), dtype=np.int64)
     for bit in range(depth):

@@ -1,4 +1,4 @@
-"""Cameras where no photo was taken: between those of a capture, or on the way from them to where somebody will look."""
+"""Novel views: cameras between those of a capture, or on the way from them to target cameras."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,13 +9,13 @@ from torch import Tensor
 from nifi_ns.views import View
 
 _TURNED = 1.0
-"""Distance, in units of the cameras' extent, that facing the opposite way counts as."""
+"""Distance, in units of the cameras' extent, that a turn by 180 degrees counts as."""
 _HALF_WAY = 0.5
-"""Fraction of the way to a neighbour at which a camera is as far as possible from both."""
+"""Fraction of the way between two cameras that is farthest from both."""
 
 
 def stepped(view: View, other: View, part: float) -> View:
-    """Return `view`, without its photo, moved and turned a fraction (`part`) of the way to `other`."""
+    """Return `view` without its photo, moved and turned a fraction `part` of the way to `other`."""
     from scipy.spatial.transform import Rotation, Slerp
 
     ends = torch.stack([view.viewmat, other.viewmat]).double().cpu()
@@ -28,13 +28,13 @@ def stepped(view: View, other: View, part: float) -> View:
 
 
 def between(views: Sequence[View], count: int, part: float) -> list[View]:
-    """Return up to `count` cameras between neighbours: `part`, in (0, 1], of the way from a camera to half way.
+    """Return up to `count` cameras between neighbouring views, at `part` in (0, 1] of the way to the middle.
 
-    Every camera goes towards its nearest neighbour before any goes towards its second, and no pair is used twice.
+    All views are paired with their nearest neighbour before any is paired with its second. No pair is used twice.
     """
     if count < 1 or len(views) < 2:
         return []
-    cameras = [replace(view, image=None) for view in views]  # a sequence may load its photos each time it is asked
+    cameras = [replace(view, image=None) for view in views]  # a sequence may load photos on each access
     nearest = _apart(cameras, cameras).fill_diagonal_(-1).argsort(dim=1, stable=True).tolist()
     pairs: dict[frozenset[int], tuple[int, int]] = {}
     for rank in range(1, len(cameras)):
@@ -46,15 +46,17 @@ def between(views: Sequence[View], count: int, part: float) -> list[View]:
 
 
 def towards(targets: Sequence[View], views: Sequence[View], part: float) -> list[View]:
-    """Return for each target the nearest of `views`, moved `part` of the way, in (0, 1], to the target."""
+    """Return, for each target, the nearest of `views` moved `part` in (0, 1] of the way to the target."""
     nearest = _apart(targets, views).argmin(dim=1).tolist()
     return [stepped(views[i], target, part) for i, target in zip(nearest, targets, strict=True)]
 
 
 def camera_distances(centres: Tensor, axes: Tensor, other_centres: Tensor, other_axes: Tensor) -> Tensor:
-    """Return how far cameras are from others, [N, M]: in units of the others' extent, plus how far they are turned.
+    """Return the distances [N, M] of cameras from other cameras, in units of the others' extent, plus a term for turns.
 
-    Centres and optical axes are [N, 3] and [M, 3], in any world.
+    Args:
+        centres, axes: [N, 3] positions and optical axes.
+        other_centres, other_axes: [M, 3] positions and optical axes, in the same world frame.
     """
     extent = (other_centres - other_centres.mean(dim=0)).norm(dim=1).max().clamp_min(1e-9)
     away = (centres[:, None] - other_centres).norm(dim=-1) / extent
@@ -62,7 +64,7 @@ def camera_distances(centres: Tensor, axes: Tensor, other_centres: Tensor, other
 
 
 def _apart(views: Sequence[View], others: Sequence[View]) -> Tensor:
-    """Return `camera_distances` of views, [N, M]."""
+    """Return the `camera_distances` [N, M] between views."""
     centres, axes = (
         [torch.stack([part(view).double().cpu() for view in group]) for group in (views, others)]
         for part in (lambda view: view.centre, lambda view: view.viewmat[2, :3])

@@ -1,7 +1,7 @@
-"""Proxy artefacts: clean photos, degraded directly, to train restorers without any splats.
+"""Proxy artefacts: degrade clean photos directly, to train restorers without splats.
 
-`blotches` imitate coarse splats: too few gaussians, fitted to the photo in a few steps. The other degradations are
-those that image restorers are usually trained on. Everything is computed on the CPU.
+`blotches` imitate coarse splats with too few gaussians, fitted to the photo in a few steps. The other degradations are
+common in the training of image restorers. Everything runs on the CPU.
 """
 
 import io
@@ -24,7 +24,7 @@ from nifi_ns.views import View
 Degradation = Literal["blotches", "blur", "downsample", "quantize", "jpeg"]
 DEGRADATIONS: tuple[Degradation, ...] = get_args(Degradation)
 SMALLEST = 16
-"""Pixels along the shorter side of a photo that is degraded; a smaller one would be a handful of gaussians."""
+"""Minimum size of the shorter side of a photo, in pixels; smaller photos would have only a few gaussians."""
 
 _CHANCE = {"blotches": 1.0, "blur": 0.25, "downsample": 0.25, "quantize": 0.25, "jpeg": 0.25}
 _FITTING_STEPS = 30, 200
@@ -35,13 +35,13 @@ class ProxySettings:
     """How clean photos are degraded."""
 
     strengths: tuple[float, ...] = (0.25, 0.5, 1.0)
-    """Every photo is degraded once at each, above 0 and at most 1; each is a rate of its own, proxy-0.25 and so on."""
+    """Strengths above 0 and up to 1. Every photo is degraded once at each; each is a rate, such as proxy-0.25."""
     degradations: tuple[Degradation, ...] = DEGRADATIONS
-    """What to choose from: every picture gets blotches, if they are named, and a random mix of the others."""
+    """Degradations to choose from. Every photo gets blotches, if listed, and a random mix of the others."""
     max_side: int = 1600
-    """Photos with more pixels along a side are scaled down to this."""
+    """Photos with a longer side are scaled down to this many pixels."""
     seed: int = 0
-    """Seed for everything random."""
+    """Seed for all random choices."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -59,7 +59,7 @@ class ProxySettings:
 
 
 def rate_of(strength: float) -> str:
-    """Return the rate that pairs and tables name a strength: `proxy-0.5`."""
+    """Return the name of the rate of a strength in pairs and tables, such as `proxy-0.5`."""
     return f"proxy-{strength:g}"
 
 
@@ -71,13 +71,13 @@ def degrade(
 ) -> Tensor:
     """Apply a random mix of degradations to a photo, each at 0.5 to 1 times `strength`, in the order of `DEGRADATIONS`.
 
-    Blotches are always among them if chosen from: almost clean pictures would teach a restorer to do nothing.
+    Blotches are always applied if they are in `degradations`: almost clean photos would teach a restorer to do nothing.
 
     Args:
         photo: [H, W, 3] in [0, 1], at least `SMALLEST` pixels along each side, on the CPU.
         strength: above 0 and at most 1.
-        rng: where all randomness comes from: equal generators give equal pictures.
-        degradations: what to choose from; at least one is applied.
+        rng: generator of all random choices; equal generators give equal results.
+        degradations: degradations to choose from; at least one is applied.
 
     Returns:
         [H, W, 3] in [0, 1].
@@ -91,11 +91,11 @@ def degrade(
 
 
 def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Fit too few gaussians to the photo: one for 15 pixels at a strength of 0.25, for 28 at 0.5, for 100 at 1.
+    """Fit too few gaussians to the photo: one per 15 pixels at strength 0.25, per 28 at 0.5, per 100 at 1.
 
-    They are many and small where there is detail, and fitted to the photo, which makes them long along edges: some
-    pictures well, as fine-tuned splats are, others for a moment. Noise on the latter's gaussians stands for coarse
-    quantisation, and for views that splats were never fitted to: it leaves needles and stains.
+    They are small and dense where there is detail. Fitting makes them long along edges. Some photos are fitted well, as
+    by fine-tuned splats; others only briefly. In the latter, noise on the gaussians imitates coarse quantisation and
+    views far from the training views, which show needles and blotches.
     """
     height, width, _ = photo.shape
     fit = rng.random()
@@ -120,7 +120,7 @@ def blotches(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor
 
 
 def _scattered(photo: Tensor, count: int, rng: np.random.Generator) -> Splats:
-    """Return a wall of flat gaussians, small ones in front of large ones, for a camera at the origin."""
+    """Return a wall of flat gaussians in front of a camera at the origin, small gaussians before large ones."""
     height, width, _ = photo.shape
     nchw = photo.movedim(-1, 0)[None]
     detail = (nchw - F.avg_pool2d(nchw, 5, 1, 2, count_include_pad=False)).abs().mean(dim=1).flatten().double()
@@ -145,7 +145,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
 
 
 def blur(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Blur the photo by a gaussian of 0.5 to 3 pixels, narrower across a random direction."""
+    """Blur the photo with a gaussian of 0.5 to 3 pixels along a random direction, and narrower across it."""
     long = 0.5 + 2.5 * strength
     short, turn, radius = long * rng.uniform(0.3, 1), rng.uniform(0, math.pi), math.ceil(3 * long)
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -156,7 +156,7 @@ def blur(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
 
 
 def downsample(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Reduce the photo to down to a fifth of its pixels a side, and resize it back by a random interpolation."""
+    """Scale the photo down by a factor of up to 5, and back up with a random interpolation."""
     height, width, _ = photo.shape
     factor = 1 + 4 * strength
     pixels = photo.movedim(-1, 0)[None]
@@ -166,14 +166,14 @@ def downsample(photo: Tensor, strength: float, rng: np.random.Generator) -> Tens
 
 
 def quantize(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Quantise each channel to 48 down to 12 values, at a random offset."""
+    """Quantise each channel to 48 (weak) down to 12 (strong) values, with a random offset."""
     step = 1 / (round(48 * (12 / 48) ** strength) - 1)
     offset = step * torch.from_numpy(rng.uniform(-0.5, 0.5, 3)).to(photo)
     return (((photo - offset) / step).round() * step + offset).clamp(0, 1)
 
 
 def jpeg(photo: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Compress the photo as JPEG of quality 60 down to 8, with or without halved chroma."""
+    """Compress the photo as JPEG of quality 60 (weak) down to 8 (strong), with or without halved chroma."""
     file = io.BytesIO()
     pixels = photo.mul(255).round().to(torch.uint8).numpy()
     quality, subsampling = round(60 * (8 / 60) ** strength), int(rng.choice([0, 2]))
@@ -188,4 +188,4 @@ _APPLY: dict[Degradation, Callable[[Tensor, float, np.random.Generator], Tensor]
     "quantize": quantize,
     "jpeg": jpeg,
 }
-"""Each maps a photo as `degrade` takes it, a strength and a generator to [H, W, 3] in [0, 1]."""
+"""Functions from a photo [H, W, 3] in [0, 1], a strength and a generator to the degraded photo."""

@@ -1,4 +1,4 @@
-"""Splats: the one container of a scene, between splatfacto's parameters, `.ply` files and scene files."""
+"""Splats: the container of a scene, shared by splatfacto's parameters, `.ply` files and scene files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 SH_C0 = 0.28209479177387814
-"""The zeroth spherical harmonic: a gaussian's colour seen from anywhere is `0.5 + SH_C0 * sh[0]` at degree 0."""
+"""The zeroth spherical harmonic: at degree 0 a gaussian's colour is `0.5 + SH_C0 * sh[0]` from all directions."""
 
-_REMOVE = "remove them, for example by splat-transform --filter-nan"
+_REMOVE = "remove them, for example with splat-transform --filter-nan"
 
 
 @dataclass
 class Splats:
-    """N gaussians, as they are optimised (before their activations), in the order and sign of the original 3DGS."""
+    """N gaussians before activations, with the parameter order and sign conventions of the original 3DGS."""
 
     means: Tensor
     """[N, 3] positions."""
@@ -23,9 +23,9 @@ class Splats:
     quats: Tensor
     """[N, 4] rotations, wxyz, of any length but zero."""
     opacities: Tensor
-    """[N] logits."""
+    """[N] logits of the opacity."""
     sh: Tensor
-    """[N, (degree + 1)^2, 3] spherical harmonics of the colour; colour = 0.5 + sum of sh * basis."""
+    """[N, (degree + 1)^2, 3] spherical harmonics (SH) of the colour; colour = 0.5 + sum of sh * basis."""
 
     def __post_init__(self) -> None:
         n, k = len(self), self.sh.shape[1] if self.sh.ndim == 3 else 0
@@ -63,7 +63,7 @@ class Splats:
         return Splats(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def detach(self) -> "Splats":
-        """Return a copy that shares neither memory nor graph with this one."""
+        """Return a copy that shares neither memory nor autograd graph with this one."""
         return Splats(*(getattr(self, f.name).detach().clone() for f in fields(self)))
 
     def with_sh_degree(self, degree: int) -> "Splats":
@@ -75,7 +75,7 @@ class Splats:
         return Splats(self.means, self.scales, self.quats, self.opacities, sh)
 
     def problem(self) -> str | None:
-        """Describe why some of the gaussians cannot be drawn or written, and how many; None if all can."""
+        """Return how many gaussians cannot be drawn or written and why, for a message; None if all can."""
         for field in fields(self):
             values = getattr(self, field.name).detach()
             if wrong := int((~values.isfinite()).reshape(len(self), -1).any(dim=1).sum()):
@@ -88,7 +88,7 @@ class Splats:
 
     @classmethod
     def from_gauss_params(cls, params: "dict[str, Tensor] | torch.nn.ParameterDict") -> "Splats":
-        """Convert splatfacto's `gauss_params`, differentiably. At `sh_degree` 0 they hold logits of colours."""
+        """Convert splatfacto's `gauss_params`, differentiably. For SH degree 0 they hold logits of colours."""
         dc, rest = params["features_dc"], params["features_rest"]
         if rest.shape[1] == 0:
             dc = (torch.sigmoid(dc) - 0.5) / SH_C0
@@ -113,5 +113,5 @@ class Splats:
 
     @property
     def ply_size(self) -> int:
-        """Bytes of a `.ply` of these gaussians without its header, to which compression ratios refer."""
+        """Bytes of a `.ply` of these gaussians without the header; compression ratios refer to it."""
         return 4 * len(self) * (3 + 3 + 4 + 1 + 3 * self.sh.shape[1])

@@ -1,4 +1,4 @@
-"""Programs that are ended together with all that they have started."""
+"""End programs together with all processes they started."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ import psutil
 LOGGED = {
     "COLUMNS": "160",
     "PYTHONWARNINGS": "ignore",
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow a busy laptop down tenfold
+    "OMP_WAIT_POLICY": "passive",  # busy-waiting threads slow a loaded laptop down tenfold
 }
-"""Variables for commands whose output goes into a log."""
+"""Environment variables for commands whose output goes to a log."""
 
 
 def process_tree(pid: int) -> list[psutil.Process]:
-    """Return a process and its descendants, the process first; none once it is gone."""
+    """Return a process and its descendants, the process first; empty if it has ended."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -30,12 +30,12 @@ def end(
     requests: Sequence[signal.Signals] = (signal.SIGTERM,),
     patience: float = 5.0,
 ) -> None:
-    """End a process that was started in a session of its own, with its descendants: asked first, then forced.
+    """End a process that was started in a new session, and its descendants: first with `requests`, then by SIGKILL.
 
     Args:
-        process: its exit status is there afterwards.
-        requests: signals to ask it with, one after the other, while it runs.
-        patience: seconds to wait after each of them.
+        process: the process; its exit status is set afterwards.
+        requests: signals to send one after the other while it runs.
+        patience: seconds to wait after each signal.
     """
     tree = process_tree(process.pid) if process.poll() is None else []
     try:
@@ -44,7 +44,7 @@ def end(
                 break
             _signal_all(process, tree, request)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(patience)  # not by psutil, which would take the exit status
+                process.wait(patience)  # psutil's wait would consume the exit status
         psutil.wait_procs(tree[1:], timeout=patience)
     finally:  # also after a second Ctrl-C
         _signal_all(process, tree, signal.SIGKILL)
@@ -52,10 +52,10 @@ def end(
 
 
 def _signal_all(process: "subprocess.Popen[bytes]", tree: Sequence[psutil.Process], number: signal.Signals) -> None:
-    # to the session, whose leader may be gone, and to those who have left it
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left (macOS says the latter of a zombie)
+    # to the session, even if its leader has ended, and to descendants that left the session
+    with suppress(ProcessLookupError, PermissionError):  # no process is left (macOS raises the latter for zombies)
         os.killpg(process.pid, number)
-    for one in tree:
+    for member in tree:
         with suppress(psutil.Error, OSError):
-            if os.getpgid(one.pid) != process.pid:  # twice would interrupt its clean-up
-                one.send_signal(number)
+            if os.getpgid(member.pid) != process.pid:  # a second signal would interrupt its clean-up
+                member.send_signal(number)

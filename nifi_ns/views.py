@@ -1,4 +1,4 @@
-"""A posed view: the one way cameras and photos travel between the splats, Nix and Fix."""
+"""Views: cameras and photos as all packages exchange them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class View:
-    """A pinhole camera, and the photo taken there if there is one."""
+    """A pinhole camera, with the photo taken from it if there is one."""
 
     name: str
     viewmat: Tensor
@@ -23,11 +23,11 @@ class View:
     width: int
     height: int
     image: Tensor | None = None
-    """[height, width, 3] in [0, 1]."""
+    """The photo, [height, width, 3] in [0, 1]."""
 
     @property
     def centre(self) -> Tensor:
-        """The camera's position in the world, [3]."""
+        """Position of the camera in world coordinates, [3]."""
         return -self.viewmat[:3, :3].T @ self.viewmat[:3, 3]
 
     def to(self, device: torch.device | str) -> "View":
@@ -37,7 +37,7 @@ class View:
 
 
 def view_names(files: Sequence[Path]) -> list[str]:
-    """Return a unique name for each file: its stem, prefixed with its folders if stems repeat."""
+    """Return a unique name for each file: the stem, prefixed with its folders if stems repeat."""
     stems = [file.stem for file in files]
     if len(set(stems)) == len(stems):
         return stems
@@ -46,12 +46,12 @@ def view_names(files: Sequence[Path]) -> list[str]:
 
 
 def evenly_spaced(count: int, total: int) -> list[int]:
-    """Return `count` indices from the first to the last of `total`, evenly spaced; all of them if there are no more."""
+    """Return `count` evenly spaced indices, from the first to the last of `total`; all if `count` is larger."""
     if count >= total:
         return list(range(total))
     return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
 
 
 def spaced_views(views: Sequence[View], count: int) -> list[View]:
-    """Return `count` of the views, `evenly_spaced` in their order."""
+    """Return `count` of the views, `evenly_spaced`."""
     return [views[i] for i in evenly_spaced(count, len(views))]

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nifi_ns.files import atomic_path, format_size
 from nifi_ns.results import Row
+from nifi_ns.views import evenly_spaced
 
 VARIANTS = {
     "uncompressed": "uncompressed",
@@ -33,7 +34,7 @@ def save_comparison(path: Path, rows: Sequence[Row], pictures: Path, photos: Pat
     compressed = means["compressed"]
     folder = pictures / f"{compressed.scene}_{compressed.rate}"
     names = sorted({r.image for r in rows if r.image is not None})
-    names = [names[round(i * (len(names) - 1) / max(VIEWS - 1, 1))] for i in range(min(VIEWS, len(names)))]
+    names = [names[i] for i in evenly_spaced(VIEWS, len(names))]
     table = []
     for name in names:
         tiles = [Image.open(folder / variant / f"{name}.png").convert("RGB") for variant in shown]

@@ -9,17 +9,16 @@ from typing import Any
 
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path, write_text
+from nifi_ns.views import evenly_spaced
 
 TEST_EVERY = 8
 """Every 8th image by name is held out, as papers on these datasets do."""
 
 
 def chosen(names: list[str], count: int | None) -> list[str]:
-    """At most `count` of `names`, sorted, evenly spread."""
+    """Return at most `count` of `names`, sorted and evenly spaced; all if `count` is None."""
     names = sorted(names)
-    if count is None or count >= len(names):
-        return names
-    return [names[i * len(names) // count] for i in range(count)]
+    return names if count is None else [names[i] for i in evenly_spaced(count, len(names))]
 
 
 def from_colmap(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which package may import which. Imports for type checking and inside functions count, too."""
+"""The imports that are allowed between packages, including those for type checking and inside functions."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(nifi_ns.__file__).parent
 BASICS = {"errors", "files"}
 SCENE = BASICS | {"splats", "views", "novel_views"}
 ALLOWED: dict[str, set[str]] = {
-    # what everything stands on
+    # the foundation
     "errors": set(),
     "files": {"errors"},
     "compiled": BASICS,
@@ -28,12 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "distributions": set(),
     "metrics": {"errors", "distributions"},
     "results": BASICS | {"metrics"},
-    # splats and cameras to images; captures; other programs' files
+    # splats and cameras to images; captures; files of other programs
     "rasterize": SCENE | {"compiled"},
     "capture": BASICS | {"compiled"},
     "formats": BASICS | {"morton", "splats"},
     "presets": {"errors"},
-    # Nix knows nothing of diffusion
+    # Nix does not depend on diffusion
     "compress.codec": {"errors", "compiled", "morton", "splats"},
     "compress.external": BASICS | {"media", "views", "subprocesses"},
     "compress": SCENE | {"compress.codec", "metrics", "rasterize"},
@@ -41,17 +41,17 @@ ALLOWED: dict[str, set[str]] = {
     "references": {"errors", "media", "novel_views", "views"},
     "pairs": BASICS | {"media", "views"},
     "proxy": SCENE | {"rasterize"},
-    # Fix knows nothing of gaussians
+    # Fix does not depend on gaussians
     "diffusion": BASICS,
     "learning": BASICS | {"media"},
     "restore": BASICS | {"diffusion", "distributions", "learning", "media", "metrics", "pairs", "results"},
     "report": BASICS | {"media", "metrics", "results"},
-    # nerfstudio's side and the commands join the two
+    # the nerfstudio plugin and the commands use both
     "plugin": SCENE | {"compress", "media", "metrics", "pairs", "rasterize", "references", "restore", "results"},
     "method": {"plugin"},
 }
 TOP = {"nifi_ns", "commands"}
-"""These may import everything."""
+"""Packages that may import everything."""
 NESTED = ("compress.codec", "compress.external")
 
 
@@ -68,7 +68,7 @@ def package_of(module: str) -> str:
 
 
 def imports_of(file: Path) -> set[str]:
-    """The modules of this package that a file imports, anywhere in it."""
+    """Return the modules of this package that a file imports anywhere."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -83,25 +83,25 @@ def imports_of(file: Path) -> set[str]:
 IMPORTS = {module: imports_of(file) - {module} for module, file in MODULES.items()}
 
 
-def test_every_package_imports_only_what_it_may() -> None:
+def test_packages_import_only_allowed_packages() -> None:
     wrong = []
     for module, imported in IMPORTS.items():
         package = package_of(module)
         if package in TOP:
             continue
-        assert package in ALLOWED, f"{package} is new: say in ALLOWED what it may import"
+        assert package in ALLOWED, f"{package} is new: add the packages it may import to ALLOWED"
         others = {package_of(name) for name in imported} - {package}
         wrong += [f"{module} imports {other}" for other in sorted(others - ALLOWED[package])]
     assert wrong == []
 
 
-def test_no_rule_is_left_of_what_is_gone() -> None:
+def test_every_rule_names_existing_packages() -> None:
     packages = {package_of(module) for module in MODULES}
     assert set(ALLOWED) | TOP == packages
     assert {name for allowed in ALLOWED.values() for name in allowed} <= packages
 
 
-def test_packages_are_entered_by_their_front_door() -> None:
+def test_private_modules_are_imported_only_inside_their_package() -> None:
     wrong = []
     for module, imported in IMPORTS.items():
         for name in imported:
@@ -112,8 +112,8 @@ def test_packages_are_entered_by_their_front_door() -> None:
     assert wrong == []
 
 
-def test_no_module_imports_in_a_circle() -> None:
-    # an __init__ that collects its package's modules is no part of a circle of theirs
+def test_modules_do_not_import_in_a_cycle() -> None:
+    # imports by an __init__ of modules in its own package do not count
     graph = {
         module: {name for name in imported if not module.startswith(f"{name}.")} for module, imported in IMPORTS.items()
     }
@@ -130,7 +130,7 @@ def test_no_module_imports_in_a_circle() -> None:
         visit(module, ())
 
 
-def test_packages_do_not_import_in_a_circle() -> None:
+def test_packages_do_not_import_in_a_cycle() -> None:
     graph: dict[str, set[str]] = defaultdict(set)
     for module, imported in IMPORTS.items():
         package = package_of(module)
@@ -138,21 +138,21 @@ def test_packages_do_not_import_in_a_circle() -> None:
     done: list[str] = []
     while graph:
         ready = [package for package, needed in graph.items() if needed <= set(done)]
-        assert ready, f"circle among {sorted(graph)}"
+        assert ready, f"cycle among {sorted(graph)}"
         done += ready
         for package in ready:
             del graph[package]
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level packages that are loaded after a statement in a fresh interpreter."""
+    """Return the top-level packages that are loaded after running a statement in a new interpreter."""
     code = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())
 
 
-def test_every_start_of_a_nerfstudio_command_is_light() -> None:
+def test_nerfstudio_commands_start_without_heavy_imports() -> None:
     assert not loaded_by("import nerfstudio.configs.method_configs, nifi_ns.method") & {
         *("diffusers", "transformers", "numba", "peft", "piq", "lpips"),
     }
@@ -167,5 +167,5 @@ def test_every_start_of_a_nerfstudio_command_is_light() -> None:
         ("from nifi_ns.restore import Restorer", {"nerfstudio", "gsplat", "diffusers", "transformers", "numba"}),
     ],
 )
-def test_parts_load_no_more_than_they_need(statement: str, without: set[str]) -> None:
+def test_parts_load_only_what_they_need(statement: str, without: set[str]) -> None:
     assert not loaded_by(statement) & without

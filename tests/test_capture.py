@@ -67,7 +67,7 @@ def test_photos_are_well_exposed_and_detailed(tmp_path: Path) -> None:
 
 
 def test_seed_points_have_the_colours_of_the_photos(tmp_path: Path) -> None:
-    """Points are projected into photos: poses, focal length and points agree."""
+    """Project the points into the photos: poses, focal length and points must match."""
     settings = CaptureSettings(views=6, width=96, height=72, samples=4, points=2000)
     folder = make_capture(tmp_path, settings)
     document = json.loads((folder / "transforms.json").read_text())

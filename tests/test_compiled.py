@@ -24,7 +24,7 @@ def sources(tmp_path: Path) -> Path:
 
 
 def run(sources: Path, **environment: str) -> tuple[int, int]:
-    # what the kernel returns, and how often its code came from the cache
+    # the kernel's result, and how often its code came from the cache
     result = subprocess.run(
         [sys.executable, sources / "kernel.py"],
         env=os.environ | environment,
@@ -37,7 +37,7 @@ def run(sources: Path, **environment: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("chosen", [False, True])
-def test_a_kernel_is_compiled_again_when_the_file_of_what_it_calls_changes(sources: Path, tmp_path: Path, chosen: bool):
+def test_a_kernel_is_compiled_again_when_a_function_it_calls_changes(sources: Path, tmp_path: Path, chosen: bool):
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache") if chosen else ""}
     assert run(sources, **environment) == (12, 0)
     assert run(sources, **environment) == (12, 1)
@@ -45,16 +45,16 @@ def test_a_kernel_is_compiled_again_when_the_file_of_what_it_calls_changes(sourc
     assert run(sources, **environment) == (22, 0)
     cache = tmp_path / "cache" / "nifi_ns" / "sources" if chosen else sources / "__pycache__"
     older, newer = sorted(cache.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime)
-    # another installation that shares the cache finds its own again
+    # another installation that shares the cache still finds its own code
     (sources / "helper.py").write_text(HELPER.format(step=10))
     assert run(sources, **environment) == (12, 1)
-    # what nobody has used for a month goes
+    # folders not used for a month are removed
     month_ago = time.time() - 31 * 24 * 3600
     os.utime(newer, (month_ago, month_ago))
     assert run(sources, **environment) == (12, 1)
     assert list(cache.glob("kernels-*")) == [older]
 
 
-def test_without_a_place_for_the_cache_kernels_work_all_the_same(sources: Path, tmp_path: Path):
+def test_kernels_work_without_a_writable_cache(sources: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     assert run(sources, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache")) == (12, 0)

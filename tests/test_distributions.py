@@ -10,7 +10,7 @@ DISTANCES = (sliced_wasserstein, spectrum_distance)
 
 
 def texture(seed: int, size: int = 96, contrast: float = 0.1) -> Tensor:
-    """Grass, so to speak: smoothed noise, of which each seed is another piece of the same meadow."""
+    """Return smoothed noise, like grass: seeds give different pieces of the same meadow."""
     noise = torch.randn(1, 3, size + 4, size + 4, generator=torch.Generator().manual_seed(seed))
     return (0.5 + contrast * F.avg_pool2d(noise, 3, 1)[..., 1:-1, 1:-1] * 3).clamp(0, 1)
 
@@ -20,19 +20,19 @@ def blurred(image: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_equal_pictures_have_no_distance(distance) -> None:
+def test_equal_images_have_distance_zero(distance) -> None:
     assert distance(texture(0), texture(0)) == 0
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_plausible_detail_beats_a_blur_though_the_blur_is_closer_by_pixel(distance) -> None:
+def test_plausible_detail_scores_better_than_a_blur_of_lower_pixel_error(distance) -> None:
     photo, other, blur = texture(0), texture(1), blurred(texture(0))
     assert (other - photo).square().mean() > (blur - photo).square().mean()
     assert distance(other, photo) < distance(blur, photo) / 4
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_grows_with_what_is_lost_and_with_what_is_invented(distance) -> None:
+def test_distances_grow_with_lost_and_with_added_detail(distance) -> None:
     photo, blur = texture(0), blurred(texture(0))
     lost = [distance(photo.lerp(blur, part), photo) for part in (0.3, 0.6, 1.0)]
     assert lost == sorted(lost) and lost[0] > 0
@@ -41,7 +41,7 @@ def test_grows_with_what_is_lost_and_with_what_is_invented(distance) -> None:
     assert invented == sorted(invented) and invented[0] > 0
 
 
-def test_units() -> None:
+def test_spectra_differ_in_decibels_and_lost_levels_count_0_8() -> None:
     photo = texture(0)
     half = 0.5 + (photo - 0.5) / 2
     assert spectrum_distance(half, photo) == pytest.approx(20 * torch.log10(torch.tensor(2.0)).item(), rel=0.05)
@@ -49,7 +49,7 @@ def test_units() -> None:
     assert sliced_wasserstein(flat, photo) == pytest.approx(0.8, abs=0.05)
 
 
-def test_are_among_the_metrics_where_the_picture_is_large_enough() -> None:
+def test_distances_are_metrics_of_images_that_are_large_enough() -> None:
     photo, other = (texture(seed)[0].movedim(0, -1) for seed in (0, 1))
     values = metrics.compute(other, photo, names=("swd", "spectrum"))
     assert values["swd"] == sliced_wasserstein(texture(1), texture(0)).item()

@@ -1,6 +1,6 @@
-"""Every command in README.md and docs/ is parsed by the program's own parser: no documented option can rot.
+"""Every command in README.md and docs/ is parsed by the program's own parser, so documented options stay valid.
 
-Commands are not run: what they do is put out of action, and parsing ends where it would begin.
+Commands are not run: they are patched to stop after parsing.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ STOCK = {
     "ns-nifi-export": "exporter",
     "ns-nifi-process-data": "process_data",
 }
-"""Nerfstudio's commands by the names that the documents call them by, and its scripts."""
+"""Nerfstudio's scripts, by the commands in the docs."""
 FOREIGN = {"pip", "python3", "source", "apt-get", "ssh", "huggingface-cli"}
-"""Programs whose options are their own affair."""
+"""Programs whose options are not checked."""
 
 
 class Parsed(Exception):
-    """The command line was understood."""
+    """Raised when a command line was parsed."""
 
 
 def name(page: Path) -> str:
@@ -47,15 +47,13 @@ def name(page: Path) -> str:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a page's blocks of bash, with variables replaced and comments and `export` gone."""
+    """Yield the words of each command in a page's bash blocks: variables replaced, no comments and no `export`."""
     variables: dict[str, str] = {}
     for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             text = re.sub(r"\$(\w+)", lambda match: variables[match[1]], line)
             words = shlex.split(text, comments=True)
-            assert not {"|", "<", ">", "&&", ";"} & set(words), (
-                f"{name(page)}: this test does not know how to read {line!r}"
-            )
+            assert not {"|", "<", ">", "&&", ";"} & set(words), f"{name(page)}: this test cannot parse {line!r}"
             exported = words[:1] == ["export"]
             while words[exported:] and re.match(r"\w+=", words[exported]):
                 variable, _, value = words.pop(exported).partition("=")
@@ -67,13 +65,13 @@ def commands(page: Path) -> Iterator[list[str]]:
 ALL = [pytest.param(words, id=f"{name(page)}: {shlex.join(words)[:90]}") for page in PAGES for words in commands(page)]
 
 
-def test_there_are_commands_in_every_page_that_should_have_some() -> None:
+def test_commands_are_found_in_the_pages() -> None:
     count = {name(page): len(list(commands(page))) for page in PAGES}
     assert count["README.md"] > 8 and count["docs/tutorial.md"] > 15 and count["docs/troubleshooting.md"] > 15
 
 
 @pytest.mark.parametrize("words", ALL)
-def test_the_command_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_is_valid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Parsed):
         parse(words, monkeypatch)
 
@@ -99,7 +97,7 @@ def test_the_command_is_understood(words: list[str], monkeypatch: pytest.MonkeyP
         "nifi --help",
     ],
 )
-def test_a_mistake_would_be_noticed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_command_is_refused(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((SystemExit, AssertionError, FileNotFoundError)):
         parse(shlex.split(line), monkeypatch)
 
@@ -108,18 +106,18 @@ def test_a_mistake_would_be_noticed(line: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
-    """The files of this repository that a page links to, each with the heading's anchor or an empty string."""
+    """Yield the files of this repository that a page links to, each with its anchor or an empty string."""
     for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
         yield (page.parent / target).resolve() if target else page, anchor
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to a page's headings."""
+    """Return the anchors that GitHub creates for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_are_valid() -> None:
     for page in PAGES:
         for target, anchor in links(page):
             assert target.exists(), f"{name(page)} links to {target}"
@@ -136,7 +134,7 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 1200
 
 
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     (folder,) = re.findall(r'from_pretrained\("(.+?)"\)', source[0])
@@ -154,7 +152,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(nifi_ns.load_splats("decoded.ply")) == 20
 
 
-def test_the_layout_pages_table_is_the_architecture() -> None:
+def test_the_table_in_the_layout_page_matches_the_allowed_imports() -> None:
     groups = {"basics": BASICS, "scene": SCENE}
     page = (ROOT / "docs" / "layout.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([^|]*)\|$", page, re.MULTILINE)
@@ -169,13 +167,13 @@ def test_the_layout_pages_table_is_the_architecture() -> None:
 
 
 def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise `Parsed` if the program takes these words, else what it raises."""
+    """Raise `Parsed` if the program accepts the words, else the program's error."""
     from nerfstudio.utils import install_checks
 
     from nifi_ns import errors
 
-    monkeypatch.chdir(ROOT)  # scripts are named from here
-    # some options ask for programs and packages as soon as they are parsed
+    monkeypatch.chdir(ROOT)  # paths of scripts are relative to it
+    # some options check for programs and packages while they are parsed
     for check in ("check_colmap_installed", "check_ffmpeg_installed"):
         monkeypatch.setattr(install_checks, check, lambda *_: None)
     monkeypatch.setattr(errors, "find_spec", lambda name: name)
@@ -198,7 +196,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if program == "scripts/demo":
         return _parse_script(ROOT / "scripts" / "_demo.py", arguments, monkeypatch)
     assert program == "scripts/test", f"unknown program {program}"
-    raise Parsed  # its arguments are pytest's
+    raise Parsed  # pytest parses its arguments
 
 
 def _parse_own(module_name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +223,8 @@ def _only_parse(command: object, default: Callable[[], _cli.Command] | None = No
 
 
 def _parse_stock(module_name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nerfstudio's commands parse, and then call `main` of what they parsed or of their module."""
-    monkeypatch.setitem(sys.modules, "open3d", ModuleType("open3d"))  # which parsing does not need
+    """Parse one of nerfstudio's commands, which calls `main` of the parsed object or of its module afterwards."""
+    monkeypatch.setitem(sys.modules, "open3d", ModuleType("open3d"))  # parsing does not need it
     module = import_module(module_name)
 
     def stop(*_: object, **__: object) -> None:

@@ -13,7 +13,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
-def test_files_have_the_permissions_that_the_process_gives(tmp_path: Path, umask: int):
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int):
     before = os.umask(umask)
     try:
         write_bytes(tmp_path / "a.bin", b"data")
@@ -22,13 +22,13 @@ def test_files_have_the_permissions_that_the_process_gives(tmp_path: Path, umask
         os.umask(before)
 
 
-def test_the_umask_of_other_threads_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_umask_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail(f"set the umask of all threads to {mask:o}"))
     write_bytes(tmp_path / "a.bin", b"data")
     assert (tmp_path / "a.bin").read_bytes() == b"data"
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path):
+def test_a_file_is_complete_or_absent(tmp_path: Path):
     path = tmp_path / "deep" / "a.bin"
     with pytest.raises(KeyError), atomic_path(path) as temporary:
         temporary.write_bytes(b"half")
@@ -42,7 +42,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path):
     assert path.read_bytes() == b"new" and [p.name for p in path.parent.iterdir()] == ["a.bin"]
 
 
-def test_many_threads_write_one_file(tmp_path: Path):
+def test_many_threads_can_write_the_same_file(tmp_path: Path):
     path = tmp_path / "a.bin"
     threads = [threading.Thread(target=write_bytes, args=(path, bytes([i]) * 10_000)) for i in range(16)]
     for thread in threads:

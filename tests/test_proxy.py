@@ -1,4 +1,4 @@
-"""Degradations of clean photos: each does what it says, more so the stronger, and the same for the same seed."""
+"""Degradations of clean photos: their effect grows with the strength and is the same for the same seed."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from nifi_ns.proxy import DEGRADATIONS, Degradation, ProxySettings, degrade
 
 @pytest.fixture(scope="module")
 def photo() -> Tensor:
-    """[80, 96, 3]: a smooth ground, a striped and a noisy part, a hard edge."""
+    """Return a photo [80, 96, 3] with smooth, striped and noisy parts and a hard edge."""
     generator = torch.Generator().manual_seed(3)
     ground = F.interpolate(torch.rand(1, 3, 4, 5, generator=generator), (80, 96), mode="bicubic")[0].movedim(0, -1)
     x = torch.arange(96)[None, :, None]
@@ -26,7 +26,7 @@ def psnr(image: Tensor, photo: Tensor) -> float:
 
 
 def fine(image: Tensor) -> float:
-    """Energy of neighbouring pixels' differences."""
+    """Return the energy of differences between neighbouring pixels."""
     return float(image.diff(dim=0).square().mean() + image.diff(dim=1).square().mean())
 
 
@@ -35,20 +35,20 @@ def rng(*seed: int) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_each_is_worse_the_stronger_and_the_same_for_the_same_seed(name, photo):
+def test_degradations_grow_with_strength_and_depend_only_on_the_seed(name, photo):
     apply = getattr(proxy, name)
     means = []
     for strength in (0.25, 0.5, 1.0):
         images = [apply(photo, strength, rng(seed)) for seed in range(4)]
         assert torch.equal(images[0], apply(photo, strength, rng(0)))
-        assert not torch.equal(images[0], images[1]) or name == "jpeg"  # which draws one of two
+        assert not torch.equal(images[0], images[1]) or name == "jpeg"  # has only two random choices
         assert all(image.shape == photo.shape and image.dtype == photo.dtype for image in images)
         assert all(image.min() >= 0 and image.max() <= 1 and not image.requires_grad for image in images)
         means.append(sum(psnr(image, photo) for image in images) / 4)
     assert 45 > means[0] > means[1] + 0.3 > means[2] + 0.6 > 10
 
 
-def test_blotches_are_smooth_but_keep_an_edge_better_than_a_blur_of_equal_error(photo):
+def test_blotches_are_smooth_but_keep_edges_better_than_a_blur_of_equal_error(photo):
     edge = torch.full((64, 64, 3), 0.2)
     edge[:, 32:] = 0.8
     image = proxy.blotches(edge, 0.5, rng(0))
@@ -60,20 +60,20 @@ def test_blotches_are_smooth_but_keep_an_edge_better_than_a_blur_of_equal_error(
     assert fine(proxy.blotches(photo, 1.0, rng(0))) < 0.5 * fine(photo)
 
 
-def test_blotches_of_a_flat_photo_are_stains(photo):
+def test_blotches_of_a_flat_photo_are_visible_but_weak(photo):
     image = proxy.blotches(torch.full((48, 48, 3), 0.5), 1.0, rng(0))
     assert 0 < (image - 0.5).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("name", ["blur", "downsample"])
-def test_fine_detail_is_removed_and_the_ground_is_not(name, photo):
+def test_blur_and_downsampling_remove_only_fine_detail(name, photo):
     image = getattr(proxy, name)(photo, 0.8, rng(1))
     assert fine(image) < 0.3 * fine(photo)
     coarse, ground = (F.avg_pool2d(i.movedim(-1, 0), 16) for i in (image, photo))
     assert (coarse - ground).abs().max() < 0.06
 
 
-def test_quantizing_leaves_few_values_at_equal_steps(photo):
+def test_quantising_leaves_few_values_at_equal_steps(photo):
     image = proxy.quantize(photo, 1.0, rng(0))
     for channel in range(3):
         values = image[..., channel].unique()
@@ -82,7 +82,7 @@ def test_quantizing_leaves_few_values_at_equal_steps(photo):
     assert (image - photo).abs().max() <= 0.5 / 11 + 1e-5
 
 
-def test_jpeg_leaves_blocks_of_eight(photo):
+def test_jpeg_leaves_blocks_of_eight_pixels(photo):
     image = proxy.jpeg(photo, 1.0, rng(0))
     steps = image.mean(dim=-1).diff(dim=1).abs().mean(dim=0)
     at_borders = steps[7::8].mean()
@@ -91,7 +91,7 @@ def test_jpeg_leaves_blocks_of_eight(photo):
     assert at_borders / within > 1.3 * before[7::8].mean() / torch.cat([before[i::8] for i in (1, 3, 5)]).mean()
 
 
-def test_a_mix_is_of_what_was_named_and_never_nothing(photo, monkeypatch):
+def test_a_mix_has_at_least_one_of_the_listed_degradations_and_no_other(photo, monkeypatch):
     seen: list[set[str]] = []
     for name in DEGRADATIONS:
         monkeypatch.setitem(proxy._APPLY, name, lambda photo, strength, rng, name=name: seen[-1].add(name) or photo)
@@ -106,7 +106,7 @@ def test_a_mix_is_of_what_was_named_and_never_nothing(photo, monkeypatch):
         assert len({frozenset(kinds) for kinds in seen}) > 1 or len(names) == 1
 
 
-def test_a_mix_is_worse_the_stronger(photo):
+def test_a_mix_grows_with_strength(photo):
     means = [np.mean([psnr(degrade(photo, s, rng(seed)), photo) for seed in range(8)]) for s in (0.25, 0.5, 1.0)]
     assert means[0] > means[1] + 0.5 > means[2] + 1.0
 
@@ -123,7 +123,7 @@ def test_a_mix_is_worse_the_stronger(photo):
         {"seed": -1},
     ],
 )
-def test_settings_that_cannot_be_are_one_line(wrong):
+def test_invalid_settings_are_refused_in_one_line(wrong):
     with pytest.raises(NifiError, match=f"proxy: {next(iter(wrong))} is .*, expected") as caught:
         ProxySettings(**wrong)
     assert "\n" not in str(caught.value)

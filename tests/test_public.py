@@ -1,4 +1,4 @@
-"""What `import nifi_ns` offers: these names, each where it is said to be, and nothing loaded before it is used."""
+"""The public names of `nifi_ns`, and their import on first use."""
 
 import ast
 import inspect
@@ -33,7 +33,7 @@ def test_the_public_names_are_these_and_no_others():
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "PRESETS"}))
-def test_each_is_documented_where_it_is_made(name):
+def test_public_names_have_docstrings(name):
     assert inspect.getdoc(getattr(nifi_ns, name))
 
 
@@ -47,18 +47,18 @@ def _imported(block: ast.If) -> list[ast.alias]:
     return [alias for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
 
 
-def test_there_is_no_other_name():
+def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="has no attribute 'compres'"):
         _ = nifi_ns.compres  # type: ignore[attr-defined]
 
 
-def test_importing_it_imports_nothing_else():
+def test_importing_the_package_imports_no_dependency():
     code = "import sys; before = set(sys.modules); import nifi_ns; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name.split(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"nifi_ns"}
 
 
-def test_splats_to_bytes_and_back_by_the_public_names(tmp_path):
+def test_the_public_names_write_and_read_splats(tmp_path):
     count = 50
     quats = torch.randn(count, 4)
     splats = nifi_ns.Splats(

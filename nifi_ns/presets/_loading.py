@@ -1,4 +1,4 @@
-"""Find and read a preset, and put its values in place of a dataclass's own."""
+"""Find and read presets, and apply their values to dataclasses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def preset_names() -> list[str]:
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """Return what a preset says.
+    """Return the contents of a preset.
 
     Args:
-        preset: one of `preset_names`, or the path of a YAML file: whatever has a slash or ends in .yaml or .yml.
+        preset: one of `preset_names`, or the path of a YAML file (with a slash, or ending with .yaml or .yml).
 
     Raises:
-        NifiError: if there is no such preset, or it is no YAML mapping.
+        NifiError: if there is no such preset, or it is not a YAML mapping.
     """
     import yaml
 
@@ -35,23 +35,23 @@ def read_preset(preset: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise NifiError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise NifiError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise NifiError(f"{path}: expected names and values, got {values!r}")
     return values
 
 
 def with_values(defaults: Dataclass, values: dict[str, Any], allowed: Sequence[str], where: str) -> Dataclass:
-    """Return `defaults`, a dataclass that may hold others, with `values` in place of its own.
+    """Return `defaults`, a dataclass with nested dataclasses, with some fields replaced by `values`.
 
     Args:
-        defaults: the values of all fields that `values` does not name.
-        values: what `read_preset` returns.
-        allowed: the fields of `defaults` that `values` may name; it may name every field of those below.
-        where: what error messages call `values`.
+        defaults: values of the fields that are not in `values`.
+        values: contents of a preset, from `read_preset`.
+        allowed: the fields of `defaults` that may be in `values`; in nested dataclasses all fields may.
+        where: name of `values` in error messages.
 
     Raises:
-        NifiError: if `values` names an unknown field or a value of another type.
+        NifiError: if `values` has an unknown field, or a value of the wrong type.
     """
     return _merge(defaults, values, where, allowed)
 
@@ -62,7 +62,9 @@ def _find(preset: str) -> Path:
             raise NifiError(f"no such preset file: {preset}")
         return Path(preset)
     if preset not in preset_names():
-        raise NifiError(f"no preset {preset!r}: there are {', '.join(preset_names())}, or give the path of a .yaml")
+        raise NifiError(
+            f"no preset {preset!r}, expected one of {', '.join(preset_names())}, or the path of a .yaml file"
+        )
     return _FOLDER / f"{preset}.yaml"
 
 
@@ -74,7 +76,7 @@ def _merge(defaults: Any, values: Any, where: str, allowed: Sequence[str] | None
     changes = {}
     for name, value in values.items():
         if name not in known:
-            raise NifiError(f"{where}: there is no option {name!r}; {_meant(name, known)}")
+            raise NifiError(f"{where}: unknown option {name!r}; {_suggestion(name, known)}")
         default = getattr(defaults, name)
         below = f"{where}: {name}"
         nested = dataclasses.is_dataclass(default)
@@ -82,18 +84,18 @@ def _merge(defaults: Any, values: Any, where: str, allowed: Sequence[str] | None
     return dataclasses.replace(defaults, **changes)
 
 
-def _meant(given: object, known: Sequence[str]) -> str:
+def _suggestion(given: object, known: Sequence[str]) -> str:
     near = get_close_matches(str(given), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    """`value`, as YAML reads it, as the type `kind`."""
+    """Convert `value`, as read from YAML, to the type `kind`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         if value in arguments and type(value) is not bool:
             return value
-        raise NifiError(f"{where} is {value!r}; {_meant(value, [str(argument) for argument in arguments])}")
+        raise NifiError(f"{where} is {value!r}; {_suggestion(value, [str(argument) for argument in arguments])}")
     if origin in (Union, UnionType):  # always `... | None`
         return None if value is None else _convert(arguments[0], value, where)
     if origin is tuple and isinstance(value, list):
@@ -106,12 +108,12 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
     elif kind is float and type(value) in (int, float, str):
         with suppress(ValueError):
-            return float(value)  # YAML 1.1 takes 5e-6, which lacks a dot, for a text
+            return float(value)  # YAML 1.1 reads 5e-6, which has no dot, as a string
     elif type(value) is kind:
         return value
     raise NifiError(f"{where} is {value!r}, expected {_named(kind)}")
 
 
 def _named(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return names.get(kind) or str(kind).replace("typing.", "")

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that holds everything it shows."""
+"""The report of a run: a self-contained HTML file."""
 
 from nifi_ns.report.page import Report, ReportView, render_report
 

@@ -1,4 +1,4 @@
-"""A report's page, from numbers and pictures: a template, with every picture and the plot inside."""
+"""Render the page of a report from a template, with all images and the plot embedded."""
 
 import base64
 import io
@@ -15,24 +15,24 @@ from nifi_ns.files import format_size
 from nifi_ns.metrics import LOWER_IS_BETTER, METRICS, digits
 from nifi_ns.results import Row
 
-_LARGEST = 960  # pixels of a picture's longer side
+_LARGEST = 960  # longer side of images, in pixels
 _QUALITY = 92
-_MOST_CHANGE = 0.2  # the change that is drawn brightest, of 0 to 1
+_MAX_CHANGE = 0.2  # the change, in [0, 1], that is drawn brightest
 _ORDER = ("uncompressed", "compressed", "restored", "referenced")
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """A held-out view at a rate, ready for the page."""
+    """A held-out view at one rate, ready for the page."""
 
     name: str
     rate: str
     pictures: dict[str, str]
-    """By what they show, as data URLs: the photo, every variant, and how much restoring changed."""
+    """Images as data URLs, by label: the photo, every variant, and the changes made by restoring."""
 
     @staticmethod
     def of(name: str, rate: str, photo: Tensor, shown: Mapping[Any, Tensor]) -> "ReportView":
-        """From pictures [H, W, 3] in [0, 1]."""
+        """Create a view from the photo and the renders by variant (`shown`), [H, W, 3] each, in [0, 1]."""
         pictures = {variant: _data_url(shown[variant]) for variant in _ORDER if variant in shown}
         for repaired in ("restored", "referenced"):
             if repaired in shown and "compressed" in shown:
@@ -42,29 +42,29 @@ class ReportView:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says."""
+    """The contents of a report."""
 
     scene: str
     rows: Sequence[Row]
-    """Of views and their means; only means are shown."""
+    """Rows of views and of their means; only means are shown."""
     views: Sequence[ReportView]
     files: Mapping[str, str]
-    """By rate, what is inside the scene file, as text."""
+    """Description of the scene file's contents, by rate."""
     commands: Sequence[str]
-    """That lead to these numbers, as one types them."""
+    """The commands that produced the numbers."""
     environment: Mapping[str, Any]
-    """Versions and machine, as `results.current_environment` tells them."""
+    """Versions and hardware, from `results.current_environment`."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """By their title, settings in full."""
+    """Full text of settings, by title."""
 
 
 def render_report(report: Report) -> str:
-    """The page as HTML that needs no other file."""
+    """Return the page as self-contained HTML."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True)
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # pictures are offered in their order
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # keep the order of the images
     template = environment.get_template("report.html.j2")
     means = _means(report.rows)
     shown = [name for name in METRICS if any(row.metrics[name] is not None for row in means)]
@@ -79,13 +79,13 @@ def render_report(report: Report) -> str:
 
 
 def _means(rows: Sequence[Row]) -> list[Row]:
-    """Means by variant and size, the uncompressed splats once, largest first."""
+    """Return one row of means per variant and size, the largest size first."""
     means = {(row.variant, row.bytes): row for row in rows if row.image is None}
     return sorted(means.values(), key=lambda row: (-(row.bytes or 0), _ORDER.index(row.variant)))
 
 
 def _cells(row: Row, shown: Sequence[str], means: Sequence[Row]) -> dict[str, Any]:
-    """What a line of the table says, and where it is better or worse than compressed."""
+    """Return a row of the table, with each value marked as better or worse than the compressed one."""
     base = next((m for m in means if m.variant == "compressed" and m.bytes == row.bytes), None)
     values = []
     for name in shown:
@@ -100,7 +100,7 @@ def _cells(row: Row, shown: Sequence[str], means: Sequence[Row]) -> dict[str, An
 
 
 def _plot(means: Sequence[Row]) -> str:
-    """PSNR by size, as SVG."""
+    """Return a plot of PSNR by size, as SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.8), layout="constrained")
@@ -125,10 +125,10 @@ def _plot(means: Sequence[Row]) -> str:
 
 
 def _heat(change: Tensor) -> Tensor:
-    """[H, W, 3]: the mean absolute change of [H, W, 3] in colours from black to white."""
+    """Return a heat map [H, W, 3], from black to white, of the mean absolute `change` [H, W, 3]."""
     from matplotlib import colormaps
 
-    amount = (change.abs().mean(dim=-1) / _MOST_CHANGE).clamp(0, 1).cpu().numpy()
+    amount = (change.abs().mean(dim=-1) / _MAX_CHANGE).clamp(0, 1).cpu().numpy()
     return change.new_tensor(colormaps["inferno"](amount)[..., :3])
 
 

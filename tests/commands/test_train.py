@@ -68,7 +68,7 @@ def test_mistakes_are_one_line_before_anything_is_loaded(pairs, tmp_path, refuse
     assert "nothing to resume" in refused("--pairs", pairs.root, "--output-dir", tmp_path, "--resume")
     assert "steps: expected at least 1" in refused("--pairs", pairs.root, "--steps", 0)
     assert "no such preset file" in refused("--preset", tmp_path / "absent.yaml")
-    assert "no preset 'sd4': there are laptop, " in refused("--preset", "sd4")
+    assert "no preset 'sd4', expected one of laptop, " in refused("--preset", "sd4")
     assert "no such config" in refused("--load-config", tmp_path / "config.yml")
 
 
@@ -219,11 +219,11 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, parsed):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is not YAML"),
+        ("a: [", "is not valid YAML"),
         ("3", "expected names and values"),
-        ("trainign: 3", "there is no option 'trainign'; did you mean 'training'"),
-        ("xyz: 3", "there is no option 'xyz'; there are backbone, prompt"),
-        ("training: {objective: {aplha: 3}}", "objective: there is no option 'aplha'; did you mean 'alpha'"),
+        ("trainign: 3", "unknown option 'trainign'; did you mean 'training'"),
+        ("xyz: 3", "unknown option 'xyz'; expected one of backbone, prompt"),
+        ("training: {objective: {aplha: 3}}", "objective: unknown option 'aplha'; did you mean 'alpha'"),
         ("training: {steps: many}", "training: steps is 'many', expected a whole number"),
         ("training: {steps: 10.5}", "training: steps is 10.5, expected a whole number"),
         ("training: {steps: true}", "training: steps is True, expected a whole number"),
@@ -232,13 +232,13 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, parsed):
         ("training: {optimization: {schedule: cosin}}", "optimization: schedule is 'cosin'; did you mean 'cosine'"),
         ("training: {adapters: {vae_encoder: 1}}", "vae_encoder is 1, expected true or false"),
         ("training: {evaluation: {choose_by: psnr}}", "choose_by is 'psnr', expected tuple"),
-        ("training: {evaluation: {choose_by: [1]}}", r"choose_by\[0\] is 1, expected a text"),
+        ("training: {evaluation: {choose_by: [1]}}", r"choose_by\[0\] is 1, expected a string"),
         ("training: {data: {rate_weights: {25KB: often}}}", "rate_weights: 25KB is 'often', expected a number"),
         ("training: {objective: {timesteps: [1]}}", "timesteps is .1., expected tuple"),
         ("training: 3", "training: expected names and values"),
-        ("prompt: 3", "prompt is 3, expected a text"),
+        ("prompt: 3", "prompt is 3, expected a string"),
         ("training: {objective: {alpha: 2}}", "alpha: expected a share"),
-        ("pairs: [x]", "there is no option 'pairs'"),
+        ("pairs: [x]", "unknown option 'pairs'"),
     ],
 )
 def test_a_preset_that_does_not_fit_is_one_line(tmp_path, text, message):

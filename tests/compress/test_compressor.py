@@ -147,7 +147,7 @@ def test_a_size_too_small_for_a_single_gaussian_is_refused():
     ("wrong", "message"),
     [
         ({"target_size": "3 apples"}, "cannot read the size"),
-        ({"target_size": "0KB"}, "larger than zero"),
+        ({"target_size": "0KB"}, "the size is '0KB', expected more than 0"),
         ({"sh_degree": 4}, "sh_degree is 4, expected auto, 0, 1, 2 or 3"),
         ({"steps": -1}, "steps is -1"),
         ({"quantize_from": 0.1}, "quantize_from is 0.1, expected between prune_until and 1"),
