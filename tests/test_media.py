@@ -1,4 +1,4 @@
-"""Pictures and videos: what is kept of them when their pixels are replaced."""
+"""Images and videos keep everything but their pixels when these are replaced."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from nifi_ns.media import Video, picture_size, read_picture, write_picture
 
 
 def packets(path: Path) -> list[bytes]:
-    """The sound, as it is stored."""
+    """Return the encoded packets of the sound."""
     with av.open(str(path)) as file:
         return [bytes(packet) for packet in file.demux(file.streams.audio[0]) if packet.size]
 
@@ -33,11 +33,11 @@ def test_a_video_keeps_times_and_sound(tmp_path: Path, suffix: str, size: tuple[
         assert np.abs(ours.astype(int) - (255 - wanted)).max() <= 3
     with av.open(str(copy)) as file:
         times = [float(frame.time) for frame in file.decode(video=0)]
-    assert [round(10 * (time - times[0])) for time in times] == TIMES  # the sound may begin a moment before
+    assert [round(10 * (time - times[0])) for time in times] == TIMES  # the sound may begin slightly earlier
     assert packets(copy) == packets(source)
 
 
-def test_what_a_phone_filmed_upright_is_upright(tmp_path: Path) -> None:
+def test_videos_with_a_rotation_are_read_and_written_upright(tmp_path: Path) -> None:
     import subprocess
 
     import imageio_ffmpeg
@@ -52,14 +52,14 @@ def test_what_a_phone_filmed_upright_is_upright(tmp_path: Path) -> None:
             assert np.abs(frame.astype(float) - np.rot90(lying)).mean() < 5
 
 
-def test_a_format_that_cannot_hold_the_sound_is_one_line(tmp_path: Path) -> None:
+def test_a_format_that_cannot_hold_the_sound_is_refused_in_one_line(tmp_path: Path) -> None:
     frames = write_clip(tmp_path / "in.mp4")
     with pytest.raises(NifiError, match=r"cannot write .*out\.webm.*such as \.mkv"):
         Video(tmp_path / "in.mp4").write(tmp_path / "out.webm", frames)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
+def test_files_that_are_not_videos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video at all")
     with pytest.raises(CorruptFileError, match=r"no\.mp4 cannot be read"):
         Video(tmp_path / "no.mp4")
@@ -80,7 +80,7 @@ def test_a_picture_keeps_its_transparency(tmp_path: Path, suffix: str) -> None:
         assert np.array_equal(np.asarray(image.convert("RGBA"))[..., 3], pixels[..., 3])
 
 
-def test_a_photo_keeps_its_colours_and_exif_and_is_turned_once(tmp_path: Path) -> None:
+def test_a_photo_keeps_its_colour_profile_and_exif_and_is_turned_once(tmp_path: Path) -> None:
     source, copy = tmp_path / "in.jpg", tmp_path / "out.jpg"
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"  # lying on its side
@@ -93,7 +93,7 @@ def test_a_photo_keeps_its_colours_and_exif_and_is_turned_once(tmp_path: Path) -
         assert image.getexif()[0x010F] == "Maker" and image.info["icc_profile"] == b"profile"
 
 
-def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path: Path) -> None:
+def test_picture_size_matches_the_picture_that_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for suffix in (".jpg", ".png"):
@@ -103,7 +103,7 @@ def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [picture_size, read_picture])
-def test_a_header_that_claims_a_huge_picture_is_one_line(tmp_path: Path, read) -> None:
+def test_a_header_that_declares_a_huge_picture_is_refused(tmp_path: Path, read) -> None:
     header = struct.pack(">II5B", 60_000, 60_000, 8, 2, 0, 0, 0)  # 10 GB of pixels in 60 bytes
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     data = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]

@@ -48,7 +48,7 @@ def test_the_csv_has_every_row_and_column(tmp_path: Path) -> None:
     assert table[0]["psnr"] == "25.34" and table[0]["lpips"] == ""
 
 
-def test_rows_without_bytes_are_told_apart_by_their_rates() -> None:
+def test_rows_without_bytes_are_grouped_by_rate() -> None:
     def row(variant: results.Variant, rate: str, psnr: float) -> results.Row:
         return results.Row("kodak", variant, bytes=None, gaussians=None, metrics={"psnr": psnr}, rate=rate)
 
@@ -63,7 +63,7 @@ def test_rows_without_bytes_are_told_apart_by_their_rates() -> None:
     ]
 
 
-def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
+def test_a_failed_save_does_not_change_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     results.save(path, rows())
     before = path.read_bytes()
@@ -74,7 +74,7 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.csv", "results.json"]
 
 
-def test_the_environment_says_versions_and_device_but_not_where(tmp_path: Path) -> None:
+def test_the_environment_names_versions_and_device_but_no_host_or_folder(tmp_path: Path) -> None:
     environment = results.current_environment()
     assert environment["python"] == platform.python_version()
     assert environment["torch"] and environment["device"]
@@ -89,7 +89,7 @@ def test_the_table_shows_the_change_from_the_compressed_row() -> None:
     assert "unavailable here: ms_ssim, swd, spectrum, lpips, dists" in shown
 
 
-def test_the_table_fits_a_terminal_of_80_columns_without_losing_a_word() -> None:
+def test_the_table_fits_a_terminal_of_80_columns_without_truncation() -> None:
     free = {"psnr": 25.34, "ssim": 0.7691, "ms_ssim": 0.8991, "haarpsi": 0.6551, "gmsd": 0.1351}
     variants: list[results.Variant] = ["uncompressed", "compressed", "referenced"]
     table = [results.Row("garden", v, bytes=25000, gaussians=34567, metrics=free) for v in variants]
@@ -99,7 +99,7 @@ def test_the_table_fits_a_terminal_of_80_columns_without_losing_a_word() -> None
     assert "…" not in shown
 
 
-def test_nothing_is_clipped_in_a_file_and_what_a_terminal_leaves_out_is_named(
+def test_files_get_the_whole_table_and_terminals_name_the_omitted_metrics(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {name: 0.1234 for name in METRICS}
@@ -114,14 +114,14 @@ def test_nothing_is_clipped_in_a_file_and_what_a_terminal_leaves_out_is_named(
     assert "too wide to show here: " in shown and "spectrum" in shown
 
 
-def test_splats_before_compression_are_shown_once_for_all_rates() -> None:
+def test_uncompressed_splats_are_shown_once_for_all_rates() -> None:
     compressed = rows()[0]
     uncompressed = replace(compressed, variant="uncompressed", bytes=10**6)
     smaller = replace(compressed, bytes=9000)
     assert text(uncompressed, compressed, uncompressed, smaller).count("uncompressed") == 1
 
 
-def test_changes_for_the_better_are_green_whichever_way_the_metric_runs() -> None:
+def test_improvements_are_green_even_if_lower_is_better() -> None:
     compressed, restored = rows()[:2]
     assert "[green]-0.0050" in results._cell("gmsd", restored, compressed)
     assert "[red]-0.04" in results._cell("psnr", restored, compressed)
@@ -140,7 +140,7 @@ def test_unknown_variants_and_metrics_are_refused() -> None:
         results.Row("fox", "compressed", bytes=1, gaussians=1, metrics={"fid": 1.0})
 
 
-def test_files_that_are_not_results_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NifiError, match="no such file"):
         results.load(tmp_path / "none.json")
     good = rows()[0].flat()
