@@ -91,7 +91,7 @@ def _lite() -> TrainerConfig:
     config.viewer.quit_on_train_completion = True
     model = config.pipeline.model
     assert isinstance(model, NifiSplatModelConfig)
-    # photos of small captures are small: start at full resolution, and densify at once
+    # the photos are small: start at full resolution, and densify at once
     model.num_downscales = 0
     model.sh_degree = 1
     model.sh_degree_interval = 1_500
