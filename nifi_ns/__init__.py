@@ -3,7 +3,7 @@
     import nifi_ns
 
     splats = nifi_ns.load_splats("garden.ply")              # or .spz, .splat, .sog, .compressed.ply
-    data = nifi_ns.encode(splats, nifi_ns.PRESETS["mid"])   # a scene file; ns-nifi-compress makes smaller ones
+    data = nifi_ns.encode(splats, nifi_ns.BITS["mid"])   # a scene file; ns-nifi-compress makes smaller ones
     print(nifi_ns.info(data))
     nifi_ns.save_splats("again.ply", nifi_ns.decode(data))
     restorer = nifi_ns.Restorer.from_pretrained("outputs/garden/nifi-splat/1/nifi/restorer")
@@ -18,7 +18,7 @@ Names are imported on first use: `encode`, `decode` and `info` need only numpy, 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nifi_ns.compress import PRESETS, SceneInfo, decode, encode, info
+    from nifi_ns.compress import BITS, SceneInfo, decode, encode, info
     from nifi_ns.errors import NifiError
     from nifi_ns.formats import load as load_splats
     from nifi_ns.formats import save as save_splats
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "PRESETS",
+    "BITS",
     "NifiError",
     "Restorer",
     "RestorerSettings",
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "PRESETS": "compress.codec:PRESETS",
+    "BITS": "compress.codec:BITS",
     "NifiError": "errors:NifiError",
     "Restorer": "restore:Restorer",
     "RestorerSettings": "restore:RestorerSettings",

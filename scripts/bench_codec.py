@@ -31,7 +31,7 @@ from rich.table import Table
 from nifi_ns import formats, metrics
 from nifi_ns.commands import run
 from nifi_ns.compress import (
-    PRESETS,
+    BITS,
     CompressionSettings,
     compress,
     compress_to_loss,
@@ -191,11 +191,11 @@ class BenchCodec:
 def _timings(path: Path) -> list[Row]:
     """How long our codec takes for the splats of a file, coarse and fine, at every degree they have."""
     splats, rows = formats.load(path), []
-    encode(splats[torch.arange(min(len(splats), 100))], PRESETS["coarse"])  # compiles
+    encode(splats[torch.arange(min(len(splats), 100))], BITS["coarse"])  # compiles
     for degree in sorted({0, splats.sh_degree}):
         kept = splats.with_sh_degree(degree)
         for preset in ("coarse", "fine"):
-            data, encoding = _timed(lambda: encode(kept, PRESETS[preset]))  # noqa: B023
+            data, encoding = _timed(lambda: encode(kept, BITS[preset]))  # noqa: B023
             _, decoding = _timed(lambda: decode(data))  # noqa: B023
             timing = {"sh_degree": degree, "encode_seconds": encoding, "decode_seconds": decoding}
             more = timing | {"codec": f"nifi {preset}"}

@@ -160,13 +160,13 @@ def run_with_choices(run_config: Path, tmp_path_factory: pytest.TempPathFactory)
     """The config.yml of a run with two scene files, `4KB` and a smaller `half`, and a restorer."""
     from tiny_runs import copy_run, save_restorer
 
-    from nifi_ns.compress import PRESETS, encode
+    from nifi_ns.compress import BITS, encode
     from nifi_ns.plugin.runs import load_run
 
     path = copy_run(run_config, tmp_path_factory.mktemp("choices"))
     run = load_run(path)
     splats = run.model.splats
-    run.save_scene(encode(splats[torch.arange(len(splats) // 2)], PRESETS["mid"]), "half")
+    run.save_scene(encode(splats[torch.arange(len(splats) // 2)], BITS["mid"]), "half")
     save_restorer(path.parent / "nifi" / "restorer")
     shared(path.parent)
     return path

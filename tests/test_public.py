@@ -12,7 +12,7 @@ import torch
 import nifi_ns
 
 NAMES = {
-    "PRESETS",
+    "BITS",
     "NifiError",
     "Restorer",
     "RestorerSettings",
@@ -32,7 +32,7 @@ def test_the_public_names_are_these_and_no_others():
     assert set(nifi_ns.__dir__()) >= NAMES
 
 
-@pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "PRESETS"}))
+@pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "BITS"}))
 def test_public_names_have_docstrings(name):
     assert inspect.getdoc(getattr(nifi_ns, name))
 
@@ -65,7 +65,7 @@ def test_the_public_names_write_and_read_splats(tmp_path):
         torch.randn(count, 3), torch.full((count, 3), -3.0), quats, torch.zeros(count), quats[:, None, :3]
     )
     nifi_ns.save_splats(tmp_path / "a.ply", splats)
-    data = nifi_ns.encode(nifi_ns.load_splats(tmp_path / "a.ply"), nifi_ns.PRESETS["mid"])
+    data = nifi_ns.encode(nifi_ns.load_splats(tmp_path / "a.ply"), nifi_ns.BITS["mid"])
     assert nifi_ns.info(data).count == len(nifi_ns.decode(data)) == count
     with pytest.raises(nifi_ns.NifiError):
         nifi_ns.decode(data[:20])

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from nifi_ns.compress._importance import Importance, importance_views, measure_importance
     from nifi_ns.compress._rate import compress_to_loss
     from nifi_ns.compress._settings import CompressionSettings, target_bytes
-    from nifi_ns.compress.codec import PRESETS, Bits, Grid, SceneInfo, decode, encode, fake_quantize, info
+    from nifi_ns.compress.codec import BITS, Bits, Grid, SceneInfo, decode, encode, fake_quantize, info
 
 __all__ = [
-    "PRESETS",
+    "BITS",
     "Bits",
     "Compressed",
     "CompressionSettings",
@@ -67,7 +67,7 @@ _MODULES = {
         "target_bytes",
     ),
     "codec": (
-        "PRESETS",
+        "BITS",
         "Bits",
         "Grid",
         "SceneInfo",

@@ -6,7 +6,7 @@ from dataclasses import fields
 import torch
 
 from nifi_ns.compress._settings import CompressionSettings, target_bytes
-from nifi_ns.compress.codec import PRESETS, Bits, encode
+from nifi_ns.compress.codec import BITS, Bits, encode
 from nifi_ns.splats import Splats
 
 _SAMPLE = 20_000  # gaussians that are encoded to estimate the size of all
@@ -47,7 +47,7 @@ def bits_for(target: int, encode_all: Callable[[Bits], bytes]) -> Bits:
         target: size of the file in bytes.
         encode_all: returns the file of all gaussians, quantised to the given bits.
     """
-    coarse, fine = PRESETS["coarse"], PRESETS["fine"]
+    coarse, fine = BITS["coarse"], BITS["fine"]
     if len(encode_all(coarse)) > target:
         return coarse
     low, high = 0.0, 1.0
@@ -70,7 +70,7 @@ def chosen_sh_degree(splats: Splats, settings: CompressionSettings) -> int:
     count = min(len(splats), _SAMPLE)
     some = splats[torch.arange(count) * len(splats) // count]
     for degree in range(splats.sh_degree, 0, -1):
-        size = len(encode(some.with_sh_degree(degree), PRESETS["coarse"])) * len(splats) / count
+        size = len(encode(some.with_sh_degree(degree), BITS["coarse"])) * len(splats) / count
         if size <= target_bytes(settings.target_size):
             return degree
     return 0

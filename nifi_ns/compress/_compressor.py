@@ -21,7 +21,7 @@ from nifi_ns.compress._budget import affordable, bits_for
 from nifi_ns.compress._importance import Importance, ImportanceMeasure
 from nifi_ns.compress._settings import CompressionSettings, target_bytes
 from nifi_ns.compress.codec import (
-    PRESETS,
+    BITS,
     Bits,
     Grid,
     LevelsOfDetail,
@@ -171,5 +171,5 @@ class Compressor:
                 precision = precision_classes(importance.position_sensitivity)
                 self._bits = bits_for(round(_SLACK * self.target), lambda bits: self._encode(splats, bits, precision))
             else:
-                self._bits = PRESETS[named]
+                self._bits = BITS[named]
         return self._bits

@@ -13,7 +13,7 @@ from nifi_ns.compress._compressor import Compressed
 from nifi_ns.compress._finetune import compress
 from nifi_ns.compress._importance import importance_views, measure_importance
 from nifi_ns.compress._settings import CompressionSettings
-from nifi_ns.compress.codec import PRESETS, Bits, LevelsOfDetail, decode, encode, fake_quantize, precision_classes
+from nifi_ns.compress.codec import BITS, Bits, LevelsOfDetail, decode, encode, fake_quantize, precision_classes
 from nifi_ns.errors import NifiError
 from nifi_ns.rasterize import render
 from nifi_ns.splats import Splats
@@ -76,7 +76,7 @@ def compress_to_loss(
                 f"no file loses at most {loss} dB without fine-tuning: allow a larger loss, a higher SH degree or steps"
             )
         return untuned
-    most = len(encode(kept, PRESETS["mid"]) if untuned is None else untuned.data)
+    most = len(encode(kept, BITS["mid"]) if untuned is None else untuned.data)
     short = replace(settings, steps=max(1, round(_TRIAL_STEPS * settings.steps)))
     short = replace(short, stages=min(_TRIAL_STAGES, settings.stages))
     low, high, best = _SMALLEST, 1.0, untuned
@@ -122,7 +122,7 @@ def _without_tuning(
 
 
 def _coarsest(suffices: Callable[[Bits], bool]) -> Bits | None:
-    coarse, fine = PRESETS["coarse"], PRESETS["fine"]
+    coarse, fine = BITS["coarse"], BITS["fine"]
     if not suffices(fine):
         return None
     low, high = _LOWEST, 1.0

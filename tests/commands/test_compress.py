@@ -10,7 +10,7 @@ from nifi_ns import formats
 from nifi_ns.commands._cli import Command
 from nifi_ns.commands.compress import CompressRun, CompressSplats, Decode, Info
 from nifi_ns.compress import CompressionSettings, decode, encode, info
-from nifi_ns.compress.codec import PRESETS
+from nifi_ns.compress.codec import BITS
 from nifi_ns.errors import NifiError
 from nifi_ns.formats import _ply
 from nifi_ns.splats import Splats
@@ -29,7 +29,7 @@ def ply(tmp_path: Path) -> Path:
 def scene(ply: Path) -> Path:
     """The same as a scene file."""
     path = ply.with_name("scene.nifi")
-    path.write_bytes(encode(formats.load(ply), PRESETS["mid"]))
+    path.write_bytes(encode(formats.load(ply), BITS["mid"]))
     return path
 
 
@@ -71,7 +71,7 @@ def test_tells_what_is_inside(scene: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_tells_which_levels_are_inside(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    data = encode(formats.load(ply), PRESETS["coarse"], counts=[70, 230])
+    data = encode(formats.load(ply), BITS["coarse"], counts=[70, 230])
     (tmp_path / "cut.nifi").write_bytes(data[: info(data).levels[0].size])
     Info(scene=tmp_path / "cut.nifi").main()
     assert re.search(r"gaussians by level: 70 in \S+, 1 cut off", capsys.readouterr().out)

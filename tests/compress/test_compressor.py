@@ -5,7 +5,7 @@ import torch
 from splat_scenes import random_splats
 
 from nifi_ns.compress import (
-    PRESETS,
+    BITS,
     Bits,
     CompressionSettings,
     Compressor,
@@ -39,17 +39,17 @@ def run(settings: CompressionSettings, splats: Splats) -> list[int]:
 @pytest.mark.parametrize("target", [600, 3_000, 10_000])
 def test_affordable_fills_the_target_from_below(target: int):
     splats = random_splats(3000)
-    count, data = affordable(3000, target, lambda n: encode(splats[torch.arange(n)], PRESETS["coarse"]))
+    count, data = affordable(3000, target, lambda n: encode(splats[torch.arange(n)], BITS["coarse"]))
     assert 0.98 * target <= len(data) <= target
     assert info(data).count == count
-    assert data == encode(splats[torch.arange(count)], PRESETS["coarse"])
+    assert data == encode(splats[torch.arange(count)], BITS["coarse"])
 
 
 def test_affordable_takes_all_that_fit_or_none_if_not_even_one_does():
     splats = random_splats(50)
 
     def encode_first(count: int) -> bytes:
-        return encode(splats[torch.arange(count)], PRESETS["coarse"])
+        return encode(splats[torch.arange(count)], BITS["coarse"])
 
     assert affordable(50, 10**6, encode_first)[0] == 50
     assert affordable(50, 40, encode_first) == (0, b"")
@@ -61,10 +61,10 @@ def test_bits_grow_only_when_all_gaussians_fit():
     def encode_all(bits: Bits) -> bytes:
         return encode(splats, bits)
 
-    sizes = {name: len(encode_all(bits)) for name, bits in PRESETS.items()}
-    assert bits_for(sizes["coarse"] // 2, encode_all) == PRESETS["coarse"]
+    sizes = {name: len(encode_all(bits)) for name, bits in BITS.items()}
+    assert bits_for(sizes["coarse"] // 2, encode_all) == BITS["coarse"]
     between = bits_for(sizes["mid"], encode_all)
-    assert PRESETS["coarse"].scales < between.scales < PRESETS["fine"].scales
+    assert BITS["coarse"].scales < between.scales < BITS["fine"].scales
     assert 0.95 * sizes["mid"] < len(encode(splats, between)) <= sizes["mid"]
 
 
@@ -89,10 +89,10 @@ def test_quantisation_starts_at_the_given_step():
     compressor = Compressor(CompressionSettings(target_size="1MB", steps=10, bits="coarse", quantize_from=0.6))
     assert compressor.as_decoded(5, splats, opacity) is splats
     seen = compressor.as_decoded(6, splats, opacity)
-    torch.testing.assert_close(seen.scales, fake_quantize(splats, PRESETS["coarse"]).scales)
+    torch.testing.assert_close(seen.scales, fake_quantize(splats, BITS["coarse"]).scales)
     moved = replace(splats, means=splats.means * 1.01)
     with_earlier_grid = compressor.as_decoded(7, moved, opacity).means
-    assert not torch.equal(with_earlier_grid, fake_quantize(moved, PRESETS["coarse"]).means)
+    assert not torch.equal(with_earlier_grid, fake_quantize(moved, BITS["coarse"]).means)
 
 
 @pytest.mark.parametrize("target", ["1.2KB", "4KB", "9000"])
@@ -107,7 +107,7 @@ def test_the_file_is_at_most_two_percent_below_the_target(target: str):
 def test_a_small_scene_has_the_finest_bits():
     compressed = Compressor(CompressionSettings(target_size="1MB", steps=0)).finish(random_splats(100), opacity)
     assert len(compressed.splats) == 100
-    assert compressed.bits.scales == pytest.approx(PRESETS["fine"].scales, abs=0.1)
+    assert compressed.bits.scales == pytest.approx(BITS["fine"].scales, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_invalid_settings_are_refused(wrong: dict, message: str):
 
 def test_the_highest_sh_degree_at_which_all_gaussians_fit_is_kept():
     splats = random_splats(1000, 2)
-    sizes = [len(encode(splats.with_sh_degree(degree), PRESETS["coarse"])) for degree in range(3)]
+    sizes = [len(encode(splats.with_sh_degree(degree), BITS["coarse"])) for degree in range(3)]
     for size, degree in [(sizes[2] + 100, 2), (sizes[2] - 100, 1), (sizes[1] - 100, 0), (sizes[0] // 2, 0)]:
         assert chosen_sh_degree(splats, CompressionSettings(target_size=str(size))) == degree
     assert chosen_sh_degree(splats, CompressionSettings(target_size="1KB", sh_degree=3)) == 2

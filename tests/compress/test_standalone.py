@@ -24,14 +24,14 @@ import torch
 from nifi_ns.splats import Splats
 
 splats = Splats(torch.rand(70, 3), torch.rand(70, 3) - 4, torch.rand(70, 4), torch.rand(70), torch.rand(70, 4, 3))
-data = encode(splats, PRESETS["mid"])
+data = encode(splats, BITS["mid"])
 assert len(decode(data)) == info(data).count == 70
 """
 
 
 @pytest.mark.parametrize("package", ["nifi_ns.compress.codec", "nifi_ns.compress"])
 def test_scene_files_are_written_and_read_with_only_numpy_numba_and_torch(package: str):
-    imports = f"from {package} import PRESETS, decode, encode, info"
+    imports = f"from {package} import BITS, decode, encode, info"
     program = PROGRAM.replace("{imports}", imports)
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

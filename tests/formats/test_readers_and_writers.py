@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from random_splats import random_splats
 
 from nifi_ns import formats
-from nifi_ns.compress.codec import PRESETS, decode, encode
+from nifi_ns.compress.codec import BITS, decode, encode
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.splats import Splats
 
@@ -24,7 +24,7 @@ SPLATS_FILES = [*formats.SUFFIXES, ".nifi"]
 
 def there_and_back(folder: Path, suffix: str, splats: Splats) -> Splats:
     if suffix == ".nifi":
-        return decode(encode(splats, PRESETS["mid"]))
+        return decode(encode(splats, BITS["mid"]))
     path = folder / (suffix if suffix == "meta.json" else f"scene{suffix}")
     formats.save(path, splats)
     return formats.load(path)

@@ -11,7 +11,7 @@ from tiny_runs import copy_run
 from nifi_ns import metrics, results
 from nifi_ns.commands.eval import Eval
 from nifi_ns.commands.report import Report
-from nifi_ns.compress import PRESETS, decode, encode
+from nifi_ns.compress import BITS, decode, encode
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin.runs import load_run
 
@@ -49,7 +49,7 @@ def test_current_results_are_not_measured_again(
     page = (config.parent / "nifi" / "report.html").read_text()
     mean = next(r for r in results.load(tmp_path / "eval.json") if r.variant == "compressed" and r.image is None)
     assert f'<td class="">{mean.metrics["psnr"]:.2f}</td>' in page
-    run.save_scene(encode(decode(data)[torch.arange(50)], PRESETS["coarse"]), "4KB")
+    run.save_scene(encode(decode(data)[torch.arange(50)], BITS["coarse"]), "4KB")
     Report(config, results=tmp_path / "eval.json", views=1).main()
     assert measured
 

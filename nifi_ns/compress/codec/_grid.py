@@ -74,12 +74,12 @@ class Bits:
                 raise NifiError(f"bits: {field.name} is {value}, expected 1 to {most}")
 
 
-PRESETS = {
+BITS = {
     "coarse": Bits(means=12, scales=6.5, ratios=4, quats=4.5, opacities=5, luma=5.5, chroma=5.5, sh=4.25),
     "mid": Bits(means=13, scales=7.5, ratios=5, quats=5.5, opacities=6, luma=6.5, chroma=6.5, sh=5.25),
     "fine": Bits(means=14.5, scales=9, ratios=6.5, quats=7, opacities=7.5, luma=8, chroma=8, sh=6.75),
 }
-"""Named `Bits`, from the smallest file to the best quality."""
+"""`Bits` by the name that `--bits` takes, from the smallest file to the best quality."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from splat_scenes import random_splats, rows
 
-from nifi_ns.compress import PRESETS, decode, encode, info
+from nifi_ns.compress import BITS, decode, encode, info
 from nifi_ns.compress.codec._container import MAGIC, Writer, read_file, write_file
 from nifi_ns.compress.codec._scene import FREE_COUNT, MAX_PER_BYTE
 from nifi_ns.errors import CorruptFileError
 from nifi_ns.splats import Splats
 
-DATA = encode(random_splats(40, 1), PRESETS["coarse"])
+DATA = encode(random_splats(40, 1), BITS["coarse"])
 SAME = rows(decode(DATA))
 
 
@@ -52,7 +52,7 @@ def test_damaged_files_are_refused_or_decode_unchanged(kind: str):
 
 
 def test_a_file_cut_anywhere_but_after_a_level_is_refused():
-    data = encode(random_splats(40, 1), PRESETS["coarse"], counts=[5, 10, 25])
+    data = encode(random_splats(40, 1), BITS["coarse"], counts=[5, 10, 25])
     counts = {level.size: level.count for level in info(data).levels}
     for length in range(len(data) + 1):
         if length in counts:
@@ -76,7 +76,7 @@ def test_steps_out_of_range_are_refused(step: float):
 def test_random_payloads_with_valid_checksums_decode_or_are_refused(seed: int):
     rng = random.Random(seed)
     chunks = []
-    source = DATA if seed % 2 else encode(random_splats(40, 1), PRESETS["coarse"], counts=[5, 10, 25])
+    source = DATA if seed % 2 else encode(random_splats(40, 1), BITS["coarse"], counts=[5, 10, 25])
     for kind, payload, _ in read_file(source):
         changed = bytearray(payload)
         for _ in range(rng.choice((1, 3, 20))):
@@ -133,7 +133,7 @@ def lattice(side: int) -> Splats:
 def test_files_with_too_few_bytes_for_their_gaussians_are_padded(splats: Splats, padded: bool, levels: int):
     count = len(splats)
     counts = [count] if levels == 1 else [count // 10, count // 5, count - count // 10 - count // 5]
-    data = encode(splats, PRESETS["coarse"], counts=counts)
+    data = encode(splats, BITS["coarse"], counts=counts)
     for level in info(data).levels:
         assert len(decode(data[: level.size])) == level.count <= FREE_COUNT + MAX_PER_BYTE * level.size
     assert ("p" in [kind for kind, *_ in read_file(data)]) == padded
