@@ -1,4 +1,4 @@
-"""Fix: one-step diffusion restoration of degraded views. Knows images and files, nothing of gaussians."""
+"""Fix: restore degraded views by one-step diffusion. This package works on images and knows nothing of gaussians."""
 
 from nifi_ns.restore._config import TrainingConfig
 from nifi_ns.restore._description import RESTORER_FILE, Decode, Description, RestorerSettings, packaged_weights

@@ -1,7 +1,7 @@
-"""How a restorer is trained, apart from its losses (`ObjectiveConfig`).
+"""Training options of a restorer, except its losses (`ObjectiveConfig`).
 
-The defaults are the paper's training of Stable Diffusion 3, but for what needs a download or a large GPU: the paper's
-perceptual loss is LPIPS, as the preset sd3 has it, which also trains in bfloat16. Each backbone has a preset.
+The defaults follow the paper's training of Stable Diffusion 3, except where that needs a download or a large GPU: the
+paper's perceptual loss is LPIPS. The preset sd3 uses LPIPS and trains in bfloat16. Each backbone has a preset.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -16,18 +16,18 @@ from nifi_ns.restore._objective import ObjectiveConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the restorer is shown."""
+    """Training data."""
 
     crop: int = 512
-    """Side of the square crops, in pixels: a multiple of what the backbone asks for (8 for nifi-tiny, 16 for SD3)."""
+    """Side of the square crops in pixels, a multiple of 8 for nifi-tiny and of 16 for SD3."""
     attended_photos: int = 0
-    """Photos of other cameras that the restorer learns to look at beside each crop, the pairs' most useful ones: each
-    step has 0 to so many. One costs the network as much as another crop."""
+    """Maximum number of photos of other cameras that the restorer attends to for each crop, the most useful ones
+    first. Each step draws a number from 0 to this. Each photo costs the network as much as another crop."""
     rate_weights: dict[str, float] = field(default_factory=dict)
-    """How often a rate is drawn, relative to 1 for those not named: `25KB 2.0`."""
+    """How often each rate is drawn, relative to 1 for rates not listed: `25KB 2.0`."""
     validation_scenes: tuple[str, ...] = ()
-    """Scenes, by name or shell pattern (`'garden*'`), that are not trained on: their training views are the validation
-    views, in place of every eighth of each scene's."""
+    """Scenes, by name or shell pattern (`'garden*'`), to hold out from training. Their training views become the
+    validation views, instead of every eighth training view of every scene."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "crop")
@@ -41,7 +41,7 @@ class AdapterConfig:
     rank: int = 64
     """Rank of the adapters."""
     lora_alpha: float = 64.0
-    """Scale of the adapters, over their rank."""
+    """Scale of the adapters, divided by the rank."""
     vae_encoder: bool = True
     """Whether phi- also adapts the autoencoder's encoder."""
 
@@ -51,18 +51,18 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """When it is measured, logged and saved, and how the best step is chosen."""
+    """When to evaluate, log and save, and how to choose the best step."""
 
     log_every: int = 50
     """Steps between rows of the loss tables."""
     eval_every: int = 2000
-    """Steps between evaluations, each with an image."""
+    """Steps between evaluations. Each writes an image."""
     eval_views: int = 12
-    """Views per evaluation, of the validation views and of the test views; the last one measures all test views."""
+    """Validation views and test views per evaluation. At the end all test views are measured."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; evaluations write one too."""
+    """Steps between checkpoints. Evaluations also write one."""
     choose_by: tuple[str, ...] = REFERENCE_METRICS
-    """Metrics by which the best step and the strength are chosen, on validation views."""
+    """Metrics on validation views that choose the best step and the strength."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "log_every", "eval_every", "eval_views", "checkpoint_every")
@@ -70,24 +70,25 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train."""
+    """All training options."""
 
     steps: int = 60_000
-    """Steps, each an update of phi- and one of phi+."""
+    """Training steps. Each updates phi- once and phi+ once."""
     batch_size: int = 4
-    """Crops per step, of all processes together."""
+    """Crops per step over all processes."""
     gradient_accumulation: int = 1
-    """Parts in which a process works off its crops of a step, one after another: less memory, the same result."""
+    """Number of parts that a process splits its crops of a step into. More parts use less memory for the same
+    result."""
     gradient_checkpointing: bool = False
-    """Whether to compute again, rather than keep, what a backward pass needs: less memory, slower, the same result."""
+    """Whether to recompute activations in the backward pass: less memory, slower, the same result."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast of the networks; adapters, losses and moments stay float32."""
+    """Autocast precision of the networks. Adapters, losses and moments stay float32."""
     seed: int = 0
-    """Seed of the adapters, the crops and the noise."""
+    """Seed for the adapters, the crops and the noise."""
     max_bad_steps: int = 25
-    """Updates in a row that may be skipped because a loss or gradient is not finite."""
+    """Consecutive updates with a loss or gradient that is not finite before training stops."""
     decode: Decode = "change"
-    """How restored views are made of restored latents; see `RestorerSettings`."""
+    """How restored latents become restored views; see `RestorerSettings`."""
     data: DataConfig = field(default_factory=DataConfig)
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
     optimization: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -98,26 +99,26 @@ class TrainingConfig:
         _at_least(self, 1, "steps", "batch_size", "gradient_accumulation")
 
     def with_options(self, **options: Any) -> "TrainingConfig":
-        """Return a copy with other values of some options, each in whichever group has it.
+        """Return a copy with some options changed. Each option is found in its group.
 
         Raises:
-            TypeError: if there is no such option.
-            NifiError: if a value does not fit.
+            TypeError: if an option does not exist.
+            NifiError: if a value is out of range.
         """
         changed = _with_options(self, options)
         if options:
-            raise TypeError(f"there is no training option {next(iter(options))!r}")
+            raise TypeError(f"no training option {next(iter(options))!r}")
         return changed
 
     def options(self) -> dict[str, Any]:
-        """Return all values by the options' names, which are unique over the groups."""
+        """Return all values by option name. Names are unique across the groups."""
         return _options(self)
 
     def batch_per_process(self, processes: int) -> int:
-        """Return the crops per step of each process.
+        """Return the number of crops per step for each process.
 
         Raises:
-            NifiError: if that is no whole number of crops in each of its parts.
+            NifiError: if the crops cannot be split evenly over the processes and their parts.
         """
         parts = processes * self.gradient_accumulation
         if self.batch_size % parts:
@@ -137,7 +138,7 @@ def _options(config: Any) -> dict[str, Any]:
 
 
 def _with_options(config: Any, options: dict[str, Any]) -> Any:
-    """Takes from `options` what `config` and its groups have."""
+    """Remove the options of `config` and its groups from `options`, and return `config` with them applied."""
     changes = {each.name: options.pop(each.name) for each in fields(config) if each.name in options}
     groups = {each.name: getattr(config, each.name) for each in fields(config)}
     changes |= {

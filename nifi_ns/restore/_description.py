@@ -1,4 +1,4 @@
-"""restorer.json: what a restorer was trained for, and the checksums of the files that go with it."""
+"""restorer.json: the settings of a restorer, and the checksums of the files beside it."""
 
 import hashlib
 import json
@@ -19,22 +19,22 @@ Decode = Literal["change", "full"]
 
 @dataclass(frozen=True)
 class RestorerSettings:
-    """What a restorer was trained for, and how it is shown; kept in restorer.json."""
+    """How a restorer was trained and how its result is shown. Stored in restorer.json."""
 
     t0: float = 199
-    """Timestep, of 1000, that the one step starts from."""
+    """Timestep that the single step starts from, in [0, 1000]."""
     noise_scale: float = 1.0
-    """Scale of the noise added at t0: 1 is the paper's, 0 restores without noise."""
+    """Scale of the noise added at t0. The paper uses 1; 0 adds none."""
     strength: float = 1.0
-    """Share of the change that is shown: 0 is the input exactly, 1 the restoration."""
+    """Blend of input and restoration: 0 is exactly the input, 1 the full restoration."""
     decode: Decode = "change"
-    """change: `image + D(z_hat) - D(E(image))`, which cancels what the autoencoder loses; full: `D(z_hat)`."""
+    """change: `image + D(z_hat) - D(E(image))`, which cancels the autoencoder's loss of detail; full: `D(z_hat)`."""
     attended_photos: int = 0
-    """How many photos of other cameras it was trained to look at; more or fewer may be given."""
+    """Photos of other cameras it was trained to attend to. More or fewer may be passed."""
     input: Input = "degraded"
-    """What it was trained on: plain renders, or views already restored by reference photos."""
+    """Training input: plain renders ("degraded") or renders corrected with reference photos ("referenced")."""
     seed: int = 0
-    """Seed of the noise, which is the same for every image of a size, so that frames do not flicker."""
+    """Seed of the noise. All images of one size get the same noise, so that frames do not flicker."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("decode", get_args(Decode)), ("input", get_args(Input))):
@@ -49,7 +49,7 @@ class RestorerSettings:
 
 @dataclass(frozen=True)
 class Description:
-    """What restorer.json says. `read` checks it against the files beside it, `check_backbone` against a backbone."""
+    """The content of restorer.json. `read` checks the files beside it, `check_backbone` the backbone."""
 
     version: int
     backbone: str
@@ -58,36 +58,37 @@ class Description:
     settings: RestorerSettings
     training: dict[str, Any]
     files: dict[str, str]
-    """Checksums of the files beside it, by name."""
+    """SHA-256 of the files beside it, by name."""
     weights: str | None = None
-    """`packaged_weights` of the backbone; None if it did not come with this package, or was not noted."""
+    """`packaged_weights` of the backbone; None if it is not part of this package or was not recorded."""
 
     def check_backbone(self, name: str | Path, directory: Path) -> None:
-        """Refuse another nifi-tiny than the adapters in `directory` were trained on.
+        """Refuse a packaged backbone with other weights than the adapters in `directory` were trained on.
 
         Raises:
-            NifiError: if the backbone `name` is one.
+            NifiError: if the packaged backbone `name` has other weights.
         """
         if self.weights is not None and packaged_weights(str(name)) not in (None, self.weights):
             raise NifiError(
-                f"{directory} was trained on another {name} than this version's: train it anew, or give the folder of "
-                "its own as the backbone"
+                f"{directory} was trained on another {name} than this version's: train it again, or give the folder "
+                "of that backbone"
             )
 
     def write(self, directory: Path) -> None:
-        """Write restorer.json, whole or not at all."""
+        """Write restorer.json atomically."""
         write_text(directory / RESTORER_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def read(directory: Path) -> "Description":
-        """Read restorer.json, and check that the files it names are there and whole.
+        """Read restorer.json and check the files that it lists.
 
         Raises:
-            NifiError: if it or one of them is missing, damaged (CorruptFileError) or of another version.
+            NifiError: if restorer.json or a listed file is missing, or restorer.json has another version.
+            CorruptFileError: if one of them is damaged.
         """
         path = directory / RESTORER_FILE
         if not path.is_file():
-            raise NifiError(f"no restorer in {directory}: expected a {RESTORER_FILE}, as ns-nifi-train writes it")
+            raise NifiError(f"no restorer in {directory}: expected a {RESTORER_FILE} written by ns-nifi-train")
         try:
             values = json.loads(path.read_text())
             if values["version"] != VERSION:
@@ -99,7 +100,7 @@ class Description:
                     raise NifiError(f"{directory} is incomplete: {name} is missing")
                 if checksum(directory / name) != known:
                     raise CorruptFileError(
-                        f"{directory / name} is damaged, or of another training than {RESTORER_FILE}"
+                        f"{directory / name} is damaged or belongs to another training than {RESTORER_FILE}"
                     )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{path} is damaged: {error}") from error
@@ -107,12 +108,12 @@ class Description:
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache
 def packaged_weights(backbone: str) -> str | None:
-    """Return the SHA-256 of the weights of a backbone that comes with this package; None for another."""
+    """Return the SHA-256 of the weights of a backbone in this package; None for any other backbone."""
     files = sorted((WEIGHTS / backbone).glob("*/*.safetensors")) if "/" not in backbone else []
     return hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest() if files else None

@@ -1,9 +1,9 @@
-"""Difix (Wu et al. 2025), NVIDIA's one-step fixer of rendered views, with the weights that its users have.
+"""Difix (Wu et al. 2025), NVIDIA's one-step restorer of rendered views. Users supply the weights.
 
-It is SD-Turbo's U-Net, all of it trained, and SD-Turbo's autoencoder, whose decoder also sees what the encoder saw,
-through four 1x1 convolutions; the decoder's LoRA weights are merged as they are read. No noise is added at t0 = 199,
-and in `difix_ref` self-attention sees photos of other cameras beside the view. The weights (`nvidia/difix`,
-`nvidia/difix_ref`) are under a licence that excludes commercial use; none of them, and nothing of their code, is here.
+It is SD-Turbo's U-Net, fully fine-tuned, with SD-Turbo's autoencoder. Four 1x1 convolutions pass the inputs of the
+encoder's blocks to the decoder. The decoder's LoRA weights are merged on reading. No noise is added at t0 = 199. In
+`difix_ref`, self-attention also covers photos of other cameras. The licence of the weights (`nvidia/difix`,
+`nvidia/difix_ref`) excludes commercial use. This package contains neither the weights nor any of their code.
 """
 
 import re
@@ -32,20 +32,20 @@ from nifi_ns.errors import CorruptFileError
 from nifi_ns.restore._description import RestorerSettings
 
 DIFIX_SETTINGS = RestorerSettings(t0=199, noise_scale=0.0, decode="full", attended_photos=1)
-"""What Difix was trained for."""
+"""The settings that Difix was trained with."""
 PROMPT = "remove degradation"
 _PIPELINE = "DifixPipeline"
 _VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
 _SKIPS = 4
 _LORA_SCALE = 8.0
-"""peft's default lora_alpha, which the public descriptions of the training do not change; divided by the rank."""
+"""peft's default lora_alpha, divided by the rank. Public descriptions of the training do not change it."""
 
 
 def is_difix(path: Path) -> bool:
-    """Return whether a folder, or a repository on the hub, is Difix's: its `model_index.json` says so.
+    """Return whether the `model_index.json` of a folder or hub repository names Difix's pipeline.
 
     Raises:
-        NifiError: if it is meant for the hub, which cannot be reached or does not have it.
+        NifiError: if it is a hub id and the hub cannot be reached or does not have it.
     """
     if not path.is_dir() and not is_hub_id(str(path)):
         return False
@@ -55,7 +55,7 @@ def is_difix(path: Path) -> bool:
 
 
 class SkipEncoder(nn.Module):
-    """The encoder of a Stable Diffusion autoencoder, which also gives the inputs of its blocks."""
+    """The encoder of a Stable Diffusion autoencoder. It also returns the inputs of its blocks."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class SkipEncoder(nn.Module):
         self.quant_conv: Any = vae.quant_conv
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the posterior's mode, unscaled, and the blocks' inputs, for pixels [B, 3, H, W] in [-1, 1]."""
+        """Return the unscaled mode of the posterior and the blocks' inputs, given pixels [B, 3, H, W] in [-1, 1]."""
         encoder = self.encoder
         x, skipped = encoder.conv_in(pixels), []
         for block in encoder.down_blocks:
@@ -74,7 +74,7 @@ class SkipEncoder(nn.Module):
 
 
 class SkipDecoder(nn.Module):
-    """The decoder of a Stable Diffusion autoencoder, whose blocks also get the inputs of the encoder's."""
+    """The decoder of a Stable Diffusion autoencoder. Its blocks also get the inputs of the encoder's blocks."""
 
     def __init__(self, vae: Any, convolutions: nn.ModuleList) -> None:
         """`convolutions`: a 1x1 convolution for each block of the decoder."""
@@ -84,7 +84,7 @@ class SkipDecoder(nn.Module):
         self.convolutions = convolutions
 
     def forward(self, latents: Tensor, skipped: list[Tensor]) -> Tensor:
-        """Return pixels [B, 3, H, W], about [-1, 1], for unscaled latents and what `SkipEncoder` gave with them."""
+        """Return pixels [B, 3, H, W], roughly in [-1, 1], given the unscaled latents and inputs from `SkipEncoder`."""
         decoder = self.decoder
         x = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
         x = decoder.mid_block(decoder.conv_in(x))
@@ -94,7 +94,7 @@ class SkipDecoder(nn.Module):
 
 
 class Difix:
-    """Difix's network and autoencoder: a `OneStepNetwork`, whole and frozen, without adapters."""
+    """Difix's network and autoencoder: a frozen `OneStepNetwork` without adapters."""
 
     max_side = None
     """No limit: a U-Net has no position table."""
@@ -106,8 +106,8 @@ class Difix:
         Args:
             family: the U-Net and its schedule.
             vae: the autoencoder, an AutoencoderKL of the U-Net's dtype.
-            convolutions: those that join its encoder's blocks to its decoder's, as `SkipDecoder` takes them.
-            prompt: the one text that the U-Net is told.
+            convolutions: the skip convolutions of `SkipDecoder`.
+            prompt: the fixed prompt of the U-Net.
             device: where to run.
         """
         self.device = device
@@ -128,15 +128,16 @@ class Difix:
     def from_pretrained(
         name: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Difix":
-        """Load `nvidia/difix`, `nvidia/difix_ref` or a folder of their layout.
+        """Load `nvidia/difix`, `nvidia/difix_ref` or a folder with the same layout.
 
         Args:
-            name: what to load: unet, vae, scheduler, text_encoder and tokenizer, in diffusers' subfolders.
+            name: a hub id or folder with unet, vae, scheduler, text_encoder and tokenizer in diffusers' subfolders.
             device: default: CUDA if there is a GPU, else the CPU.
             dtype: of the weights; default: bfloat16 on CUDA, float32 on the CPU.
 
         Raises:
-            NifiError: if it cannot be found, reached or read, or is damaged (CorruptFileError).
+            NifiError: if it cannot be found, downloaded or read.
+            CorruptFileError: if it is damaged.
         """
         device, dtype = placement(device, dtype)
         source = resolve(str(name), "restorer")
@@ -147,9 +148,9 @@ class Difix:
         return Difix(family, vae.to(dtype), convolutions, prompt, device)
 
     def restore(self, images: Tensor, noise: Tensor, t0: float, attended_photos: Tensor | None = None) -> Tensor:
-        """Return fixed views; see `OneStepNetwork`.
+        """Return restored views; see `OneStepNetwork`.
 
-        Difix was trained with `noise` of zeros, and on latents that are not scaled down as those with noise are.
+        Difix was trained with zero `noise`, on latents without the scaling down of the forward process.
         """
         views = images[:, None] if attended_photos is None else torch.cat([images[:, None], attended_photos], dim=1)
         batch, count = views.shape[:2]
@@ -164,12 +165,12 @@ class Difix:
             return self._decode(x_0[::count], [x[::count] for x in skipped])
 
     def autoencode(self, images: Tensor) -> Tensor:
-        """Return the images as its autoencoder gives them back; see `OneStepNetwork`."""
+        """Return the images after encoding and decoding; see `OneStepNetwork`."""
         with self._lock:
             return self._decode(*self._encode(images))
 
     def compile(self, mode: CompileMode) -> None:
-        """From now on, compile the U-Net, the encoder and the decoder for each new size of image.
+        """Compile the U-Net, the encoder and the decoder on the first image of each size from now on.
 
         Raises:
             NifiError: if there is no C++ compiler.
@@ -177,7 +178,7 @@ class Difix:
         compile_networks((self.family.network, self._encoder, self._decoder), mode)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return scaled latents, float32, and what the decoder needs beside them."""
+        """Return scaled float32 latents and the block inputs for the decoder."""
         latents, skipped = self._encoder((images * 2 - 1).to(self.device, self._dtype))
         return self._scaling.apply(latents.float()), skipped
 
@@ -186,7 +187,7 @@ class Difix:
 
 
 def _load_autoencoder(source: Source) -> tuple[Any, nn.ModuleList]:
-    """Return the AutoencoderKL in `source`, without adapters, and the convolutions that join encoder and decoder."""
+    """Return the AutoencoderKL in `source`, its adapters merged, and the skip convolutions."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from safetensors.torch import load_file
 
@@ -209,10 +210,10 @@ def _load_autoencoder(source: Source) -> tuple[Any, nn.ModuleList]:
 
 
 def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without adapters, given one in which peft put some layers beside LoRA weights.
+    """Merge peft's LoRA weights into a state dict and return the result.
 
-    `layer.base_layer.weight` and `layer.lora_A.<name>.weight` [r, ...], `layer.lora_B.<name>.weight` become
-    `layer.weight`, of linear and convolutional layers.
+    `layer.base_layer.weight`, `layer.lora_A.<name>.weight` [r, ...] and `layer.lora_B.<name>.weight` become
+    `layer.weight`. Layers may be linear or convolutional.
     """
     merged = {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
     for key, a in state.items():
@@ -226,7 +227,7 @@ def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _embed(source: Source) -> Prompt:
-    """Return the fixed prompt, embedded by the text encoder of `source`; the null prompt is not used."""
+    """Return the fixed prompt embedded by the text encoder of `source`, also in place of the unused null prompt."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer: Any = CLIPTokenizer.from_pretrained(source.location, subfolder="tokenizer")

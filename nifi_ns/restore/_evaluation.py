@@ -1,4 +1,4 @@
-"""What a restorer is worth: views before and after at several strengths, and the criterion that chooses among them."""
+"""Evaluation of a restorer: metrics before and after at several strengths, and the choice of the best strength."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,14 +19,14 @@ Values = Mapping[str, float | None]
 
 @dataclass
 class ViewScores:
-    """One view's metrics as it came (`before`) and by strength of restoration (`after`)."""
+    """Metrics of one view before restoration, and after it by strength."""
 
     folder: PairFolder
     name: str
     before: Values
     after: Mapping[float, Values]
     pictures: tuple[Tensor, ...] = field(repr=False)
-    """Before, at full strength, photo: each [H, W, 3] in [0, 1]; or none."""
+    """Before, at full strength, photo: each [H, W, 3] in [0, 1]. Empty if not kept."""
 
 
 def score_views(
@@ -39,11 +39,16 @@ def score_views(
     names: Iterable[str] = REFERENCE_METRICS,
     pictures: bool = True,
 ) -> list[ViewScores]:
-    """Metrics of views given as (folder, split, name); `restore` maps [H, W, 3] in [0, 1] at full strength.
+    """Return metrics of views before and after restoration.
 
-    It also gets up to `attended_photos` photos [H, W, 3] uint8, as the view's pairs name them. Strengths in between
-    blend the view and its restoration, as `Restorer.strength` does. `pictures` says whether to keep them with the
-    scores.
+    Args:
+        views: (folder, split, name) of each view.
+        restore: restores an image [H, W, 3] in [0, 1] at full strength, given attended photos [H, W, 3] uint8.
+        attended_photos: maximum number of attended photos per view, taken from the view's pairs.
+        strengths: strengths to measure; those below 1 blend the view and its restoration as `Restorer` does.
+        inputs: which images to restore.
+        names: the metrics.
+        pictures: whether to keep the images with the scores.
     """
     names = tuple(names)
     scores = []
@@ -58,7 +63,7 @@ def score_views(
 
 
 def spread_views(folders: Sequence[PairFolder], names: Callable[[PairFolder], Sequence[str]], limit: int) -> list:
-    """(folder, name) for at most `limit` views, evenly over the folders that have any and along each one's names."""
+    """Return (folder, name) of at most `limit` views, spread evenly over the folders and along the names of each."""
     folders = [folder for folder in folders if names(folder)]
     if len(folders) > limit:
         folders = [folders[(2 * i + 1) * len(folders) // (2 * limit)] for i in range(limit)]
@@ -72,10 +77,10 @@ def spread_views(folders: Sequence[PairFolder], names: Callable[[PairFolder], Se
 
 
 def error_change(before: Values, after: Values) -> dict[str, float]:
-    """By metric, the natural logarithm of error after over error before: negative is better, -0.05 is 5 % less error.
+    """Return log(error after / error before) by metric: negative is better, -0.05 is about 5 % less error.
 
-    Errors are the root mean square error for PSNR, one minus the value for similarities, and the value itself where
-    lower is better. Metrics that are undefined are left out.
+    The error is the root mean square error for PSNR, one minus the value for similarities, and the value itself where
+    lower is better. Undefined metrics are omitted.
     """
     changes = {}
     for name, value in before.items():
@@ -88,17 +93,17 @@ def error_change(before: Values, after: Values) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A strength, and what it does to the views it was chosen on."""
+    """A strength and the change of error on the views that it was chosen on."""
 
     strength: float
     error_change: float
-    """Mean over scenes-at-a-rate, views and metrics of `error_change`; 0 if nothing is restored."""
+    """Mean of `error_change` over pair folders, views and metrics; 0 at strength 0."""
 
 
 def choose_strength(scores: Sequence[ViewScores]) -> Choice:
-    """The strength that lowers errors most, among those by which no metric's mean gets worse for any scene at any rate.
+    """Return the strength with the lowest mean error change that makes no mean metric of any pair folder worse.
 
-    Strength 0, the view as it came, is always allowed: a restorer that helps nowhere is switched off rather than shown.
+    Strength 0, the unchanged view, is always allowed: it switches off a restorer that does not help.
     """
     folders = by_folder(scores)
     best = Choice(0.0, 0.0)
@@ -111,7 +116,7 @@ def choose_strength(scores: Sequence[ViewScores]) -> Choice:
 
 
 def by_folder(scores: Iterable[ViewScores]) -> list[list[ViewScores]]:
-    """The scores of each pair folder, one scene at one rate."""
+    """Group scores by pair folder (one scene at one rate)."""
     folders: dict[str, list[ViewScores]] = {}
     for score in scores:
         folders.setdefault(score.folder.label, []).append(score)
@@ -119,7 +124,7 @@ def by_folder(scores: Iterable[ViewScores]) -> list[list[ViewScores]]:
 
 
 def mean_change(scores: Sequence[ViewScores], strength: float) -> dict[str, float]:
-    """Mean `error_change` over views, by metric."""
+    """Return the mean `error_change` over views by metric."""
     changes = [error_change(score.before, score.after[strength]) for score in scores]
     names = [name for name in changes[0] if all(name in change for change in changes)]
     return {name: sum(change[name] for change in changes) / len(changes) for name in names}

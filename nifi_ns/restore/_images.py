@@ -1,4 +1,4 @@
-"""Images as callers have them (PIL, numpy, torch), as networks take them, and back."""
+"""Conversion of images between callers' types (PIL, numpy, torch) and the batches that networks take."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,14 @@ from nifi_ns.errors import NifiError
 
 
 def to_batch(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Return an image as float32 [B, 3, H, W] in [0, 1], and a function that turns such a batch back into its kind.
+    """Return an image as float32 [B, 3, H, W] in [0, 1], and a function that converts such a batch back.
 
     Args:
-        image: a PIL image; or a numpy array or torch tensor, [H, W, 3] or [B, H, W, 3], else [3, H, W] or [B, 3, H, W],
-            of uint8 in [0, 255] or floats in [0, 1].
+        image: a PIL image, or a numpy array or torch tensor of shape [H, W, 3], [B, H, W, 3], [3, H, W] or
+            [B, 3, H, W], with uint8 in [0, 255] or floats in [0, 1].
 
     Raises:
-        NifiError: if it is none of these.
+        NifiError: if the type, shape or dtype is not supported.
     """
     if isinstance(image, PILImage.Image):
         batch, restore = to_batch(np.asarray(image.convert("RGB")))

@@ -1,4 +1,4 @@
-"""The layouts in which restorers lie on a disk or on the hub, in one table."""
+"""The supported layouts of restorers on disk and on the hub."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from nifi_ns.restore._published import PUBLISHED_SETTINGS, Published, is_checkpo
 
 @dataclass(frozen=True)
 class Options:
-    """How a restorer's network is loaded; see `Restorer.from_pretrained`."""
+    """Options for loading a restorer's network; see `Restorer.from_pretrained`."""
 
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
@@ -27,7 +27,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Found:
-    """A restorer that was found, its network not yet loaded."""
+    """A restorer whose network is not loaded yet."""
 
     settings: RestorerSettings
     load: Callable[[], OneStepNetwork]
@@ -36,21 +36,21 @@ class Found:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a restorer may lie there."""
+    """One layout of a restorer."""
 
     what: str
-    """What it is, for people."""
+    """Description for error messages."""
     recognizes: Callable[[Path], bool]
-    """Whether a path, or the id of a hub repository, is of this layout."""
+    """Return whether a path or hub id has this layout."""
     open: Callable[[Path, Options], Found]
-    """Read its settings, and refuse what can be refused before the network is loaded."""
+    """Read the settings, and check what can be checked before the network is loaded."""
 
 
 def find_restorer(path: Path, options: Options) -> Found:
-    """Return the restorer at a path, or in the hub repository, `path`.
+    """Return the restorer at `path`, a path or hub id.
 
     Raises:
-        NifiError: if it is of no known layout, or its layout refuses it.
+        NifiError: if the layout is unknown, or the restorer is incomplete or damaged.
     """
     for layout in LAYOUTS:
         if layout.recognizes(path):
@@ -90,7 +90,7 @@ def _open_published(path: Path, options: Options) -> Found:
 
 def _open_difix(path: Path, options: Options) -> Found:
     if options.backbone is not None or options.decoder is not None:
-        raise NifiError(f"{path} is Difix, which has a network and a decoder of its own: give no backbone or decoder")
+        raise NifiError(f"{path} is Difix, which has its own network and decoder: give no backbone or decoder")
     return Found(DIFIX_SETTINGS, lambda: Difix.from_pretrained(path, options.device, options.dtype))
 
 
@@ -101,9 +101,9 @@ def _with_decoder(backbone: Backbone, options: Options) -> Backbone:
 
 
 LAYOUTS = (
-    Layout(f"a {RESTORER_FILE}, as ns-nifi-train writes it", _is_own, _open_own),
+    Layout(f"a {RESTORER_FILE} written by ns-nifi-train", _is_own, _open_own),
     Layout("a checkpoint of the paper's authors (.ckpt)", is_checkpoint, _open_published),
-    Layout("transformer.safetensors and vae.safetensors, as TSD-SR has them", is_tsd_sr, _open_published),
+    Layout("TSD-SR's transformer.safetensors and vae.safetensors", is_tsd_sr, _open_published),
     Layout("a folder or hub id of Difix, such as nvidia/difix", is_difix, _open_difix),
 )
-"""Every layout, in the order in which they are tried."""
+"""All layouts in the order they are tried."""

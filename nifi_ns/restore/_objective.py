@@ -1,8 +1,8 @@
 """The training objective of Fix: one-step restoration by distribution matching (NiFi, arXiv 2602.04549; TSD-SR).
 
-One frozen diffusion backbone plays three parts, told apart by the adapter that is on: `phi_minus` restores, `phi_plus`
-(the critic) follows the distribution of what is restored, and no adapter at all is the real score. With the forward
-process `x_t = a_t x + s_t eps` (flow matching: `a = 1 - s`) the two losses are
+One frozen diffusion backbone has three roles, depending on the active adapter: `phi_minus` restores, `phi_plus` (the
+critic) models the distribution of restored latents, and the backbone without an adapter gives the real score. With the
+forward process `x_t = a_t x + s_t eps` (flow matching: `a = 1 - s`) the two losses are
 
     z     = E_phi-(I_degraded)            z_gt = E(I_clean)           (frozen, no adapter)
     z_hat = x0 estimate of phi- from a_t0 z + s_t0 eps0               (one step)
@@ -12,9 +12,9 @@ process `x_t = a_t x + s_t eps` (flow matching: `a = 1 - s`) the two losses are
              + pixel * |I_hat - I_clean|^2 + perceptual * P(I_hat, I_clean)
     L_phi+ = 1/2 |v_critic(x_t(sg z_hat)) - (eps - sg z_hat)|^2
 
-with means, not sums, for norms, and I_hat what will be shown: D(z_hat), or I_degraded + D(z_hat) - D(E(I_degraded)).
-The paper has no term of pixels. All network outputs pass through the backbone's `to_x0` and `to_eps`, so the same code
-is right for velocity, epsilon and v-prediction.
+where norms are means, not sums, and I_hat is the restored view: D(z_hat), or I_degraded + D(z_hat) - D(E(I_degraded)).
+The pixel term is not in the paper. All network outputs pass through the backbone's `to_x0` and `to_eps`, so the same
+code works for velocity, epsilon and v-prediction.
 """
 
 from collections.abc import Sequence
@@ -32,45 +32,45 @@ from nifi_ns.restore._perceptual import Perceptual, PerceptualMetric
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights and switches of the two losses. A weight of zero switches its term off, and its cost."""
+    """Weights and switches of the two losses. A term of weight zero is not computed."""
 
     t0: int = 199
-    """Timestep, of 1000, that restoration starts from."""
+    """Timestep that restoration starts from, in [0, 1000]."""
     noise_scale: float = 1.0
-    """Scale of the noise added at t0: 1 is the paper's, 0 restores without noise."""
+    """Scale of the noise added at t0. The paper uses 1; 0 adds none."""
     match: float = 1.0
-    """Weight of L_match, the two guidance terms together."""
+    """Weight of L_match, the sum of both guidance terms."""
     alpha: float = 0.7
-    """Share of distribution matching (KL) in L_match; the rest is ground-truth guidance. 0 trains no critic."""
+    """Share of distribution matching (KL) in L_match. The rest is ground-truth guidance. 0 trains no critic."""
     gt_space: Literal["eps", "velocity"] = "eps"
-    """Ground-truth guidance as a difference of noises (true scores: attracts at every noise level) or, as TSD-SR's
-    code, of velocities (repels wherever sigma < 1/2)."""
+    """Space of ground-truth guidance: a difference of noises (true scores, attracts at every noise level), or of
+    velocities as in TSD-SR's code (repels where sigma < 1/2)."""
     weighting: Literal["sigma2", "uniform"] = "sigma2"
     """w(t): TSD-SR's sigma^2 on velocities (sigma^2 / a on noises, the same for g_kl), or 1."""
     timesteps: tuple[int, int] = (50, 950)
-    """Range, of 1000, that t is drawn from, both ends included."""
+    """Range of the random timestep t, in [0, 1000], both ends included."""
     guidance_scale: float = 7.5
-    """Classifier-free guidance of the three scores. 1 for a backbone that knows no prompt, such as nifi-tiny."""
+    """Classifier-free guidance scale of the three scores. Use 1 for a backbone without a prompt, such as nifi-tiny."""
     prompt_dropout: float = 0.1
-    """Share of the samples that the critic learns with the null prompt: guidance asks for its score there, too."""
+    """Share of samples that train the critic with the null prompt, because guidance also needs that score."""
     latent: float = 1.0
     """Weight of |z_hat - z_gt|^2."""
     pixel: float = 0.0
-    """Weight of the squared error of what will be shown, colours in [0, 1]: for latents in which errors do not count
-    as they do in pictures."""
+    """Weight of the squared error of restored views, colours in [0, 1]. Useful where errors in latents do not match
+    errors in images."""
     perceptual: float = 1.0
     """Weight of the perceptual loss."""
     perceptual_metric: PerceptualMetric = "ms_ssim"
-    """P. LPIPS (the paper's) and DISTS need weights that are downloaded once; the others need none."""
+    """Perceptual loss P. The paper uses LPIPS. LPIPS and DISTS download weights once; the others need none."""
 
     def __post_init__(self) -> None:
         low, high = self.timesteps
         if not 0 < low <= high < 1000:
             raise NifiError(f"timesteps: expected 0 < low <= high < 1000, got {self.timesteps}")
         if not 0 <= self.alpha <= 1:
-            raise NifiError(f"alpha: expected a share in [0, 1], got {self.alpha}")
+            raise NifiError(f"alpha: expected a value in [0, 1], got {self.alpha}")
         if not 0 <= self.prompt_dropout <= 1:
-            raise NifiError(f"prompt_dropout: expected a share in [0, 1], got {self.prompt_dropout}")
+            raise NifiError(f"prompt_dropout: expected a value in [0, 1], got {self.prompt_dropout}")
 
     @property
     def needs_critic(self) -> bool:
@@ -85,7 +85,7 @@ class LossNoise:
     start_noise: Tensor
     """[B, C, h, w] noise at t0."""
     timestep: Tensor
-    """[B] t, integers in 0..1000 as floats."""
+    """[B] t, integers in [0, 1000] as floats."""
     noise: Tensor
     """[B, C, h, w] noise at t."""
     dropped: Tensor
@@ -93,7 +93,7 @@ class LossNoise:
 
     @classmethod
     def sample(cls, shape: Sequence[int], config: ObjectiveConfig, generator: torch.Generator) -> "LossNoise":
-        """Sample on the CPU, so that every device sees the same numbers; `shape` is that of the latents."""
+        """Sample noise for latents of this shape, on the CPU so that all devices get the same numbers."""
         low, high = config.timesteps
         start_noise = torch.randn(*shape, generator=generator)
         timestep = torch.randint(low, high + 1, shape[:1], generator=generator).float()
@@ -101,7 +101,7 @@ class LossNoise:
         return cls(start_noise, timestep, noise, torch.rand(shape[:1], generator=generator) < config.prompt_dropout)
 
     def part(self, samples: slice, device: torch.device) -> "LossNoise":
-        """Return the numbers of some samples of the batch, on `device`."""
+        """Return the noise of some samples of the batch on `device`."""
         return LossNoise(*(x[samples].to(device) for x in (self.start_noise, self.timestep, self.noise, self.dropped)))
 
 
@@ -109,13 +109,13 @@ class LossNoise:
 def matching_gradient(
     backbone: Denoiser, restored: Tensor, clean: Tensor, timestep: Tensor, noise: Tensor, config: ObjectiveConfig
 ) -> Tensor:
-    """`alpha g_kl + (1 - alpha) g_gt`: L_match moves `restored` (z_hat) against it.
+    """Return `alpha g_kl + (1 - alpha) g_gt`, the gradient of L_match in `restored` (z_hat).
 
-    All are [B, C, h, w] but `timestep`, [B].
+    All tensors are [B, C, h, w] except `timestep`, which is [B].
     """
 
     def score(latents: Tensor, adapter: AdapterName | None = None) -> tuple[Tensor, Tensor]:
-        """Noise and velocity that the network sees in the noised latents."""
+        """Return the noise and velocity that the network predicts for the noised latents."""
         x_t = backbone.add_noise(latents, noise, timestep)
         output = backbone.predict(x_t, timestep, adapter, config.guidance_scale)
         eps = backbone.to_eps(x_t, output, timestep)
@@ -137,14 +137,14 @@ def matching_gradient(
 
 
 def matching_loss(restored: Tensor, gradient: Tensor) -> Tensor:
-    """`1/2 mean |z_hat - sg(z_hat - g)|^2`, whose gradient in z_hat is `g` over the number of elements."""
+    """Return `1/2 mean |z_hat - sg(z_hat - g)|^2`. Its gradient in z_hat is `g` / number of elements."""
     return 0.5 * (restored - (restored - gradient).detach()).square().mean()
 
 
 def critic_loss(
     backbone: Denoiser, restored: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor | None = None
 ) -> Tensor:
-    """L_phi+: the critic learns to denoise what the restorer makes; velocity error, as flow matching weighs it."""
+    """Return L_phi+: the velocity error of the critic on restored latents, weighted as in flow matching."""
     restored = restored.detach()
     x_t = backbone.add_noise(restored, noise, timestep)
     output = backbone.predict(x_t, timestep, "phi_plus", dropped=dropped)
@@ -154,13 +154,13 @@ def critic_loss(
 
 @dataclass
 class RestorerLoss:
-    """L_phi- and its parts."""
+    """L_phi- and its terms."""
 
     total: Tensor
     restored: Tensor
-    """[B, C, h, w] z_hat, detached: what the critic learns from."""
+    """[B, C, h, w] z_hat, detached. Input of the critic's loss."""
     terms: dict[str, Tensor] = field(default_factory=dict)
-    """Every term that is on, before its weight, detached."""
+    """Unweighted value of each active term, detached."""
 
 
 def restorer_loss(
@@ -173,10 +173,10 @@ def restorer_loss(
     attended_photos: Tensor | None = None,
     decode: Decode = "full",
 ) -> RestorerLoss:
-    """L_phi- of a batch of images, both [B, 3, H, W] in [0, 1]; `attended_photos` [B, R, 3, H, W] are of other cameras.
+    """Return L_phi- of a batch of `degraded` and `clean` images, both [B, 3, H, W] in [0, 1].
 
-    Only phi- sees those: what is restored has to look real, and like the photo, by itself. `decode` says what will be
-    shown, which is what the losses of pictures see.
+    Only phi- attends to `attended_photos` [B, R, 3, H, W] of other cameras; the scores do not. `decode` says how
+    restored latents become the views that the pixel and perceptual losses compare.
     """
     with torch.no_grad():
         z_gt = backbone.encode(clean).float()
@@ -204,5 +204,5 @@ def restorer_loss(
 
 
 def _per_sample(values: float | Tensor, like: Tensor) -> Tensor:
-    """[B] as [B, 1, ...] to multiply `like`."""
+    """Reshape [B] to [B, 1, ...] to broadcast with `like`."""
     return torch.as_tensor(values).to(like).view(-1, *[1] * (like.ndim - 1))

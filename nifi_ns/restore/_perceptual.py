@@ -1,4 +1,4 @@
-"""Perceptual losses between restored and clean crops: LPIPS and DISTS by their networks, the others without weights."""
+"""Perceptual losses between restored and clean crops. LPIPS and DISTS need network weights; the others need none."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,17 +12,17 @@ from nifi_ns.errors import NifiError
 
 PerceptualMetric = Literal["lpips", "dists", "ms_ssim", "haarpsi", "swd", "texture", "l1"]
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-"""[B, 3, H, W] restored (unclamped) and clean, in [0, 1], to a scalar that is zero for equal images."""
+"""Maps restored (unclamped) and clean images [B, 3, H, W] in [0, 1] to a scalar that is zero for equal images."""
 
-_DECIBELS = 20  # between spectra, that count as much as an swd of 1
+_DECIBELS = 20  # spectrum distance that counts as much as an swd of 1
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
 
 
 def perceptual_loss(metric: PerceptualMetric, device: torch.device) -> Perceptual:
-    """The loss named `metric`.
+    """Return the loss named `metric`.
 
     Raises:
-        NifiError: if its weights are neither here nor to be downloaded.
+        NifiError: if its weights are neither in the cache nor downloadable.
     """
     if metric == "lpips":
         return _lpips(device)
@@ -43,13 +43,13 @@ def _dists(device: torch.device) -> Perceptual:
 
 def _weights(what: str, network: nn.Module | None) -> nn.Module:
     if network is None:
-        others = "or choose ms_ssim, haarpsi, swd, texture or l1 as the perceptual metric"
-        raise NifiError(f"the weights of {what} are not here and cannot be downloaded: see the warning above, {others}")
+        others = "or choose ms_ssim, haarpsi, swd, texture or l1 as perceptual_metric"
+        raise NifiError(f"the weights of {what} are missing and cannot be downloaded: see the warning above, {others}")
     return network
 
 
 def _ms_ssim(restored: Tensor, clean: Tensor) -> Tensor:
-    """1 - MS-SSIM on as many scales as the crop has room for: five need 161 pixels, three need 41."""
+    """Return 1 - MS-SSIM on as many scales as fit the crop: five need 161 pixels, three need 41."""
     import piq
 
     side = min(clean.shape[-2:])
@@ -66,17 +66,17 @@ def _haarpsi(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 def _swd(restored: Tensor, clean: Tensor) -> Tensor:
-    """Detail of the right kind, wherever it is; along other directions than the metric of that name."""
+    """Return swd along other random directions than the metric uses."""
     return _mean(partial(distributions.sliced_wasserstein, seed=1), restored, clean)
 
 
 def _texture(restored: Tensor, clean: Tensor) -> Tensor:
-    """swd, and the spectrum for what swd hardly sees, since there is little of it: the finest detail."""
+    """Return swd plus the spectrum distance, which covers the finest detail that swd hardly responds to."""
     return _swd(restored, clean) + _mean(distributions.spectrum_distance, restored, clean) / _DECIBELS
 
 
 def _mean(distance: Callable[[Tensor, Tensor], Tensor], restored: Tensor, clean: Tensor) -> Tensor:
-    """Of a distance of [1, 3, H, W] over a batch."""
+    """Return the mean over a batch of a distance of two [1, 3, H, W]."""
     return torch.stack([distance(a, b) for a, b in zip(restored[:, None], clean[:, None], strict=True)]).mean()
 
 

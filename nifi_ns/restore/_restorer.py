@@ -1,4 +1,4 @@
-"""The restorer: one step of a diffusion backbone with its trained adapter, from a degraded image to a restored one."""
+"""The restorer: restores a degraded image in one step of a diffusion backbone with a trained adapter."""
 
 import threading
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Image = TypeVar("Image")
 
 
 class Restorer:
-    """Restores images with a network, usually a backbone's adapter phi_minus: any size, from any thread.
+    """Restores images of any size with a network, usually a backbone with the adapter phi_minus. Thread-safe.
 
     ```python
     restorer = Restorer.from_pretrained("restorer")
@@ -31,9 +31,9 @@ class Restorer:
     """
 
     tile_size: int = 1024
-    """Largest side, in pixels, that is restored at once; larger images go in overlapping, feathered tiles."""
+    """Largest side in pixels that is restored at once. Larger images are split into overlapping, feathered tiles."""
     overlap: int = 64
-    """Overlap of tiles, in pixels."""
+    """Overlap of tiles in pixels."""
 
     def __init__(
         self,
@@ -43,16 +43,15 @@ class Restorer:
     ) -> None:
         """
         Args:
-            network: usually a `Backbone` with the adapter phi_minus; without one it restores as the frozen backbone
-                would.
+            network: usually a `Backbone` with the adapter phi_minus; without the adapter, the frozen backbone restores.
             settings: default: the paper's.
-            training: a summary for restorer.json; anything that JSON can hold.
+            training: a summary of the training for restorer.json, as JSON values.
         """
         self.settings = settings or RestorerSettings()
         self.training = training or {}
         self._network = network
         self._lock = threading.RLock()
-        self._noise: tuple[tuple[int, ...], Tensor] | None = None  # the last one, with its shape and seed
+        self._noise: tuple[tuple[int, ...], Tensor] | None = None  # the last noise, with its shape and seed as key
 
     @staticmethod
     def from_pretrained(
@@ -64,27 +63,28 @@ class Restorer:
         decoder: str | Path | None = None,
         compile: CompileMode | None = None,
     ) -> "Restorer":
-        """Find a restorer, whose network is then loaded with the first image.
+        """Find a restorer. Its network is loaded with the first image.
 
         ```python
-        Restorer.from_pretrained("restorer")  # a folder that ns-nifi-train, or save_pretrained, wrote
-        Restorer.from_pretrained("3dgs-sd3-restorer-t=199.ckpt")  # the paper's checkpoint, which needs SD3
+        Restorer.from_pretrained("restorer")  # a folder written by ns-nifi-train or save_pretrained
+        Restorer.from_pretrained("3dgs-sd3-restorer-t=199.ckpt")  # the paper's checkpoint, needs SD3
         Restorer.from_pretrained("nvidia/difix_ref")  # Difix, from the hub or a folder
         ```
 
         Args:
-            path: where it is; a path where it can be one, else an id of the hub. Folders of TSD-SR's layout are read
-                too. What was not written by this package restores as its authors' code does.
+            path: a file or folder, or else a hub id. Folders in TSD-SR's layout work too. A restorer that this package
+                did not write keeps the settings of its authors' code.
             device: default: CUDA if there is a GPU, else the CPU.
-            dtype: type of the frozen weights; see `Backbone.from_pretrained`.
-            backbone: where to find the backbone, if not where it was in training.
-            decoder: a folder or hub id of an AutoencoderTiny for the backbone, such as madebyollin/taesd3, to decode
-                with: faster and less exact.
-            compile: compile the network, in this mode of `torch.compile`, with the first image of each size.
+            dtype: dtype of the frozen weights; see `Backbone.from_pretrained`.
+            backbone: path or hub id of the backbone; default: the one used in training.
+            decoder: folder or hub id of an AutoencoderTiny for the backbone, such as madebyollin/taesd3, which decodes
+                faster and less accurately.
+            compile: mode of `torch.compile`; the network is compiled with the first image of each size.
 
         Raises:
-            NifiError: if there is none, or it is incomplete, damaged (CorruptFileError), of another version, or trained
-                on another nifi-tiny; if the hub is asked for it and cannot be reached.
+            NifiError: if there is no restorer, it is incomplete, has another version or was trained on another
+                nifi-tiny, or the hub cannot be reached.
+            CorruptFileError: if it is damaged.
         """
         found = find_restorer(Path(path).expanduser(), Options(device, dtype, backbone, decoder))
 
@@ -98,7 +98,7 @@ class Restorer:
 
     @property
     def network(self) -> OneStepNetwork:
-        """The network, loaded when first asked for.
+        """The network, loaded on first use.
 
         Raises:
             NifiError: if it cannot be loaded, or the adapter is for another backbone.
@@ -113,17 +113,17 @@ class Restorer:
         """The network, if it is a backbone with adapters.
 
         Raises:
-            NifiError: if it is not, as Difix, or cannot be loaded.
+            NifiError: if it is another kind of network, such as Difix, or cannot be loaded.
         """
         network = self.network
         if not isinstance(network, Backbone):
             raise NifiError(
-                f"{type(network).__name__} has no adapters of a backbone, which alone are trained and saved"
+                f"{type(network).__name__} has no adapters: only a backbone with adapters can be trained and saved"
             )
         return network
 
     def load(self) -> "Restorer":
-        """Load the network now rather than with the first image.
+        """Load the network now instead of with the first image.
 
         Raises:
             NifiError: if it cannot be loaded, or the adapter is for another backbone.
@@ -133,24 +133,25 @@ class Restorer:
 
     @property
     def input(self) -> Input:
-        """What it was trained on: plain renders ("degraded") or views restored by reference photos ("referenced")."""
+        """Training input: plain renders ("degraded") or renders corrected with reference photos ("referenced")."""
         return self.settings.input
 
     def __call__(self, image: Image, strength: float | None = None, attended_photos: Sequence[Any] = ()) -> Image:
         """Restore an image. The result has the type, shape and value range of `image`.
 
         Args:
-            image: PIL; or numpy or torch, [H, W, 3] or [3, H, W] or a batch of those, uint8 or floats in [0, 1].
-            strength: share of the change: 0 is the input exactly, 1 the restoration; default: the settings'.
-            attended_photos: photos of other cameras, each as `image` may be, of any size, for all of a batch; for a
-                restorer that was trained to look at some (`settings.attended_photos`).
+            image: a PIL image, or a numpy array or torch tensor [H, W, 3], [3, H, W] or a batch of those, uint8 or
+                floats in [0, 1].
+            strength: 0 returns exactly the input, 1 the full restoration; default: the settings' strength.
+            attended_photos: photos of other cameras, of any type that `image` may have and any size, shared by the
+                whole batch. The restorer must have been trained with some (`settings.attended_photos`).
 
         Raises:
-            NifiError: if it is no image, the restorer takes no photos, or the network cannot be loaded.
+            NifiError: if it is not an image, the restorer takes no photos, or the network cannot be loaded.
         """
         batch, back = to_batch(image)
         if attended_photos and not self.settings.attended_photos:
-            raise NifiError("this restorer was not trained to look at photos: give it none")
+            raise NifiError("this restorer was not trained with attended photos: give none")
         strength = self.settings.strength if strength is None else strength
         if strength == 0:
             return image
@@ -162,7 +163,7 @@ class Restorer:
         return back(batch + strength * (restored - batch))
 
     def _restore(self, batch: Tensor, attended_photos: Tensor | None) -> Tensor:
-        """Restore [B, 3, H, W] in [0, 1], on the network's device; photos are [B, R, 3, H, W]."""
+        """Restore [B, 3, H, W] in [0, 1] on the network's device. Photos are [B, R, 3, H, W]."""
         (count, _, height, width), multiple = batch.shape, self.network.pixel_multiple
         bottom, right = -height % multiple, -width % multiple
         padded = _pad(batch, bottom, right)
@@ -181,16 +182,16 @@ class Restorer:
         return feathered(padded, restore_at, rows, columns)[..., :height, :width].clamp(0, 1)
 
     def _restore_tile(self, tile: Tensor, noise: Tensor, top: int, left: int, attended_photos: Tensor | None) -> Tensor:
-        """Restore a tile [B, 3, H, W], with its part of the noise of the whole image."""
+        """Restore a tile [B, 3, H, W] with its part of the whole image's noise."""
         network, settings = self.network, self.settings
         y, x, height, width = (length // network.downsampling for length in (top, left, *tile.shape[-2:]))
         noise = settings.noise_scale * noise[..., y : y + height, x : x + width]
         restored = network.restore(tile, noise, settings.t0, attended_photos)
-        # The frozen encoder's latents, not phi_minus's: what that does to these is part of the change.
+        # autoencode uses the frozen encoder: phi_minus's change of the latents is part of the restoration
         return restored if settings.decode == "full" else tile + restored - network.autoencode(tile)
 
     def _noise_like(self, padded: Tensor) -> Tensor:
-        """Return standard normal noise [1, C, h, w] for the latents of `padded`, the same every time."""
+        """Return standard normal noise [1, C, h, w] for the latents of `padded`, the same for every call."""
         network = self.network
         shape = (1, network.latent_channels, *(side // network.downsampling for side in padded.shape[-2:]))
         key = (*shape, self.settings.seed)
@@ -200,13 +201,13 @@ class Restorer:
         return self._noise[1]
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write the adapter, the prompt and restorer.json; other files in `directory` stay as they are.
+        """Write the adapter, the prompt and restorer.json to `directory`. Other files there do not change.
 
-        Each file is replaced as a whole, restorer.json last and with the others' checksums, so that a folder whose
-        writing was cut short is recognized.
+        Each file is written atomically, restorer.json last with the checksums of the others, so that an interrupted
+        write is detected on reading.
 
         Raises:
-            NifiError: if the network is no backbone with adapters.
+            NifiError: if the network is not a backbone with adapters.
         """
         directory = Path(directory)
         backbone = self.backbone
@@ -226,6 +227,6 @@ class Restorer:
 
 
 def _pad(batch: Tensor, bottom: int, right: int) -> Tensor:
-    """Extend [B, 3, H, W] by reflection at the lower and right edge; by repetition where it is too small to reflect."""
+    """Pad [B, 3, H, W] at the bottom and right by reflection, or by repetition if it is too small to reflect."""
     mode = "reflect" if bottom < batch.shape[-2] and right < batch.shape[-1] else "replicate"
     return F.pad(batch, (0, right, 0, bottom), mode=mode)

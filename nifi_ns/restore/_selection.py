@@ -1,4 +1,4 @@
-"""The best of a training: which step, at which strength; chosen on validation views, reported on test views."""
+"""Selection of the best step and strength of a training, chosen on validation views and reported on test views."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -30,23 +30,23 @@ _GRID_VIEWS = 4
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to."""
+    """The result of a training."""
 
     output: Path
-    """The restorer."""
+    """Folder of the restorer."""
     step: int
-    """The step it is of."""
+    """Training step of the chosen restorer."""
     choice: Choice
-    """Its strength, and what that does to the errors of validation views."""
+    """Its strength and its change of error on validation views."""
     rows: list[results.Row]
-    """Metrics of all test views before and after, a mean for each scene at each rate."""
+    """Mean metrics over all test views before and after, for each scene at each rate."""
 
 
 class Selection:
-    """Evaluates a restorer in training, and keeps it in `output` whenever it is better than before.
+    """Evaluates a restorer during training and saves it to `output` when it is the best so far.
 
-    Better means: a lower `Choice.error_change` on the validation views, at the strength that is best there. Where there
-    are no validation views (scenes of less than four training views), the last step is kept at full strength.
+    The best restorer has the lowest `Choice.error_change` on the validation views, at its best strength. Without
+    validation views (all scenes have fewer than four training views), the last step is saved at full strength.
     """
 
     def __init__(
@@ -60,20 +60,22 @@ class Selection:
         limit: int,
         validation_scenes: Collection[str] = (),
     ):
-        """`validation` names views by scene; each evaluation looks at about `limit` of them and of the test views.
-        Rows of `validation_scenes` say `held_out="scene"`.
+        """Select by the mean error change of the metrics in `choose_by`.
+
+        `validation` holds names of views by scene. Each evaluation measures about `limit` of them and about `limit`
+        test views. Rows of `validation_scenes` have `held_out="scene"`.
 
         Raises:
-            NifiError: if a metric of `choose_by` is unknown.
+            NifiError: if a metric in `choose_by` is unknown.
         """
         if unknown := [name for name in choose_by if name not in metrics.METRICS]:
-            raise NifiError(f"choose_by: no metric is called {unknown[0]!r}; there are {', '.join(metrics.METRICS)}")
+            raise NifiError(f"choose_by: unknown metric {unknown[0]!r}, expected some of {', '.join(metrics.METRICS)}")
         self.best: Choice | None = None
-        """What the restorer in `output` was chosen for; None before the first evaluation."""
+        """Choice of the best restorer, which is in `output`; None before the first evaluation."""
         self.step = 0
-        """The step it is of."""
+        """Training step of the best restorer."""
         self.adapter: dict[str, Tensor] = {}
-        """Its phi-, on the CPU."""
+        """phi- of the best restorer, on the CPU."""
         self._restorer, self._folders, self._output, self._names = restorer, folders, output, tuple(choose_by)
         self._validation_scenes = validation_scenes
         self._history: list[dict[str, Any]] = []
@@ -86,7 +88,7 @@ class Selection:
         ]
 
     def evaluate(self, step: int, log: TrainingLog) -> None:
-        """Measure the adapter as it is, log that with an image, and keep it if it is the best so far."""
+        """Measure the current adapter, log the result with an image, and save the adapter if it is the best so far."""
         scored = self._score(self._validation, STRENGTHS)
         choice = choose_strength(scored) if scored else Choice(1.0, 0.0)
         tested = self._score(self._test, (1.0,))
@@ -108,7 +110,7 @@ class Selection:
             self._save(self._output, record)
 
     def finish(self) -> Trained:
-        """Keep the last step as `checkpoints/last`, and measure the best on every test view into `metrics.json`."""
+        """Save the last step to `checkpoints/last`, and write the best step's test metrics to `metrics.json`."""
         assert self.best is not None
         backbone = self._restorer.backbone
         self._save(self._output / "checkpoints" / "last", self._history[-1])
@@ -131,12 +133,12 @@ class Selection:
         return Trained(self._output, self.step, self.best, rows)
 
     def state(self) -> dict[str, Any]:
-        """All but the adapter, as JSON."""
+        """Return the state without the adapter, as JSON values."""
         best = None if self.best is None else asdict(self.best)
         return {"best": best, "step": self.step, "history": self._history}
 
     def load_state(self, state: dict[str, Any], adapter: dict[str, Tensor]) -> None:
-        """The inverse of `state` and `adapter`."""
+        """Restore the values of `state` and `adapter`."""
         self.best = None if state["best"] is None else Choice(**state["best"])
         self.step, self._history, self.adapter = state["step"], state["history"], adapter
 
@@ -148,7 +150,7 @@ class Selection:
         *,
         pictures: bool = True,
     ) -> list[ViewScores]:
-        """Scores of views; strengths are blended, so the restorer runs once a view."""
+        """Return the scores of views. The restorer runs once per view, because strengths are blends."""
         restorer = self._restorer
         return score_views(
             views,
@@ -161,7 +163,7 @@ class Selection:
         )
 
     def _save(self, directory: Path, record: Mapping[str, Any]) -> None:
-        """The adapter as it is, as a restorer at the strength that its evaluation, `record`, found best."""
+        """Save the current adapter as a restorer, with the best strength in its evaluation `record`."""
         criterion = f"least mean log error of {', '.join(self._names)} on validation views, none worse than before"
         about = {**self._restorer.training, "evaluation": dict(record), "chosen_by": criterion}
         settings = replace(self._restorer.settings, strength=record["strength"])
@@ -169,5 +171,5 @@ class Selection:
 
 
 def _changes(scores: Sequence[ViewScores]) -> dict[str, dict[str, float]]:
-    """Mean change of log error at full strength, by folder and metric."""
+    """Return the mean error change at full strength, by folder and metric."""
     return {group[0].folder.label: mean_change(group, 1.0) for group in by_folder(scores)}

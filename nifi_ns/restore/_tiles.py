@@ -1,4 +1,4 @@
-"""Overlapping tiles that cover an image, put back together without seams."""
+"""Overlapping tiles that cover an image and are blended without seams."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,11 +7,10 @@ from torch import Tensor
 
 
 def windows(size: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-    """Return [start, stop) of the fewest equal windows, of at most `tile`, that cover `size`.
+    """Return [start, stop) of the fewest equal windows of length at most `tile` that cover `size`.
 
-    Neighbours have at least `overlap` in common.
-
-    Starts and lengths are multiples of `multiple`; `size` and `tile` must be.
+    Neighbours overlap by at least `overlap`. Starts and lengths are multiples of `multiple`; `size` and `tile` must
+    be multiples too.
     """
     if size <= tile:
         return [(0, size)]
@@ -27,7 +26,7 @@ def feathered(
     rows: list[tuple[int, int]],
     columns: list[tuple[int, int]],
 ) -> Tensor:
-    """Return `restore(tile, top, left)` of all windows of an image [B, C, H, W], blended where they overlap."""
+    """Return an image [B, C, H, W] of `restore(tile, top, left)` of all windows, blended where they overlap."""
     if len(rows) == len(columns) == 1:
         return restore(image, 0, 0)
     result, total = torch.zeros_like(image), image.new_zeros(image.shape[-2:])
@@ -41,7 +40,7 @@ def feathered(
 
 
 def _ramps(spans: list[tuple[int, int]]) -> Iterator[Tensor]:
-    """Yield the weights of each window, [length]: 1, falling linearly to 0 over what it shares with a neighbour."""
+    """Yield the weights [length] of each window: 1, falling linearly to 0 over the overlap with a neighbour."""
     for i, (start, stop) in enumerate(spans):
         position = torch.arange(start, stop) + 0.5
         weight = torch.ones(stop - start)

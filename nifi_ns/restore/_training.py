@@ -1,12 +1,12 @@
-"""Training a restorer: phi- and its critic phi+ in turn, on pairs of degraded views and photos.
+"""Training of a restorer: updates phi- and its critic phi+ in turn, on pairs of degraded views and photos.
 
-Every random number follows from the seed and the step, and every crop from the seed and its number, so that a run which
-was interrupted and resumed ends bit for bit (on a CPU) with what it would have ended with. Of several processes each
-takes its share of every step's crops and numbers: how many there are changes nothing but the order of sums.
+Random numbers depend only on the seed and the step, and crops only on the seed and their index. A resumed run therefore
+ends with the same bits (on a CPU) as an uninterrupted one. Several processes share the crops and random numbers of each
+step; their number only changes the order of sums.
 
-A part of the training views is held out to choose with: the best step, and the strength at which it is shown. The test
-views are measured and never chosen by. Splats were fitted to the validation views, as to all training views, so their
-renders are somewhat better than those of test views: see `pairs`. With `validation_scenes` whole scenes are held out.
+Some training views are held out for validation, to choose the best step and its strength. Test views are only measured.
+The splats were fitted to the validation views, so these renders are somewhat better than those of test views: see
+`pairs`. With `validation_scenes`, whole scenes are held out instead.
 """
 
 import json
@@ -42,16 +42,17 @@ from nifi_ns.restore._updates import Updates
 
 _MAY_CHANGE = frozenset({"steps", "log_every", "eval_every", "eval_views", "checkpoint_every", "max_bad_steps"})
 _MAY_CHANGE |= {"gradient_accumulation", "gradient_checkpointing"}
-"""Options that a training may be resumed with other values of."""
+"""Options that may change when a training is resumed."""
 
 
 class Trainer:
-    """Trains phi- and phi+ of a backbone on pair folders, and leaves a restorer in `output`.
+    """Trains phi- and phi+ of a backbone on pair folders, and writes a restorer to `output`.
 
-    `output` becomes a folder that `Restorer.from_pretrained` reads (the best step), with `checkpoints/last.safetensors`
-    (to resume from), `checkpoints/last/` (the last step as a restorer), `logs/` (losses as CSV, JSON and TensorBoard
-    events; evaluations as JSON), `images/` (degraded | restored | photo) and `metrics.json` (all test views). Where
-    there are several processes (see `processes`) the first writes all of it, and evaluates while the others wait.
+    `output` is a folder that `Restorer.from_pretrained` reads (the best step). It also holds
+    `checkpoints/last.safetensors` (to resume from), `checkpoints/last/` (the last step as a restorer), `logs/` (losses
+    as CSV, JSON and TensorBoard events; evaluations as JSON), `images/` (degraded | restored | photo) and
+    `metrics.json` (all test views). With several processes (see `processes`), the first one evaluates and writes
+    everything while the others wait.
     """
 
     def __init__(
@@ -66,13 +67,21 @@ class Trainer:
         resume: bool = False,
         overwrite: bool = False,
     ):
-        """Check all that can be checked before long work; `resume` what `output` holds, or `overwrite` it.
+        """Check all inputs before long work starts.
 
-        `start` is the folder of a restorer of the same backbone and rank, whose adapter phi- begins as.
+        Args:
+            backbone: the backbone, without adapters.
+            folders: pairs to train on.
+            output: folder to write to.
+            config: default: the paper's.
+            inputs: which images of the pairs to restore.
+            start: folder of a restorer with the same backbone and rank, whose adapter initialises phi-.
+            resume: continue the training in `output`.
+            overwrite: delete the training in `output`.
 
         Raises:
-            NifiError: if pairs, configuration, backbone and `start` do not fit, the weights of a loss are not
-                available, or `output` already holds a training (or, with `resume`, none or one of other settings).
+            NifiError: if pairs, configuration, backbone and `start` do not match, the weights of a loss are not
+                available, `output` already holds a training, or, with `resume`, holds none or one with other settings.
         """
         self.backbone, self.output, self.config = backbone, Path(output), config or TrainingConfig()
         self._checkpoint = checkpoint_to_write(self.output, resume, overwrite)
@@ -94,7 +103,7 @@ class Trainer:
         if state is not None:
             self._load(state)
 
-    # -- what is made before the first step, in order ------------------------------------------------------------------
+    # -- setup, in order -----------------------------------------------------------------------------------------------
 
     def _check_crop(self) -> None:
         crop, multiple = self.config.data.crop, self.backbone.pixel_multiple
@@ -102,7 +111,7 @@ class Trainer:
             raise NifiError(f"crop {crop}: {self.backbone.name} needs a multiple of {multiple}")
 
     def _gather_settings(self, folders: Sequence[PairFolder], inputs: Input, start: Path | None) -> dict[str, Any]:
-        """All that decides the result, as JSON would give it back: kept with it, and compared when it is resumed."""
+        """Return everything that determines the result, as JSON values. Saved with it, and compared on resuming."""
         backbone = self.backbone
         settings = self.config.options() | {"backbone": backbone.name, "prompt": backbone.prompt.text}
         settings |= {"weights": packaged_weights(backbone.name), "inputs": inputs, "pairs": fingerprints(folders)}
@@ -114,7 +123,7 @@ class Trainer:
 
     def _load_perceptual(self) -> Perceptual:
         objective = self.config.objective
-        metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"  # which needs no weights
+        metric = objective.perceptual_metric if objective.perceptual > 0 else "l1"  # l1 needs no weights
         return perceptual_loss(metric, self.backbone.device)
 
     def _make_crops(
@@ -133,7 +142,7 @@ class Trainer:
         )
 
     def _prepare_backbone(self, start: Path | None) -> None:
-        """Add the adapters, which the seed decides, or phi- as it is in `start`."""
+        """Add adapters initialised from the seed, and load phi- from `start` if given."""
         adapters = self.config.adapters
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
@@ -172,7 +181,7 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def train(self) -> Trained:
-        """Train to the end, evaluate, and return what was chosen. Interrupted, it resumes from the last checkpoint."""
+        """Train to the last step, evaluate, and return the chosen restorer."""
         size, last = self.config.batch_size, self.config.steps
         batches = (range(step * size, (step + 1) * size)[self._updates.samples] for step in range(self._step, last))
         loader = DataLoader(self._crops, batch_sampler=[list(batch) for batch in batches])
@@ -184,7 +193,7 @@ class Trainer:
         return processes.from_first(None)
 
     def _train_first(self, loader: Iterable[dict[str, Tensor]]) -> Trained:
-        """Train as all processes do; and log, evaluate and save, which one does for all."""
+        """Train in the first process, which also logs, evaluates and saves."""
         steps, every, log = self.config.steps, self.config.evaluation, TrainingLog(self.output / "logs", self._step)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
@@ -212,7 +221,7 @@ class Trainer:
             return self._selection.finish()
 
     def _log_losses(self, log: TrainingLog) -> float:
-        """Write the means since the last row, and return that of the whole loss."""
+        """Write the mean losses since the last row, and return the mean of the total loss."""
         means = {name: sum(values) / len(values) for name, values in self._recent.items()}
         log.add(self._step, {**means, "skipped": self._updates.skipped})
         self._recent.clear()
@@ -228,7 +237,7 @@ class Trainer:
 
     def _read_state(self) -> dict[str, Any]:
         state = read_state(self._checkpoint)
-        older = {**TrainingConfig().options(), **state["settings"]}  # which may lack what is new
+        older = {**TrainingConfig().options(), **state["settings"]}  # older checkpoints lack newer options
         before, now = (
             {name: value for name, value in json.loads(json.dumps(settings)).items() if name not in _MAY_CHANGE}
             for settings in (older, self._settings)

@@ -1,4 +1,4 @@
-"""One step of training: an update of the restorer phi-, then one of its critic phi+, on a batch of crops."""
+"""One training step: updates the restorer phi-, then its critic phi+, on a batch of crops."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,19 +20,19 @@ _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 
 
 class Updates:
-    """Both adapters under their optimizers, and the running mean of phi-.
+    """Updates both adapters with their optimizers, and the running mean of phi-.
 
-    Every random number follows from the seed and the step. Of several processes each takes its samples of the batch.
+    Random numbers depend only on the seed and the step. Each process takes its samples of the batch.
     """
 
     def __init__(self, backbone: Backbone, config: TrainingConfig, perceptual: Perceptual):
-        """Optimize the adapters that `backbone` has.
+        """Set up optimizers for the adapters of `backbone`.
 
         Raises:
-            NifiError: if the processes cannot share the batch.
+            NifiError: if the batch cannot be split evenly over the processes.
         """
         self.skipped = 0
-        """How many updates were skipped because something was not finite."""
+        """Number of updates skipped because a loss or gradient was not finite."""
         self._backbone, self._config, self._perceptual = backbone, config, perceptual
         count = config.batch_per_process(processes.count())
         first, size = count * processes.index(), count // config.gradient_accumulation
@@ -55,10 +55,12 @@ class Updates:
         return AdapterOptimizer(parameters, lr, self._config.optimization, self._backbone.device, scale_gradients=scale)
 
     def update(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
-        """Update each adapter on this process's samples of a batch; the means over all samples of finite losses.
+        """Update each adapter on this process's samples of a batch. Return the losses, averaged over all samples.
+
+        Losses that are not finite are omitted.
 
         Raises:
-            NifiError: if too many updates in a row were not finite, or another process is gone.
+            NifiError: if too many updates in a row were not finite, or another process ended.
         """
         config, device = self._config, self._backbone.device
         generator = torch.Generator().manual_seed(_seed(config.seed, step))
@@ -82,7 +84,7 @@ class Updates:
     def _update_restorer(
         self, clean: Tensor, degraded: Tensor, attended_photos: Tensor | None, noise: LossNoise, lr_factor: float
     ) -> tuple[dict[str, float], list[Tensor]]:
-        """The losses of phi-, if it was updated, and what it restored: latents of each part of the batch."""
+        """Return the losses of phi- (empty if skipped) and the restored latents of each part of the batch."""
         terms, restored = [], []
         for part in self._parts:
             photos = None if attended_photos is None else attended_photos[part]
@@ -109,7 +111,7 @@ class Updates:
         return self._descend("phi_plus", terms, lr_factor)
 
     def _descend(self, name: AdapterName, parts: Sequence[dict[str, Tensor]], lr_factor: float) -> dict[str, float]:
-        """Update an adapter by the gradients it was given; the mean losses of all parts, or none if it was skipped."""
+        """Update an adapter from its gradients. Return the mean losses of all parts, or none if it was skipped."""
         means = torch.stack([torch.stack([*part.values()]) for part in parts]).mean(0)
         if self._optimizers[name].step(means, lr_factor):
             self._skipped_in_a_row = 0
@@ -119,7 +121,7 @@ class Updates:
         if self._skipped_in_a_row >= self._config.max_bad_steps:
             raise NifiError(
                 f"{self._skipped_in_a_row} losses in a row were not finite: "
-                "train anew with lower learning rates, or in fp32"
+                "train again with lower learning rates or in fp32"
             )
         return {}
 
@@ -128,16 +130,16 @@ class Updates:
         return torch.autocast(self._backbone.device.type, _PRECISIONS[precision], enabled=precision != "fp32")
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Let phi- be its running mean within the block, if there is one."""
+        """Replace phi- by its running mean, if there is one, within the block."""
         return averaged(self._parameters, self._mean)
 
     @property
     def torch_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers by adapter, whose moments a checkpoint keeps."""
+        """Torch optimizers by adapter name."""
         return {name: optimizer.optimizer for name, optimizer in self._optimizers.items()}
 
     def adapters(self) -> dict[str, dict[str, Tensor]]:
-        """Return the adapters' weights by name, and the running mean as `mean` if there is one."""
+        """Return the adapters' weights by name, including the running mean as `mean` if there is one."""
         weights = {name: self._backbone.adapter_state_dict(name) for name in ADAPTERS}
         if self._mean is not None:
             with self.averaged():
@@ -146,7 +148,7 @@ class Updates:
         return weights
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps beside weights and moments, as JSON."""
+        """Return the state without weights and moments, as JSON values."""
         scalers = {name: optimizer.scaler.state_dict() for name, optimizer in self._optimizers.items()}
         return {
             "skipped": self.skipped,
@@ -155,7 +157,7 @@ class Updates:
         }
 
     def load(self, adapters: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Take back what `adapters` and `state` returned."""
+        """Restore the values of `adapters` and `state`."""
         if self._mean is not None:
             self._backbone.load_adapter_state_dict("phi_minus", adapters["mean"])
             values = [parameter.detach().clone() for parameter in self._parameters]
@@ -168,5 +170,5 @@ class Updates:
 
 
 def _seed(seed: int, step: int) -> int:
-    """A seed for the noise of one step, unlike those of its neighbours and of the crops."""
+    """Return a seed for the noise of one step, distinct from those of other steps and of the crops."""
     return int(np.random.SeedSequence([seed, step, 0xF1]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -237,7 +237,7 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, parsed):
         ("training: {objective: {timesteps: [1]}}", "timesteps is .1., expected tuple"),
         ("training: 3", "training: expected names and values"),
         ("prompt: 3", "prompt is 3, expected a string"),
-        ("training: {objective: {alpha: 2}}", "alpha: expected a share"),
+        ("training: {objective: {alpha: 2}}", "alpha: expected a value"),
         ("pairs: [x]", "unknown option 'pairs'"),
     ],
 )

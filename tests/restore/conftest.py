@@ -1,4 +1,4 @@
-"""A restorer in miniature, and its folder."""
+"""A miniature restorer and its folder."""
 
 from pathlib import Path
 

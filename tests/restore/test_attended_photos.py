@@ -1,4 +1,4 @@
-"""Adapters that attend to photos: in the loss, in the crops, in a whole training, on every family."""
+"""Adapters that attend to photos: the loss, the crops, and whole trainings on every family."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ CONFIG = preset("nifi-tiny").training.with_options(
 
 @pytest.fixture(params=[*FAMILIES, "nifi-tiny"])
 def adapted(request: pytest.FixtureRequest, backbone_folders: dict[str, Path]) -> Backbone:
-    """Each family and nifi-tiny, with adapters that say something."""
+    """Each family and nifi-tiny, with adapters that change the output."""
     family: str = request.param
     backbone = Backbone.from_pretrained(backbone_folders.get(family, family), device="cpu")
     with torch.random.fork_rng():
@@ -40,7 +40,7 @@ def pairs(tmp_path: Path) -> PairFolder:
 
 
 def loss(backbone: Backbone, attended_photos: Tensor | None) -> Tensor:
-    """The loss of two fixed crops."""
+    """Return the loss of two fixed crops."""
     generator = torch.Generator().manual_seed(1)
     degraded, clean = torch.rand(2, 2, 3, 32, 32, generator=generator)
     side = 32 // backbone.downsampling
@@ -61,11 +61,11 @@ def gradients(backbone: Backbone, attended_photos: Tensor | None) -> list[Tensor
     ]
 
 
-def test_the_loss_follows_the_photos_whatever_their_order_and_number(adapted: Backbone) -> None:
+def test_the_loss_depends_on_the_photos_but_not_on_their_order(adapted: Backbone) -> None:
     alone, one, two = (loss(adapted, attended_photos) for attended_photos in (None, photos(2)[:, :1], photos(2)))
     assert abs(one - alone) > 1e-6 and abs(two - one) > 1e-6
     torch.testing.assert_close(loss(adapted, photos(2).flip(1)), two, rtol=1e-4, atol=1e-6)
-    # each sample has its own: of the one whose photos stay, what is restored stays
+    # each sample attends to its own photos: the sample with unchanged photos is restored the same
     others = encode_photos(adapted, photos(2))
     z = torch.randn(2, *others.shape[2:], generator=torch.Generator().manual_seed(3))
     noise = torch.zeros_like(z)
@@ -85,7 +85,7 @@ def test_gradients_flow_through_the_photos(adapted: Backbone) -> None:
     assert sum(bool((a - b).abs().max() > 1e-8) for a, b in pairs) > 10
 
 
-def test_gradients_that_are_computed_again_see_the_same_photos(adapted: Backbone) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients_with_photos(adapted: Backbone) -> None:
     kept = gradients(adapted, photos(2))
     adapted.checkpoint_gradients()
     again = gradients(adapted, photos(2))
@@ -93,7 +93,7 @@ def test_gradients_that_are_computed_again_see_the_same_photos(adapted: Backbone
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
-def test_pairs_name_photos_and_folders_and_shards_agree(pairs: PairFolder, tmp_path: Path) -> None:
+def test_folders_and_shards_list_the_same_photos(pairs: PairFolder, tmp_path: Path) -> None:
     opened = PairFolder.open(pairs.root)
     assert opened == pairs and opened.attended_photos["test"]["test0"] == ("train1", "train2", "train3")
     shards = list(write_shards([opened], tmp_path / "shards", 30_000))
@@ -107,13 +107,13 @@ def test_pairs_name_photos_and_folders_and_shards_agree(pairs: PairFolder, tmp_p
         assert found.photos("test", "test1", 0) == []
     crops = [PairCrops([f], size=16, seed=3, length=20, attended_photos=2, cache_bytes=1) for f in (opened, sharded)]
     assert all(torch.equal(crops[0][i]["attended_photos"], crops[1][i]["attended_photos"]) for i in range(20))
-    (some,) = find_pair_folders(shards[:1])  # what is in the other shards cannot be looked at
+    (some,) = find_pair_folders(shards[:1])  # photos in the other shards are not available
     assert len(some.splits["train"]) < 6 and some.fingerprint != sharded.fingerprint
     assert all(name in some.splits["train"] for names in some.attended_photos["train"].values() for name in names)
 
 
 def test_photos_are_cropped_where_the_view_is(pairs: PairFolder) -> None:
-    """Each photo is of the next view's number, and the last one of another size."""
+    """Each view attends to the photos of the next views. The last photo has another size."""
     for i, name in enumerate(pairs.splits["train"]):
         y, x = torch.meshgrid(torch.arange(40), torch.arange(56), indexing="ij")
         picture = torch.stack([x, y, torch.full_like(x, i)], dim=-1).byte().numpy()
@@ -124,14 +124,14 @@ def test_photos_are_cropped_where_the_view_is(pairs: PairFolder) -> None:
     for i in range(60):
         crop = crops[i]
         number = int(crop["degraded"][2, 0, 0] * 255)
-        expected = [(number + k) % 6 for k in (1, 2, 3, 1, 2)]  # three are named, and come again
+        expected = [(number + k) % 6 for k in (1, 2, 3, 1, 2)]  # three are listed, and repeat
         assert [int(photo[2, 0, 0] * 255) for photo in crop["attended_photos"]] == expected
         assert crop["attended_photos"].shape == (5, 3, 16, 16)
         for photo, other in zip(crop["attended_photos"], expected, strict=True):
             assert other == 5 or torch.equal(photo[:2], crop["degraded"][:2])
 
 
-def test_a_view_without_photos_refers_to_itself(tmp_path: Path) -> None:
+def test_a_view_without_photos_attends_to_itself(tmp_path: Path) -> None:
     scenes = [write_scene(tmp_path, "some", attended_photos=2), write_scene(tmp_path, "none")]
     crops = PairCrops(scenes, size=16, seed=0, length=60, attended_photos=2)
     itself = [torch.equal(crops[i]["attended_photos"][0], crops[i]["degraded"]) for i in range(60)]
@@ -140,7 +140,7 @@ def test_a_view_without_photos_refers_to_itself(tmp_path: Path) -> None:
         PairCrops(scenes[1:], size=16, seed=0, length=1, attended_photos=1)
 
 
-def test_what_is_no_other_photo_is_refused(pairs: PairFolder) -> None:
+def test_a_photo_that_is_not_another_training_view_is_refused(pairs: PairFolder) -> None:
     path = pairs.root / "pairs.json"
     content = json.loads(path.read_text())
     for split, view, name in (("train", "train0", "train0"), ("test", "test0", "test1")):
@@ -151,7 +151,7 @@ def test_what_is_no_other_photo_is_refused(pairs: PairFolder) -> None:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "nifi-tiny"])
-def test_every_family_learns_to_look(
+def test_every_family_trains_with_attended_photos(
     family: str, backbone_folders: dict[str, Path], pairs: PairFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers: list[int] = []
@@ -174,7 +174,7 @@ def test_every_family_learns_to_look(
     torch.testing.assert_close(shown[2], shown[3], rtol=1e-4, atol=1e-5)
 
 
-def test_evaluations_show_the_photos(sd3: Backbone, pairs: PairFolder, tmp_path: Path, monkeypatch) -> None:
+def test_evaluations_use_attended_photos(sd3: Backbone, pairs: PairFolder, tmp_path: Path, monkeypatch) -> None:
     seen: list[int] = []
     restore = Restorer.__call__
     monkeypatch.setattr(
@@ -188,7 +188,9 @@ def test_evaluations_show_the_photos(sd3: Backbone, pairs: PairFolder, tmp_path:
     assert set(seen) == {2}
 
 
-def test_who_asks_for_none_trains_to_the_same_bits_as_before(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_training_without_photos_gives_the_same_bits_as_before(
+    backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
     states = []
     for number, attended_photos in enumerate((0, 3)):
         folder = write_scene(tmp_path / f"pairs{number}", attended_photos=attended_photos)
@@ -200,7 +202,7 @@ def test_who_asks_for_none_trains_to_the_same_bits_as_before(backbone_folders: d
     assert Restorer.from_pretrained(tmp_path / "restorer0").settings.attended_photos == 0
 
 
-def test_a_training_of_before_goes_on(
+def test_a_checkpoint_without_the_option_can_be_resumed(
     backbone_folders: dict[str, Path], pairs: PairFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "restorer"

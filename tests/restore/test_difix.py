@@ -1,4 +1,4 @@
-"""Difix in miniature: a folder of its layout, against its autoencoder run with peft and hooks."""
+"""A miniature Difix folder, compared with the same autoencoder run with peft and hooks."""
 
 import shutil
 from dataclasses import replace
@@ -20,11 +20,11 @@ def difix(difix_folder: Path) -> Difix:
     return Difix.from_pretrained(difix_folder, device="cpu")
 
 
-NONE = torch.zeros(1, 1, 1, 1)  # noise, that Difix does without
+NONE = torch.zeros(1, 1, 1, 1)  # Difix adds no noise
 
 
 @torch.no_grad()
-def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, difix_folder: Path) -> None:
+def test_results_match_peft_and_hooks_with_the_same_weights(difix: Difix, difix_folder: Path) -> None:
     torch.manual_seed(0)
     vae = difix_autoencoder()
     vae.load_state_dict(load_file(difix_folder / "vae" / "diffusion_pytorch_model.safetensors"))
@@ -39,7 +39,7 @@ def test_is_what_peft_and_hooks_make_of_the_same_weights(difix: Difix, difix_fol
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alpha = float((1 - betas).cumprod(0)[199])
     eps = difix.family.network(z, 199, difix.prompt.positive.tokens).sample
-    x_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha**0.5  # of the latents as they are: neither noise nor scale
+    x_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha**0.5  # the latents have no noise and no scale
     expected = vae.decode(x_0 / vae.config.scaling_factor).sample / 2 + 0.5
     assert torch.allclose(difix.restore(image, NONE, 199), expected, atol=1e-4)
     assert difix.prompt.text == "remove degradation"
@@ -50,9 +50,9 @@ def test_photos_are_attended_to(difix: Difix) -> None:
     image, photo = torch.rand(2, 3, 32, 48), torch.rand(2, 1, 3, 32, 48)
     alone, with_photo = difix.restore(image, NONE, 199), difix.restore(image, NONE, 199, attended_photos=photo)
     assert with_photo.shape == image.shape and (with_photo - alone).abs().mean() > 1e-5
-    # a view that sees itself twice sees nothing new
+    # attending to a copy of the view changes nothing
     assert torch.allclose(difix.restore(image, NONE, 199, attended_photos=image[:, None]), alone, atol=1e-5)
-    # nor does one sample of a batch see the other's photo
+    # a sample of a batch does not attend to the photos of another
     assert torch.allclose(difix.restore(image[:1], NONE, 199, attended_photos=photo[:1]), with_photo[:1], atol=1e-5)
     order = torch.rand(2, 2, 3, 32, 48)
     assert torch.allclose(
@@ -62,12 +62,14 @@ def test_photos_are_attended_to(difix: Difix) -> None:
     )
 
 
-def test_is_told_from_other_folders(difix_folder: Path, backbone_folders: dict[str, Path]) -> None:
+def test_difix_folders_are_recognised(difix_folder: Path, backbone_folders: dict[str, Path]) -> None:
     assert is_difix(difix_folder)
     assert not any(map(is_difix, (*backbone_folders.values(), Path("nifi-tiny"), difix_folder / "nothing")))
 
 
-def test_another_autoencoder_is_one_line(difix_folder: Path, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_another_autoencoder_is_refused_in_one_line(
+    difix_folder: Path, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(difix_folder, broken)
     weights = "vae/diffusion_pytorch_model.safetensors"
@@ -79,7 +81,7 @@ def test_another_autoencoder_is_one_line(difix_folder: Path, backbone_folders: d
         Difix.from_pretrained(broken, device="cpu")
 
 
-def test_is_a_restorer_that_attends_to_photos(difix_folder: Path) -> None:
+def test_difix_loads_as_a_restorer_with_attended_photos(difix_folder: Path) -> None:
     restorer = Restorer.from_pretrained(difix_folder, device="cpu")
     assert (restorer.settings.t0, restorer.settings.noise_scale, restorer.settings.decode) == (199, 0, "full")
     image, photo = (Image.effect_noise((44, 30), sigma).convert("RGB") for sigma in (20, 60))
@@ -99,7 +101,7 @@ def test_every_part_that_runs_is_compiled(difix: Difix, monkeypatch: pytest.Monk
     assert {mode for _, mode in compiled} == {"default"}
 
 
-def test_it_is_not_trained_saved_or_decoded_by_another_decoder(difix_folder: Path, tmp_path: Path) -> None:
+def test_difix_cannot_be_trained_saved_or_given_another_decoder(difix_folder: Path, tmp_path: Path) -> None:
     restorer = Restorer.from_pretrained(difix_folder, device="cpu")
     with pytest.raises(NifiError, match="Difix has no adapters"):
         restorer.save_pretrained(tmp_path)

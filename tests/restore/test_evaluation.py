@@ -1,4 +1,4 @@
-"""Choosing a strength: the guard against a restorer that makes views worse."""
+"""The choice of a strength, which guards against a restorer that makes views worse."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def folder(name: str) -> PairFolder:
 
 
 def scores(name: str, before: dict, **after: dict) -> ViewScores:
-    """`after` is by strength in percent: s50={...}."""
+    """Return scores of one view. `after` is by strength in percent: s50={...}."""
     by_strength = {int(key[1:]) / 100: {**before, **values} for key, values in after.items()}
     return ViewScores(folder(name), "view", before, {0.0: before, **by_strength}, NOTHING)
 
@@ -34,7 +34,7 @@ def scores(name: str, before: dict, **after: dict) -> ViewScores:
 BEFORE = {"psnr": 20.0, "ssim": 0.8, "gmsd": 0.2}
 
 
-def test_errors_are_compared_as_ratios_whichever_way_a_metric_points():
+def test_errors_are_compared_as_ratios_for_every_kind_of_metric():
     after = {"psnr": 20 + 20 * np.log10(2), "ssim": 0.9, "gmsd": 0.1}
     assert error_change(BEFORE, after) == pytest.approx(dict.fromkeys(BEFORE, -np.log(2)))
     assert error_change({**BEFORE, "lpips": None}, {**after, "lpips": None}).keys() == BEFORE.keys()
@@ -45,22 +45,22 @@ def test_the_strength_with_the_least_error_wins():
     assert choose_strength([view]).strength == 0.5
 
 
-def test_a_gain_in_one_metric_does_not_buy_a_loss_in_another():
+def test_a_gain_in_one_metric_does_not_offset_a_loss_in_another():
     view = scores("fox", BEFORE, s50={"psnr": 20.1}, s100={"psnr": 26.0, "gmsd": 0.201})
     assert choose_strength([view]).strength == 0.5
 
 
-def test_a_gain_on_one_scene_does_not_buy_a_loss_on_another():
+def test_a_gain_on_one_scene_does_not_offset_a_loss_on_another():
     views = [scores("fox", BEFORE, s100={"psnr": 26.0}), scores("bonsai", BEFORE, s100={"psnr": 19.9})]
     assert choose_strength(views) == Choice(0.0, 0.0)
 
 
-def test_single_views_of_a_scene_may_lose_if_their_mean_gains():
+def test_single_views_may_get_worse_if_the_scene_mean_improves():
     views = [scores("fox", BEFORE, s100={"psnr": 22.0}), scores("fox", BEFORE, s100={"psnr": 19.9})]
     assert choose_strength(views).strength == 1.0
 
 
-def test_a_restorer_that_helps_nowhere_is_switched_off():
+def test_a_restorer_that_does_not_help_is_switched_off():
     assert choose_strength([scores("fox", BEFORE, s50={"psnr": 19.0}, s100={"psnr": 18.0})]) == Choice(0.0, 0.0)
     assert choose_strength([]) == Choice(0.0, 0.0)
 
@@ -78,7 +78,7 @@ def test_strengths_blend_the_view_and_its_restoration(tmp_path):
     assert score.after[0.0] == score.before
 
 
-def test_views_to_look_at_are_spread_over_folders_and_along_them():
+def test_evaluated_views_are_spread_over_and_along_folders():
     folders = [folder("a"), folder("b")]
     names = {"a": [f"a{i}" for i in range(9)], "b": ["b0"]}
     views = spread_views(folders, lambda f: names[f.scene], 6)

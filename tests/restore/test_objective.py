@@ -1,4 +1,4 @@
-"""The objective on a toy whose scores are known in closed form: one-dimensional Gaussian data, no network."""
+"""The objective on a toy with closed-form scores: one-dimensional Gaussian data without a network."""
 
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -18,7 +18,7 @@ PAPER = ObjectiveConfig(guidance_scale=1.0)
 
 @dataclass
 class Gaussian:
-    """Ideal denoiser of N(mean, std^2) data as each kind of network would predict it; the critic knows N(*critic)."""
+    """Ideal denoiser of N(mean, std^2) data, for each kind of prediction. The critic's data is N(*critic)."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -56,7 +56,7 @@ class Gaussian:
 
 
 def offset_gradient(s: float, offset: float, config: ObjectiveConfig, kind: str = "velocity") -> float:
-    """Where L_match moves a z_hat that is `offset` above its z_gt, for unit Gaussian data."""
+    """Return the gradient of L_match for a z_hat `offset` above its z_gt, for unit Gaussian data."""
     clean = torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
     t = torch.full((64,), 1000 * s)
     g = matching_gradient(Gaussian(kind=kind), clean + offset, clean, t, torch.randn(64, 1), config)
@@ -65,21 +65,21 @@ def offset_gradient(s: float, offset: float, config: ObjectiveConfig, kind: str 
 
 
 @pytest.mark.parametrize("offset", [0.5, -0.5])
-def test_noise_space_ground_truth_guidance_attracts_at_every_noise_level(offset: float):
+def test_ground_truth_guidance_in_noise_space_attracts_at_every_noise_level(offset: float):
     config = replace(UNIFORM, alpha=0.0)
     moves = [offset_gradient(s, offset, config) * 0.5 / offset for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert moves == pytest.approx([-0.055, -0.181, -0.25, -0.181, -0.055], abs=1e-3)
 
 
 @pytest.mark.parametrize("offset", [0.5, -0.5])
-def test_velocity_space_ground_truth_guidance_repels_below_half(offset: float):
+def test_ground_truth_guidance_in_velocity_space_repels_below_half(offset: float):
     config = replace(UNIFORM, alpha=0.0, gt_space="velocity")
     moves = [offset_gradient(s, offset, config) * 0.5 / offset for s in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert moves == pytest.approx([0.439, 0.241, 0.0, -0.103, -0.049], abs=1e-3)
 
 
 @pytest.mark.parametrize("s", [0.05, 0.2, 0.5, 0.8, 0.95])
-def test_tsd_sr_weight_is_sigma_squared_on_velocities(s: float):
+def test_the_tsd_sr_weight_is_sigma_squared_on_velocities(s: float):
     backbone = Gaussian(critic=(1.0, 0.7))
     z, noise = torch.randn(8, 1), torch.randn(8, 1)
     t = torch.full((8,), 1000 * s)
@@ -96,8 +96,8 @@ def test_tsd_sr_weight_is_sigma_squared_on_velocities(s: float):
 @pytest.mark.parametrize("s", [0.05, 0.2, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("start", [(-3.0, 0.8), (3.0, 0.8), (1.0, 0.3), (1.0, 2.0)])
-def test_matching_alone_pulls_the_restored_onto_the_data(start, alpha: float, s: float, weighting, kind: str):
-    """Data N(1, 0.8^2); z_hat starts below, above, narrower or wider; the critic knows it in closed form."""
+def test_matching_alone_moves_restored_samples_onto_the_data(start, alpha: float, s: float, weighting, kind: str):
+    """The data is N(1, 0.8^2). z_hat starts below, above, narrower or wider. The critic is exact."""
     generator = torch.Generator().manual_seed(1)
     unit, data = torch.randn(2, 256, 1, generator=generator, dtype=torch.float64)  # s = .95 cancels digits
     z_hat = start[0] + start[1] * (unit - unit.mean()) / unit.std()
@@ -106,7 +106,7 @@ def test_matching_alone_pulls_the_restored_onto_the_data(start, alpha: float, s:
     t = torch.full((256,), 1000 * s, dtype=torch.float64)
 
     def pull() -> Tensor:
-        """L_match's gradient, averaged over a noise and its negative: the scores are linear, so that is the mean."""
+        """Return L_match's gradient averaged over a noise and its negative: the exact mean, since scores are linear."""
         backbone = Gaussian(1.0, 0.8, (float(z_hat.mean()), float(z_hat.std())), kind)
         leaf = z_hat.clone().requires_grad_()
         noise = torch.randn(256, 1, generator=generator, dtype=torch.float64)
@@ -119,19 +119,19 @@ def test_matching_alone_pulls_the_restored_onto_the_data(start, alpha: float, s:
     first = distance()
     for _ in range(15):
         gradient = pull()
-        # its direction, at a step of our choice: the weights of noise levels differ a hundredfold
+        # normalised, because the weights of noise levels differ a hundredfold
         z_hat = z_hat - 0.3 * distance() / gradient.abs().mean() * gradient
     assert distance() < 0.1 * first
 
 
-def test_the_pull_vanishes_where_restored_and_data_agree():
+def test_the_gradient_vanishes_where_restored_and_data_agree():
     z, noise, t = torch.randn(64, 1), torch.randn(64, 1), torch.full((64,), 300.0)
     assert matching_gradient(Gaussian(), z, z, t, noise, PAPER).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["velocity", "epsilon", "v_prediction"])
-def test_one_step_restores_exactly_what_a_network_that_knows_the_answer_knows(kind: str):
-    """Data of zero variance: the ideal denoiser returns its mean from any start."""
+def test_one_step_of_an_ideal_denoiser_restores_exactly(kind: str):
+    """For data of zero variance, the ideal denoiser returns the mean from any start."""
     z = torch.randn(16, 1)
     z_hat = restore_latents(Gaussian(mean=0.3, std=0.0, kind=kind), z, torch.randn(16, 1), 199)
     assert torch.allclose(z_hat, torch.full_like(z, 0.3), atol=1e-5)
@@ -143,7 +143,7 @@ def test_without_noise_the_step_is_deterministic():
     assert torch.equal(*steps)
 
 
-def test_the_critic_is_best_at_the_distribution_it_follows():
+def test_the_critic_loss_is_lowest_at_the_restored_distribution():
     generator = torch.Generator().manual_seed(2)
     z_hat = 2 + 0.5 * torch.randn(4096, 1, generator=generator)
     noise, t = torch.randn(4096, 1, generator=generator), torch.full((4096,), 400.0)
@@ -153,7 +153,7 @@ def test_the_critic_is_best_at_the_distribution_it_follows():
 
 
 class Recorder(Gaussian):
-    """An autoencoder that changes nothing, and a note of which adapters were asked for."""
+    """Identity autoencoder that records the adapters of all calls."""
 
     def __init__(self):
         super().__init__()
@@ -184,7 +184,7 @@ def drawn(config: ObjectiveConfig) -> LossNoise:
     return LossNoise.sample((2, 48), config, torch.Generator().manual_seed(0))
 
 
-def test_every_part_uses_its_adapter():
+def test_every_role_uses_its_adapter():
     encode = [("encode", None), ("encode", "phi_minus"), ("predict", "phi_minus")]
     scores = [("predict", None), ("predict", "phi_plus"), ("predict", None)]
     assert _asked(PAPER) == [*encode, *scores, ("decode", None)]
@@ -198,7 +198,7 @@ def test_every_part_uses_its_adapter():
         (replace(PAPER, perceptual=0.0), ("decode", None)),
     ],
 )
-def test_a_term_of_weight_zero_costs_nothing(config: ObjectiveConfig, unasked):
+def test_a_term_of_weight_zero_is_not_computed(config: ObjectiveConfig, unasked):
     assert unasked not in _asked(config)
 
 
@@ -212,7 +212,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert all(term > 0 for term in loss.terms.values())
 
 
-def test_losses_of_pictures_see_what_will_be_shown():
+def test_image_losses_compare_the_final_views():
     class Lossy(Recorder):
         def decode(self, latents: Tensor) -> Tensor:
             return 0.5 * super().decode(latents)
@@ -227,7 +227,7 @@ def test_losses_of_pictures_see_what_will_be_shown():
     torch.testing.assert_close(seen["change"] - seen["full"], 0.5 * degraded)
 
 
-def test_draws_depend_on_the_seed_alone_and_stay_in_range():
+def test_noise_depends_on_the_seed_alone_and_stays_in_range():
     config = replace(PAPER, timesteps=(50, 52))
     a, b, c = (LossNoise.sample((99, 1), config, torch.Generator().manual_seed(n)) for n in (0, 0, 1))
     assert torch.equal(a.noise, b.noise) and torch.equal(a.timestep, b.timestep)
@@ -235,7 +235,7 @@ def test_draws_depend_on_the_seed_alone_and_stay_in_range():
     assert set(a.timestep.tolist()) == {50.0, 51.0, 52.0}
 
 
-def test_the_critic_alone_learns_without_the_prompt_now_and_then(monkeypatch: pytest.MonkeyPatch):
+def test_only_the_critic_drops_the_prompt_sometimes(monkeypatch: pytest.MonkeyPatch):
     draws = LossNoise.sample((4000, 1), replace(PAPER, prompt_dropout=0.1), torch.Generator().manual_seed(0))
     assert draws.dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
     seen = []
@@ -250,11 +250,11 @@ def test_the_critic_alone_learns_without_the_prompt_now_and_then(monkeypatch: py
 @pytest.mark.parametrize(
     "wrong", [{"timesteps": (900, 100)}, {"timesteps": (0, 900)}, {"alpha": 1.5}, {"prompt_dropout": -0.1}]
 )
-def test_senseless_configurations_are_refused(wrong: dict):
+def test_invalid_configurations_are_refused(wrong: dict):
     with pytest.raises(NifiError, match=next(iter(wrong))):
         replace(PAPER, **wrong)
 
 
-def test_the_toy_is_a_denoiser():
+def test_the_toy_denoises():
     backbone: Denoiser = Gaussian()
     assert backbone.sigma(torch.tensor([199.0])).item() == pytest.approx(0.199)

@@ -1,4 +1,4 @@
-"""Perceptual losses: zero for equal crops, larger for worse ones, with gradients that lead back."""
+"""Perceptual losses: zero for equal crops, larger for worse ones, with useful gradients."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_losses_measure_distance_at_every_crop_size(metric, size):
 
 
 @pytest.mark.parametrize(("metric", "network"), [("lpips", "lpips_network"), ("dists", "dists_network")])
-def test_weights_that_cannot_be_had_are_one_line(metric, network, monkeypatch):
+def test_missing_weights_are_refused_in_one_line(metric, network, monkeypatch):
     monkeypatch.setattr(f"nifi_ns.metrics.{network}", lambda: None)
     with pytest.raises(NifiError, match=rf"weights of {metric.upper()}.*ms_ssim, haarpsi, swd, texture or l1"):
         perceptual_loss(metric, CPU)

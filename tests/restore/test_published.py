@@ -1,4 +1,4 @@
-"""Checkpoints in the authors' layouts, written by stock peft and diffusers for a miniature SD3."""
+"""Checkpoints in the authors' layouts, written with peft and diffusers for a miniature SD3."""
 
 import shutil
 from pathlib import Path
@@ -18,12 +18,12 @@ from nifi_ns.restore._layouts import LAYOUTS
 from nifi_ns.restore._published import EMBEDDINGS_FILE, PROMPT, read_lora_tensors
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "proj", "linear", "proj_out"]
-CLOSE = {"rtol": 0, "atol": 5e-3}  # their network is told timestep 199, ours that of the nearest sigma, 197.9
+CLOSE = {"rtol": 0, "atol": 5e-3}  # they pass timestep 199, this package that of the nearest sigma, 197.9
 IMAGE = torch.rand(16, 24, 3, generator=torch.Generator().manual_seed(1))
 
 
 class Authors:
-    """What the authors' code does: models with LoRA layers, their state dicts, and one step from timestep 199."""
+    """Reference of the authors' code: models with LoRA layers, their state dicts, one step from timestep 199."""
 
     def __init__(self, folder: Path):
         torch.manual_seed(0)
@@ -74,7 +74,7 @@ def authors(backbone_folders: dict[str, Path]) -> Authors:
 
 
 @pytest.mark.parametrize("layout", ["file", "folder"])
-def test_the_authors_checkpoints_restore_as_their_code_does(authors, backbone_folders, tmp_path: Path, layout):
+def test_published_checkpoints_restore_like_the_authors_code(authors, backbone_folders, tmp_path: Path, layout):
     (tmp_path / "theirs").mkdir()
     path = authors.save(tmp_path / "theirs", layout)
     restorer = Restorer.from_pretrained(path, device="cpu", backbone=backbone_folders["sd3"])
@@ -85,10 +85,10 @@ def test_the_authors_checkpoints_restore_as_their_code_does(authors, backbone_fo
     torch.testing.assert_close(Restorer.from_pretrained(tmp_path / "ours", device="cpu")(IMAGE), restored)
 
 
-def test_without_their_embeddings_their_text_is_embedded(authors, backbone_folders, tmp_path: Path, monkeypatch):
+def test_without_embeddings_the_prompt_text_is_embedded(authors, backbone_folders, tmp_path: Path, monkeypatch):
     path = authors.save(tmp_path, "file")
     (tmp_path / EMBEDDINGS_FILE).unlink()
-    with pytest.raises(NifiError, match="has no text_encoder/"):  # which has no text encoders
+    with pytest.raises(NifiError, match="has no text_encoder/"):  # the miniature SD3 has no text encoders
         Restorer.from_pretrained(path, device="cpu", backbone=backbone_folders["sd3"])(IMAGE)
     asked, folder = [], tmp_path / "with_encoder"
     shutil.copytree(backbone_folders["sd3"], folder)
@@ -111,7 +111,7 @@ def test_layers_without_weights_are_not_adapted(authors, backbone_folders, tmp_p
     torch.testing.assert_close(restored, authors.restore(IMAGE), **CLOSE)
 
 
-def test_what_is_no_such_checkpoint_is_refused(authors, backbone_folders, tmp_path: Path):
+def test_files_that_are_not_checkpoints_are_refused(authors, backbone_folders, tmp_path: Path):
     path = authors.save(tmp_path, "file")
 
     def load(family: str = "sd3") -> None:
@@ -128,15 +128,15 @@ def test_what_is_no_such_checkpoint_is_refused(authors, backbone_folders, tmp_pa
     with pytest.raises(CorruptFileError, match="expected state dicts of transformer and vae"):
         read_lora_tensors(path)
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(CorruptFileError, match="is no checkpoint that can be read"):
-        Restorer.from_pretrained(path)  # at once, before there is an image or a backbone
+    with pytest.raises(CorruptFileError, match="is not a readable checkpoint"):
+        Restorer.from_pretrained(path)  # refused before an image or backbone is needed
     torch.save(states, path)
     (tmp_path / EMBEDDINGS_FILE).write_bytes(b"PK")
-    with pytest.raises(CorruptFileError, match="holds no prompt embeddings"):
+    with pytest.raises(CorruptFileError, match="does not hold prompt embeddings"):
         load()
 
 
-def test_embeddings_are_found_where_the_authors_keep_them(authors, backbone_folders, tmp_path: Path):
+def test_embeddings_are_found_in_the_authors_repository(authors, backbone_folders, tmp_path: Path):
     for folder in ("checkpoints", "example"):
         (tmp_path / folder).mkdir()
     path = authors.save(tmp_path / "checkpoints", "file")
@@ -146,7 +146,7 @@ def test_embeddings_are_found_where_the_authors_keep_them(authors, backbone_fold
     assert torch.equal(found(IMAGE), expected) and found.backbone.prompt.text == PROMPT
 
 
-def test_layouts_do_not_take_each_other_s(authors, backbone_folders, difix_folder: Path, tmp_path: Path):
+def test_each_layout_recognises_only_its_own(authors, backbone_folders, difix_folder: Path, tmp_path: Path):
     for name in ("file", "folder", "own", "empty"):
         (tmp_path / name).mkdir()
     paths = [authors.save(tmp_path / name, name) for name in ("file", "folder")]

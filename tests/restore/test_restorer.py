@@ -1,4 +1,4 @@
-"""From a degraded image to a restored one: kinds and sizes of images, tiles, settings, threads."""
+"""Restoring images: types and sizes of images, tiles, settings, threads."""
 
 import threading
 from dataclasses import replace
@@ -15,7 +15,7 @@ from nifi_ns.errors import NifiError
 from nifi_ns.restore import Restorer, RestorerSettings
 
 
-def test_an_image_comes_back_as_what_it_was(restorer: Restorer) -> None:
+def test_the_result_has_the_type_shape_and_range_of_the_input(restorer: Restorer) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (18, 26, 3), dtype=np.uint8)
     restored = restorer(pixels)
     assert restored.dtype == np.uint8
@@ -35,7 +35,7 @@ def test_an_image_comes_back_as_what_it_was(restorer: Restorer) -> None:
     torch.testing.assert_close(batch[0], as_floats, atol=1e-5, rtol=0)
 
 
-def test_what_is_no_image_is_refused(restorer: Restorer) -> None:
+def test_values_that_are_not_images_are_refused(restorer: Restorer) -> None:
     with pytest.raises(NifiError, match=r"shape \(8, 8\): expected \[H, W, 3\]"):
         restorer(torch.rand(8, 8))
     with pytest.raises(NifiError, match=r"torch.int64: expected uint8"):
@@ -52,16 +52,16 @@ def test_any_size_is_restored(restorer: Restorer, size: tuple[int, int]) -> None
     assert restored.isfinite().all() and not torch.equal(restored, image)
 
 
-def test_the_same_image_is_restored_the_same(restorer: Restorer) -> None:
+def test_restoring_is_repeatable(restorer: Restorer) -> None:
     image = torch.rand(20, 20, 3)
     assert torch.equal(restorer(image), restorer(image))
     other = Restorer(restorer.backbone, RestorerSettings(seed=1))
     assert not torch.allclose(restorer(image), other(image), atol=1e-3)
-    restorer.settings = other.settings  # after it has drawn its noise
+    restorer.settings = other.settings  # after the noise was drawn
     assert torch.equal(restorer(image), other(image))
 
 
-def test_strength_blends_from_exactly_the_input(restorer: Restorer) -> None:
+def test_strength_zero_is_exactly_the_input_and_others_blend(restorer: Restorer) -> None:
     image = torch.rand(20, 20, 3)
     full = restorer(image)
     assert torch.equal(restorer(image, strength=0), image)
@@ -76,11 +76,11 @@ def test_noise_scale_zero_adds_no_noise(adapted: Backbone) -> None:
     assert torch.equal(*seeds)
 
 
-def test_decoding_the_change_cancels_what_the_autoencoder_loses(sd3: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_the_change_cancels_the_loss_of_the_autoencoder(
+    sd3: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = 0.3 + 0.4 * torch.rand(16, 16, 3)
-    monkeypatch.setattr(
-        sd3, "to_x0", lambda x_t, out, t: x_t / sd3.signal(t)
-    )  # a network that finds nothing to restore
+    monkeypatch.setattr(sd3, "to_x0", lambda x_t, out, t: x_t / sd3.signal(t))  # a network that changes nothing
     change = Restorer(sd3, RestorerSettings(noise_scale=0))
     full = Restorer(sd3, RestorerSettings(noise_scale=0, decode="full"))
     torch.testing.assert_close(change(image), image, atol=1e-5, rtol=0)
@@ -89,7 +89,7 @@ def test_decoding_the_change_cancels_what_the_autoencoder_loses(sd3: Backbone, m
     assert not torch.allclose(full(image), image, atol=0.05)
 
 
-def test_tiles_are_joined_without_seams(sd3: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_are_blended_without_seams(sd3: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 7), (60, 100), mode="bicubic")[0].clamp(0, 1)
     seen = []
 
@@ -106,7 +106,7 @@ def test_tiles_are_joined_without_seams(sd3: Backbone, monkeypatch: pytest.Monke
     assert max(seen[0]) <= 40
 
 
-def test_tiles_get_the_noise_of_their_place(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_get_their_part_of_the_noise(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
     image, noises = torch.rand(3, 40, 60), {}
     restorer.tile_size, restorer.overlap = 32, 8
     backbone = restorer.backbone
@@ -126,9 +126,9 @@ def test_tiles_get_the_noise_of_their_place(restorer: Restorer, monkeypatch: pyt
         assert torch.equal(noise, full[..., top // 2 : top // 2 + height, left // 2 : left // 2 + width])
 
 
-def test_attended_photos_reach_every_tile_at_its_place(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_get_their_part_of_the_attended_photos(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
     image, photos = torch.rand(40, 60, 3), [torch.rand(80, 120, 3), torch.rand(3, 40, 60)]
-    with pytest.raises(NifiError, match="not trained to look at photos"):
+    with pytest.raises(NifiError, match="not trained with attended photos"):
         restorer(image, attended_photos=photos)
     restorer.settings = replace(restorer.settings, attended_photos=1)
     assert not torch.equal(restorer(image, attended_photos=photos), restorer(image))
@@ -137,9 +137,9 @@ def test_attended_photos_reach_every_tile_at_its_place(restorer: Restorer, monke
     torch.testing.assert_close(restorer(image, attended_photos=photos), photos[1].movedim(0, -1))
 
 
-def test_a_network_of_another_kind_restores(tmp_path: Path) -> None:
+def test_any_one_step_network_can_restore(tmp_path: Path) -> None:
     class Brightens:
-        """All that a restorer asks for, and nothing of diffusion."""
+        """A minimal `OneStepNetwork` without diffusion."""
 
         device, latent_channels, downsampling, pixel_multiple, max_side = torch.device("cpu"), 1, 4, 8, 16
 
@@ -160,11 +160,11 @@ def test_a_network_of_another_kind_restores(tmp_path: Path) -> None:
         Restorer(Brightens()).save_pretrained(tmp_path)
 
 
-def test_results_can_be_used_in_further_gradients(restorer: Restorer) -> None:
+def test_results_can_be_used_in_gradient_computations(restorer: Restorer) -> None:
     image = torch.rand(8, 8, 3, requires_grad=True)
     (restorer(image) * image).sum().backward()
     assert image.grad is not None
-    torch.testing.assert_close(image.grad, restorer(image))  # a restored view is a constant
+    torch.testing.assert_close(image.grad, restorer(image))  # the restored view has no gradient
 
 
 def test_threads_share_one_restorer(restorer: Restorer) -> None:

@@ -1,4 +1,4 @@
-"""Restorers on disk: what is saved is what is loaded, when it is loaded, and what is refused."""
+"""Restorers on disk: saving, loading, and refused folders."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_a_saved_restorer_is_the_same_restorer(adapted: Backbone, tmp_path: Path
     assert loaded.backbone.prompt.text == "a photo"
 
 
-def test_saving_again_replaces_and_leaves_other_files_alone(saved: Path, restorer: Restorer) -> None:
+def test_saving_again_replaces_the_restorer_and_keeps_other_files(saved: Path, restorer: Restorer) -> None:
     (saved / "metrics.json").write_text("{}")
     restorer.settings = RestorerSettings(strength=0.5)
     restorer.save_pretrained(saved)
@@ -36,7 +36,7 @@ def test_saving_again_replaces_and_leaves_other_files_alone(saved: Path, restore
     )
 
 
-def test_saving_without_an_encoder_adapter_removes_a_former_one(saved: Path, backbone_folders: dict[str, Path]) -> None:
+def test_saving_without_an_encoder_adapter_removes_an_old_one(saved: Path, backbone_folders: dict[str, Path]) -> None:
     sd3 = Backbone.from_pretrained(backbone_folders["sd3"], device="cpu")
     sd3.add_adapters(2, 2, vae_encoder=False)
     restorer, image = Restorer(sd3), torch.rand(8, 8, 3)
@@ -60,7 +60,7 @@ def test_the_backbone_is_loaded_with_the_first_image(
         Restorer.from_pretrained(saved, device="cpu", backbone=backbone_folders["sd-turbo"])(image)
 
 
-def test_folders_that_cannot_be_read_say_why(saved: Path, tmp_path: Path) -> None:
+def test_unreadable_folders_are_refused_with_the_reason(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(NifiError, match=r"no restorer in .*expected a restorer\.json"):
         Restorer.from_pretrained(tmp_path / "nothing")
     about = json.loads((saved / "restorer.json").read_text())
@@ -81,14 +81,14 @@ def test_folders_that_cannot_be_read_say_why(saved: Path, tmp_path: Path) -> Non
     rewritten()
     weights = (saved / NETWORK_ADAPTER_FILE).read_bytes()
     (saved / NETWORK_ADAPTER_FILE).write_bytes(weights[:-1] + b"\1")
-    with pytest.raises(CorruptFileError, match="is damaged, or of another training"):
+    with pytest.raises(CorruptFileError, match="is damaged or belongs to another training"):
         Restorer.from_pretrained(saved)
     (saved / NETWORK_ADAPTER_FILE).unlink()
     with pytest.raises(NifiError, match=r"is incomplete: pytorch_lora_weights\.safetensors is missing"):
         Restorer.from_pretrained(saved)
 
 
-def test_another_nifi_tiny_is_refused_and_one_that_was_not_noted_is_not(tmp_path: Path) -> None:
+def test_another_nifi_tiny_is_refused_if_its_weights_were_recorded(tmp_path: Path) -> None:
     tiny = Backbone.from_pretrained("nifi-tiny", device="cpu")
     tiny.add_adapters(rank=2, alpha=2)
     Restorer(tiny).save_pretrained(tmp_path)
@@ -97,23 +97,25 @@ def test_another_nifi_tiny_is_refused_and_one_that_was_not_noted_is_not(tmp_path
     assert len(about["weights"]) == 64
     Restorer.from_pretrained(tmp_path, device="cpu")
     path.write_text(json.dumps({**about, "weights": "0" * 64}))
-    with pytest.raises(NifiError, match="was trained on another nifi-tiny than this version's: train it anew"):
+    with pytest.raises(NifiError, match="was trained on another nifi-tiny than this version's: train it again"):
         Restorer.from_pretrained(tmp_path)
     pairs = write_scene(tmp_path / "pairs")
     with pytest.raises(NifiError, match="was trained on another nifi-tiny"):
         config = preset("nifi-tiny").training.with_options(steps=1, crop=32)
         Trainer(tiny, [pairs], tmp_path / "next", config, start=tmp_path)
     image = torch.rand(16, 24, 3)
-    own = Restorer.from_pretrained(tmp_path, device="cpu", backbone=WEIGHTS / "nifi-tiny")  # a folder is anybody's
+    own = Restorer.from_pretrained(
+        tmp_path, device="cpu", backbone=WEIGHTS / "nifi-tiny"
+    )  # the weights of a folder are not checked
     path.write_text(json.dumps({key: value for key, value in about.items() if key != "weights"}))
     assert torch.equal(Restorer.from_pretrained(tmp_path, device="cpu")(image), own(image))
 
 
-def test_a_backbone_from_elsewhere_is_not_noted(saved: Path) -> None:
+def test_weights_of_other_backbones_are_not_recorded(saved: Path) -> None:
     assert json.loads((saved / "restorer.json").read_text())["weights"] is None
 
 
-def test_a_network_is_loaded_once_and_when_asked_for(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_loaded_once_on_first_use(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load = Backbone.from_pretrained
     monkeypatch.setattr(Backbone, "from_pretrained", lambda *a, **k: loaded.append(a) or load(*a, **k))

@@ -1,4 +1,4 @@
-"""Windows over an image, and their blending."""
+"""Windows over an image and their blending."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from nifi_ns.restore._tiles import feathered, windows
 
 
 @given(st.integers(1, 400), st.integers(3, 40), st.integers(0, 8), st.sampled_from([1, 2, 8]))
-def test_windows_cover_with_the_overlap_asked_for(size: int, tile: int, overlap: int, multiple: int) -> None:
+def test_windows_cover_the_size_with_the_requested_overlap(size: int, tile: int, overlap: int, multiple: int) -> None:
     size, tile, overlap = size * multiple, tile * multiple, min(overlap, tile // 2) * multiple
     spans = windows(size, tile, overlap, multiple)
     assert spans[0][0] == 0
@@ -20,7 +20,7 @@ def test_windows_cover_with_the_overlap_asked_for(size: int, tile: int, overlap:
     assert all(before[1] - after[0] >= overlap for before, after in pairwise(spans))
 
 
-def test_what_fits_is_one_window() -> None:
+def test_a_size_that_fits_is_one_window() -> None:
     assert windows(512, 512, 64, 8) == [(0, 512)]
     assert windows(960, 512, 64, 8) == [(0, 512), (448, 960)]
 
@@ -32,7 +32,7 @@ def test_blending_tiles_of_one_image_gives_the_image(size: tuple[int, int]) -> N
     torch.testing.assert_close(feathered(image, lambda tile, y, x: tile, *spans), image)
 
 
-def test_a_step_between_tiles_becomes_a_ramp() -> None:
+def test_a_step_between_tiles_becomes_a_linear_ramp() -> None:
     image = torch.zeros(1, 3, 8, 24)
     spans = [(0, 8)], [(0, 16), (8, 24)]
     blended = feathered(image, lambda tile, y, x: torch.full_like(tile, float(x > 0)), *spans)

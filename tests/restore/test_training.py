@@ -1,4 +1,4 @@
-"""The training loop on a miniature SD3 of random weights: what it leaves, resumes, refuses and survives."""
+"""The training loop on a miniature SD3 with random weights: outputs, resuming, refusals and bad losses."""
 
 import csv
 import json
@@ -44,12 +44,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[PairFolder]:
 
 @pytest.fixture
 def load(backbone_folders: dict[str, Path]):
-    """Load a fresh miniature SD3."""
+    """Function that loads a fresh miniature SD3."""
     return lambda family="sd3": Backbone.from_pretrained(backbone_folders[family], device="cpu")
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while step `step` is computed."""
+    """Raise KeyboardInterrupt during step `step`."""
     update = Updates.update
 
     def interrupted(updates: Updates, batch, number):
@@ -60,7 +60,7 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Updates, "update", interrupted)
 
 
-def test_a_training_leaves_a_restorer_and_all_that_was_promised(load, folders, tmp_path):
+def test_a_training_writes_a_restorer_and_all_documented_files(load, folders, tmp_path):
     backbone = load()
     Trainer(backbone, folders, tmp_path, CONFIG).train()
     image = torch.rand(40, 56, 3)
@@ -99,7 +99,7 @@ def test_both_adapters_learn_and_the_backbone_stays_frozen(load, folders, tmp_pa
     assert all(torch.equal(p, value) for p, value in frozen)
 
 
-def test_a_training_begins_with_another_restorer(load, folders, tmp_path):
+def test_a_training_can_start_from_another_restorer(load, folders, tmp_path):
     first, config = tmp_path / "first", CONFIG.with_options(lr=0.01, warmup_steps=1)
     Trainer(load(), folders, first, config).train()
     backbone = load()
@@ -121,7 +121,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_pat
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     Trainer(load(), folders, straight, config).train()
     with monkeypatch.context() as patch:
-        interrupt_at(5, patch)  # between two rows of the loss tables, after an evaluation
+        interrupt_at(5, patch)  # between two rows of the loss table, after an evaluation
         with pytest.raises(KeyboardInterrupt):
             Trainer(load(), folders, resumed, config).train()
     Trainer(load(), folders, resumed, config, resume=True).train()
@@ -135,9 +135,9 @@ def test_an_interrupted_training_resumes_to_the_same_bits(load, folders, tmp_pat
 
 
 @pytest.mark.parametrize("saving", [{"gradient_accumulation": 2}, {"gradient_checkpointing": True}])
-def test_what_saves_memory_changes_nothing_else_and_may_come_late(load, folders, tmp_path, saving):
+def test_memory_saving_options_change_no_result_and_may_change_on_resume(load, folders, tmp_path, saving):
     config = CONFIG.with_options(batch_size=4, steps=4, lr=0.01, critic_lr=0.01, log_every=1, schedule="constant")
-    config = config.with_options(grad_clip=1e9)  # or gradients of another scale would look the same
+    config = config.with_options(grad_clip=1e9)  # so that clipping does not hide a wrong scale of gradients
     Trainer(load(), folders, tmp_path / "plain", config).train()
     Trainer(load(), folders, tmp_path / "saved", config.with_options(steps=2)).train()
     backbone = load()
@@ -148,7 +148,7 @@ def test_what_saves_memory_changes_nothing_else_and_may_come_late(load, folders,
     network.transformer_blocks[0].register_forward_pre_hook(lambda *_: blocks.append(torch.is_grad_enabled()))
     trainer.train()
     assert max(sizes) == (2 if "gradient_accumulation" in saving else 4)
-    assert sum(blocks) == 2 * 2 * 2  # steps, adapters, and parts or computations
+    assert sum(blocks) == 2 * 2 * 2  # steps, adapters, and parts or recomputations
     plain, saved = (json.loads((tmp_path / n / "logs" / "losses.json").read_text()) for n in ("plain", "saved"))
     for a, b in zip(plain, saved, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
@@ -159,8 +159,8 @@ def test_what_saves_memory_changes_nothing_else_and_may_come_late(load, folders,
         assert difference < 1e-6 * sum(plain[key].square().sum() for key in keys)
 
 
-def test_the_running_mean_is_what_is_evaluated_and_kept(load, folders, tmp_path):
-    """The first mean is what the first step made; whatever the decay, the second counts that for 2/11."""
+def test_the_running_mean_is_evaluated_and_saved(load, folders, tmp_path):
+    """The first mean equals the first step's weights. They have weight 2/11 in the second, whatever the decay."""
     config = CONFIG.with_options(lr=0.01, warmup_steps=1, schedule="constant")
     for name, steps, ema in (("first", 1, 0.0), ("plain", 2, 0.0), ("mean", 2, 0.999)):
         Trainer(load(), folders, tmp_path / name, config.with_options(steps=steps, ema=ema)).train()
@@ -176,11 +176,11 @@ def test_the_running_mean_is_what_is_evaluated_and_kept(load, folders, tmp_path)
 
 
 def description(restorer: Path) -> dict:
-    """restorer.json but for checksums: safetensors writes its header's keys in any order."""
+    """Return restorer.json without checksums: safetensors writes the keys of its header in any order."""
     return {k: v for k, v in json.loads((restorer / "restorer.json").read_text()).items() if k != "files"}
 
 
-def test_options_are_found_in_their_groups_and_have_names_of_their_own():
+def test_options_are_found_in_their_groups_and_have_unique_names():
     changed = CONFIG.with_options(steps=7, lr=0.5, optimizer="fused", choose_by=("ssim",))
     assert (changed.steps, changed.optimization.lr, changed.evaluation.choose_by) == (7, 0.5, ("ssim",))
     differing = {name for name, value in changed.options().items() if value != CONFIG.options()[name]}
@@ -192,7 +192,7 @@ def test_options_are_found_in_their_groups_and_have_names_of_their_own():
         CONFIG.with_options(stesp=3)
 
 
-def test_a_seed_decides_everything(load, folders, tmp_path):
+def test_the_seed_determines_the_result(load, folders, tmp_path):
     def trained(name: str, seed: int) -> dict[str, torch.Tensor]:
         Trainer(load(), folders, tmp_path / name, CONFIG.with_options(steps=1, seed=seed)).train()
         return load_file(tmp_path / name / "checkpoints" / "last.safetensors")
@@ -231,7 +231,7 @@ def test_every_family_trains(load, folders, tmp_path, family):
     assert trained.step == 1 and trained.choice.strength in STRENGTHS
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted(load, folders, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(load, folders, tmp_path, monkeypatch):
     poison_decoder(monkeypatch, steps={1})
     backbone = load()
     trainer = Trainer(backbone, folders, tmp_path, CONFIG.with_options(steps=3, log_every=1))
@@ -242,14 +242,14 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted(load, folders,
     assert all(torch.isfinite(p).all() for p in backbone.adapter_parameters("phi_minus"))
 
 
-def test_many_in_a_row_end_the_training_with_one_line(load, folders, tmp_path, monkeypatch):
+def test_too_many_skipped_updates_end_the_training_with_one_line(load, folders, tmp_path, monkeypatch):
     poison_decoder(monkeypatch, steps=set(range(10)))
     with pytest.raises(NifiError, match="3 losses in a row were not finite"):
         Trainer(load(), folders, tmp_path, CONFIG.with_options(max_bad_steps=3)).train()
 
 
 def poison_decoder(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """The perceptual loss of these steps is NaN."""
+    """Make the perceptual loss of these steps NaN."""
     calls = iter(range(100))
     monkeypatch.setattr(
         "nifi_ns.restore._training.perceptual_loss",
@@ -257,7 +257,7 @@ def poison_decoder(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     )
 
 
-def test_referenced_inputs_are_what_the_restorer_says_it_wants(load, folders, tmp_path):
+def test_a_restorer_trained_on_referenced_inputs_records_that(load, folders, tmp_path):
     Trainer(load(), folders, tmp_path, CONFIG.with_options(steps=1), inputs="referenced").train()
     assert Restorer.from_pretrained(tmp_path).input == "referenced"
     assert {row.variant for row in results.load(tmp_path / "metrics.json")} == {"referenced", "restored"}
@@ -266,7 +266,7 @@ def test_referenced_inputs_are_what_the_restorer_says_it_wants(load, folders, tm
 # -- refused before long work --------------------------------------------------------------------------------------
 
 
-def test_a_training_is_not_overwritten_and_not_resumed_with_other_settings(load, folders, tmp_path):
+def test_overwriting_or_resuming_with_other_settings_is_refused(load, folders, tmp_path):
     config = CONFIG.with_options(steps=1)
     with pytest.raises(NifiError, match="nothing to resume"):
         Trainer(load(), folders, tmp_path, config, resume=True)
@@ -288,9 +288,7 @@ def test_a_training_is_not_overwritten_and_not_resumed_with_other_settings(load,
         Trainer(load(), folders, tmp_path, config, resume=True)
 
 
-def test_a_training_from_before_a_setting_was_there_goes_on_but_not_on_other_weights(
-    load, folders, tmp_path, monkeypatch
-):
+def test_an_older_checkpoint_resumes_on_the_same_weights_only(load, folders, tmp_path, monkeypatch):
     config = CONFIG.with_options(steps=1)
     Trainer(load(), folders, tmp_path, config).train()
     state = training.read_state(tmp_path / "checkpoints" / "last.safetensors")
@@ -309,18 +307,18 @@ def test_a_crop_that_does_not_fit_is_refused(load, folders, tmp_path):
         Trainer(load(), folders, tmp_path, CONFIG.with_options(crop=44))
 
 
-def test_pairs_of_one_name_are_refused(load, folders, tmp_path):
+def test_pairs_with_the_same_label_are_refused(load, folders, tmp_path):
     with pytest.raises(NifiError, match="both called toy/10KB"):
         Trainer(load(), [*folders, write_scene(tmp_path, rate="10KB")], tmp_path / "out", CONFIG)
 
 
-def test_missing_weights_of_a_loss_are_said_at_the_start(load, folders, tmp_path, monkeypatch):
+def test_missing_weights_of_a_loss_are_reported_at_the_start(load, folders, tmp_path, monkeypatch):
     monkeypatch.setattr("nifi_ns.metrics.lpips_network", lambda: None)
     config = CONFIG.with_options(perceptual_metric="lpips")
     with pytest.raises(NifiError, match="weights of LPIPS"):
         Trainer(load(), folders, tmp_path, config)
 
 
-def test_an_unknown_metric_to_choose_by_is_refused(load, folders, tmp_path):
-    with pytest.raises(NifiError, match="no metric is called 'beauty'"):
+def test_an_unknown_metric_in_choose_by_is_refused(load, folders, tmp_path):
+    with pytest.raises(NifiError, match="unknown metric 'beauty'"):
         Trainer(load(), folders, tmp_path, CONFIG.with_options(choose_by=("beauty",)))
