@@ -1,4 +1,4 @@
-"""The parts of a training loop: optimizers, checkpoints, several processes, logs."""
+"""Parts of a training loop: optimizers, checkpoints, processes and logs."""
 
 from nifi_ns.learning import processes
 from nifi_ns.learning._checkpoints import (

@@ -1,7 +1,7 @@
-"""Training checkpoints: adapters, optimizer moments and progress in one safetensors file, whole or not there.
+"""Training checkpoints: adapters, optimizer moments and progress in one safetensors file, written atomically.
 
-One file, because one rename is atomic; JSON in its header, because nothing of ours is a pickle. The random numbers of a
-step follow from the seed and the step, so that no generator's state needs keeping.
+It is a single file because one rename is atomic. The header holds JSON because the project writes no pickles. Random
+numbers depend only on the seed and the step, so no generator state is saved.
 """
 
 import json
@@ -22,14 +22,14 @@ VERSION = 2
 
 
 def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:
-    """Where a training in `output` keeps its checkpoint.
+    """Return the path of the checkpoint of a training in `output`.
 
     Raises:
-        NifiError: if there is one already (unless it may be overwritten), or, with `resume`, none.
+        NifiError: if it exists and neither `resume` nor `overwrite` is set, or does not exist and `resume` is set.
     """
     path = output / "checkpoints" / "last.safetensors"
     if resume and overwrite:
-        raise NifiError("either --resume the training that is there, or --overwrite it")
+        raise NifiError("give either --resume or --overwrite, not both")
     if path.exists() and not (resume or overwrite):
         raise NifiError(f"{output} already holds a training: give --resume, --overwrite or another --output-dir")
     if resume and not path.exists():
@@ -40,24 +40,24 @@ def checkpoint_to_write(output: Path, resume: bool, overwrite: bool) -> Path:
 def save_checkpoint(
     path: Path | str, adapters: dict[str, dict[str, Tensor]], optimizers: Mapping[str, Optimizer], state: dict[str, Any]
 ) -> None:
-    """Write adapters and optimizers by name, and `state` (JSON), atomically."""
+    """Write adapters and optimizers by name, and `state` (JSON values), atomically."""
     tensors = {f"adapter/{name}/{key}": value for name, values in adapters.items() for key, value in values.items()}
     for name, optimizer in optimizers.items():
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            moments = optimizer.state.get(parameter, {})  # not state_dict(), which bitsandbytes nests
+            moments = optimizer.state.get(parameter, {})  # bitsandbytes nests its state_dict()
             tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
-    # copies, because bitsandbytes' moments share a table, and safetensors writes nothing that is shared
+    # copied, because bitsandbytes' moments share a table and safetensors refuses shared memory
     tensors = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
 
 
 def read_state(path: Path | str) -> dict[str, Any]:
-    """The `state` alone, without reading tensors.
+    """Return the `state` of a checkpoint without reading tensors.
 
     Raises:
-        NifiError: if there is no such file, or it is of another version.
-        CorruptFileError: if it is damaged or no checkpoint.
+        NifiError: if the file does not exist or has another version.
+        CorruptFileError: if it is damaged or not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,7 +66,7 @@ def read_state(path: Path | str) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})["state"])
             if strange := next((key for key in file.keys() if key.count("/") < 2), None):  # noqa: SIM118
-                raise ValueError(f"it has a tensor {strange!r}")
+                raise ValueError(f"unexpected tensor {strange!r}")
         version = state.pop("version")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{path} is not a readable checkpoint: {error}") from error
@@ -76,11 +76,11 @@ def read_state(path: Path | str) -> dict[str, Any]:
 
 
 def read_adapters(path: Path | str) -> dict[str, dict[str, Tensor]]:
-    """The adapters' state dicts by name. Raises as `read_state`."""
+    """Return the adapters' state dicts by name. Raises the errors of `read_state`."""
     read_state(path)
     with safe_open(path, framework="pt") as file:
         adapters: dict[str, dict[str, Tensor]] = {}
-        for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+        for key in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
             kind, name, rest = key.split("/", 2)
             if kind == "adapter":
                 adapters.setdefault(name, {})[rest] = file.get_tensor(key)
@@ -88,7 +88,7 @@ def read_adapters(path: Path | str) -> dict[str, dict[str, Tensor]]:
 
 
 def load_optimizers(path: Path | str, optimizers: Mapping[str, Optimizer]) -> None:
-    """Put the saved moments into optimizers of the same names over the same parameters. Raises as `read_state`."""
+    """Load the saved moments into optimizers of the same names and parameters. Raises the errors of `read_state`."""
     read_state(path)
     with safe_open(path, framework="pt") as file:
         moments: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in optimizers}

@@ -1,4 +1,4 @@
-"""What a training leaves to look at: losses as CSV, JSON and TensorBoard events, and before | after | photo images."""
+"""Training logs: losses as CSV, JSON and TensorBoard events, and before | after | photo images."""
 
 import csv
 import io
@@ -14,10 +14,10 @@ from nifi_ns.media import write_picture
 
 
 class TrainingLog:
-    """Scalars by step: TensorBoard sees them at once, `losses.csv` and `losses.json` at each `flush`."""
+    """Scalars by step. TensorBoard events are written at once, `losses.csv` and `losses.json` at each `flush`."""
 
     def __init__(self, directory: Path | str, first_step: int = 0):
-        """Continue the log in `directory` before `first_step`, forgetting what comes after."""
+        """Continue the log in `directory` from `first_step`, dropping later rows."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._directory = Path(directory)
@@ -28,22 +28,22 @@ class TrainingLog:
         self._writer = SummaryWriter(str(self._directory), purge_step=first_step + 1 if first_step else None)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of losses."""
+        """Add a row of losses."""
         self._rows.append({"step": step, **values})
         self.add_scalars(step, values)
 
     def add_scalars(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:
-        """For TensorBoard alone."""
+        """Add scalars to TensorBoard only."""
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
     def add_image(self, step: int, image: Tensor, path: Path) -> None:
-        """[H, W, 3] to `path` (PNG) and TensorBoard."""
+        """Write an image [H, W, 3] in [0, 1] to `path` (PNG) and TensorBoard."""
         write_picture(path, image)
         self._writer.add_image("before | after | photo", image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Write the files."""
+        """Write the CSV, JSON and event files."""
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -54,13 +54,13 @@ class TrainingLog:
         self._writer.flush()
 
     def close(self) -> None:
-        """Flush, and let go of the files."""
+        """Flush and close the files."""
         self.flush()
         self._writer.close()
 
 
 def comparison_grid(rows: Sequence[Sequence[Tensor]], gap: int = 4) -> Tensor:
-    """Rows of [H, W, 3] images, of any sizes, in one white-edged [H', W', 3]."""
+    """Return rows of [H, W, 3] images of any sizes as one image [H', W', 3] with white gaps."""
     padded = [[_pad(image.detach().float().cpu().clamp(0, 1), gap) for image in row] for row in rows]
     height = max(image.shape[0] for row in padded for image in row)
     width = max(image.shape[1] for row in padded for image in row)

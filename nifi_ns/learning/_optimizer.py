@@ -1,4 +1,4 @@
-"""The optimizer of an adapter, how its learning rate runs, and the running mean of its parameters."""
+"""The optimizer of an adapter, its learning rate schedule, and the running mean of its parameters."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How adapters descend. The learning rates are the paper's."""
+    """Optimizer options. The default learning rates are the paper's."""
 
     optimizer: Literal["adamw", "fused", "adamw8bit"] = "adamw"
-    """AdamW; fused: in one kernel, faster on a GPU; adamw8bit: with moments of a quarter of the size, which needs
-    bitsandbytes (`pip install 'nifi-ns[train]'`)."""
+    """adamw: AdamW. fused: AdamW in one kernel, faster on a GPU. adamw8bit: moments take a quarter of the memory;
+    needs bitsandbytes (`pip install 'nifi-ns[train]'`)."""
     lr: float = 5e-6
-    """Learning rate of the restorer, phi-."""
+    """Learning rate of the restorer phi-."""
     critic_lr: float = 1e-6
-    """Learning rate of its critic, phi+."""
+    """Learning rate of the critic phi+."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rates after the warm-up: as they are, or falling to a twentieth along a cosine."""
+    """Learning rates after the warm-up: constant, or a cosine that falls to 5 %."""
     warmup_steps: int = 500
     """Steps over which the learning rates rise from zero."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW."""
     grad_clip: float = 1.0
-    """Largest gradient norm of each adapter."""
+    """Maximum gradient norm of each adapter."""
     ema: float = 0.0
-    """Decay per step of a running mean of phi-, such as 0.999, which is then what is evaluated and kept; 0: none."""
+    """Decay per step of a running mean of phi-, such as 0.999. The mean is then evaluated and saved. 0 keeps none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
-            raise NifiError(f"ema: expected a decay of 0 or more and below 1, got {self.ema}")
+            raise NifiError(f"ema: expected a decay in [0, 1), got {self.ema}")
         if self.optimizer == "adamw8bit":
             require("bitsandbytes", extra="train", what="optimizer adamw8bit")
 
     def lr_factor(self, step: int, steps: int) -> float:
-        """Return what the learning rates are multiplied by at `step`, from 0, of `steps`.
+        """Return the factor of the learning rates at `step` (from 0) of `steps`.
 
-        A function of the step, where torch's schedulers count their calls: a checkpoint has nothing to keep, a resumed
-        training may have another length, and a step that is skipped still counts.
+        It depends only on the step, whereas torch's schedulers count calls. Checkpoints need no scheduler state, a
+        resumed training may have another length, and skipped steps count.
         """
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
@@ -58,7 +58,7 @@ class OptimizerConfig:
 
 
 class AdapterOptimizer:
-    """AdamW over one adapter; refuses updates that are not finite, in all processes alike."""
+    """AdamW for one adapter. All processes skip updates that are not finite."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class AdapterOptimizer:
         *,
         scale_gradients: bool = False,
     ):
-        """Optimize `parameters` at the learning rate `lr`; float16 needs `scale_gradients`."""
+        """Set up AdamW for `parameters` at the learning rate `lr`. float16 needs `scale_gradients`."""
         self._parameters = list(parameters)
         self._lr = lr
         self._clip = config.grad_clip
@@ -77,19 +77,19 @@ class AdapterOptimizer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scale_gradients)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss` to that of this step."""
+        """Add the gradient of `loss` to the gradient of this step."""
         self.scaler.scale(loss).backward()
 
     def step(self, losses: Tensor, lr_factor: float) -> bool:
-        """Descend by the mean gradient over all processes, and return whether it did.
+        """Update with the mean gradient over all processes. Return whether the update was made.
 
         Args:
-            losses: [N], replaced by their means over all processes. Unless they and the gradient are finite, nothing
-                changes.
-            lr_factor: what the learning rate is multiplied by at this step.
+            losses: [N], replaced by their means over all processes. The update is skipped unless they and the gradient
+                are finite.
+            lr_factor: factor of the learning rate at this step.
 
         Raises:
-            NifiError: if another process is gone.
+            NifiError: if another process ended.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         processes.average([*gradients, losses])
@@ -105,7 +105,7 @@ class AdapterOptimizer:
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimizer that `config` names, over one group of parameters."""
+    """Return the configured optimizer with one group of parameters."""
     if config.optimizer == "adamw8bit":
         return import_module("bitsandbytes").optim.AdamW8bit(parameters, lr=lr, weight_decay=config.weight_decay)
     fused = config.optimizer == "fused"
@@ -114,7 +114,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], lr: float, config: Optimi
 
 @contextmanager
 def averaged(parameters: Sequence[nn.Parameter], mean: "EMAModel | None") -> Iterator[None]:
-    """Let `parameters` be their running mean within the block, if there is one."""
+    """Replace `parameters` by their running mean, if there is one, within the block."""
     if mean is None:
         yield
         return

@@ -1,8 +1,8 @@
-"""Several processes that train one restorer: which of them this is, means over all, and what one does for all.
+"""Training with several processes: their number and index, means over all, and values from the first one.
 
-A launcher (`accelerate launch`, `torchrun`) starts them; without one everything here is what a lone process needs. The
-adapters' gradients are averaged by hand rather than by DistributedDataParallel, which would have to be told which of
-two adapters on one network takes part in which of its backward passes.
+A launcher (`accelerate launch`, `torchrun`) starts them. Without one, everything here works for a single process.
+Gradients are averaged by hand, because DistributedDataParallel would need to know which of the two adapters on one
+network each backward pass trains.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from nifi_ns.errors import NifiError
 
-_PATIENCE = timedelta(hours=12)  # the others wait while one evaluates; of a process that died they hear at once
+_PATIENCE = timedelta(hours=12)  # the others wait during evaluations; a process that ends is noticed at once
 T = TypeVar("T")
 
 
 def join(device: str | None = None) -> str | None:
-    """Meet the processes that a launcher started beside this one; the device that this one is to use.
+    """Connect to the other processes of the launcher, and return the device to use.
 
     Args:
-        device: "cpu", "cuda", or by default a GPU for each process if there are any; one GPU by its number only alone.
+        device: "cpu" or "cuda"; default: a GPU for each process if there are any. A numbered GPU works only with one
+            process.
 
     Raises:
         NifiError: if several processes would share a GPU.
@@ -36,31 +37,31 @@ def join(device: str | None = None) -> str | None:
     if state.num_processes == 1:
         return device
     if device not in (None, "cpu", "cuda"):
-        raise NifiError(f"{state.num_processes} processes cannot all use {device}: leave --device away")
+        raise NifiError(f"{state.num_processes} processes cannot all use {device}: omit --device")
     return str(state.device)
 
 
 def leave() -> None:
-    """Part from the others, once nothing is left to do together."""
+    """Disconnect from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def index() -> int:
-    """Which of them this is, from 0: the one that writes files, shows progress and evaluates."""
+    """Return the index of this process. Process 0 writes files, shows progress and evaluates."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace float32 tensors, of the same shapes in every process, by their means over all processes.
+    """Replace float32 tensors by their means over all processes. Shapes must be the same in every process.
 
     Raises:
-        NifiError: if another process is gone.
+        NifiError: if another process ended.
     """
     if count() == 1:
         return
@@ -73,7 +74,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def from_first(value: T | None) -> T:
-    """The `value` of process 0, in every process; the others wait for it. Raises as `average`."""
+    """Return the `value` of process 0 in every process. The others wait. Raises the errors of `average`."""
     values = [value]
     if count() > 1:
         with _others():
@@ -84,7 +85,7 @@ def from_first(value: T | None) -> T:
 
 @contextmanager
 def first_goes_first() -> Iterator[None]:
-    """The others enter once process 0 has left. Raises as `average`."""
+    """Run the block in process 0 first and then in the others. Raises the errors of `average`."""
     if index() > 0:
         from_first(None)
     yield
@@ -94,12 +95,13 @@ def first_goes_first() -> Iterator[None]:
 
 @contextmanager
 def _others() -> Iterator[None]:
-    """Turn what is raised when another process is gone into one line. (NCCL may hang instead, until the launcher ends
-    the processes that are left, as it does when one of them fails.)
+    """Raise a one-line error if another process ended.
+
+    NCCL may hang instead, until the launcher ends the remaining processes, as it does when one fails.
     """
     try:
         yield
     except RuntimeError as error:
         raise NifiError(
-            f"process {index()} lost another one, which may say why: go on from the last checkpoint with --resume"
+            f"process {index()}: another process ended, see its output: continue from the last checkpoint with --resume"
         ) from error

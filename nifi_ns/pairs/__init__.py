@@ -1,4 +1,4 @@
-"""Pairs on disk: degraded views beside the photos of the same cameras, which restorers are trained on."""
+"""Training pairs on disk: degraded views and the photos of the same cameras."""
 
 from nifi_ns.pairs._crops import PairCrops, matching_scenes, split_validation
 from nifi_ns.pairs._finding import find_pair_folders, fingerprints

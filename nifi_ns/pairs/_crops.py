@@ -1,4 +1,4 @@
-"""The stream of training crops: item `i` depends on the seed and `i` alone, so that a resumed run misses nothing."""
+"""The stream of training crops. Crop `i` depends only on the seed and `i`, so that a training can be resumed."""
 
 import fnmatch
 from collections import OrderedDict
@@ -22,20 +22,20 @@ class Crop(TypedDict):
     clean: Tensor
     """[3, size, size] in [0, 1], the photo."""
     degraded: Tensor
-    """[3, size, size] in [0, 1], what the restorer gets: a degraded or a referenced render."""
+    """[3, size, size] in [0, 1], the restorer's input: a degraded or a referenced render."""
     attended_photos: Tensor
-    """[R, 3, size, size] in [0, 1], of photos of other cameras, the most useful first."""
+    """[R, 3, size, size] in [0, 1], crops of photos of other cameras, the most useful first."""
 
 
 class PairCrops(Dataset[Crop]):
-    """Random square crops, mirrored half of the time, of the pairs in many folders.
+    """Random square crops of the pairs in many folders, mirrored half of the time.
 
-    A view is drawn with a probability proportional to its rate's weight, so a rate with twice the weight is seen twice
-    as often and scenes count by their number of views.
+    The probability of a view is proportional to the weight of its rate. A rate with twice the weight is drawn twice as
+    often, and scenes count by their number of views.
 
-    Reference photos are cropped where the view is, as a restorer's tiles are: the network meets them in training as far
-    from their places as later, and nobody needs to know the cameras. A view with too few repeats them; one with none
-    refers to itself, which tells it nothing new.
+    Attended photos are cropped at the same place as the view, like a restorer's tiles. Training and inference then have
+    the same misalignment, and no cameras are needed. A view with too few photos repeats them. A view with none attends
+    to itself, which adds no information.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class PairCrops(Dataset[Crop]):
         attended_photos: int = 0,
         cache_bytes: int = 2**29,
     ):
-        """Crops of `size` pixels from the `train` views of `folders`, or of `names` (by scene) among them.
+        """Set up crops of `size` pixels from the `train` views of `folders`, or only from `names` (by scene).
 
         Raises:
-            NifiError: if an image is smaller than a crop, a weight names no rate, nothing is left to draw from, or
-                no view has any of the `attended_photos` to give with each.
+            NifiError: if an image is smaller than a crop, a weight is for an unknown rate, no views are left, or
+                `attended_photos` are requested and no view lists any.
         """
         weights = dict(rate_weights or {})
         if unknown := sorted(set(weights) - {folder.rate for folder in folders}):
             rates = ", ".join(sorted({folder.rate for folder in folders}))
-            raise NifiError(f"no pairs have the rate {unknown[0]!r} of rate_weights; there are {rates}")
+            raise NifiError(f"rate_weights: no pairs have the rate {unknown[0]!r}, expected some of {rates}")
         if attended_photos and not any(folder.attended_photos.get("train") for folder in folders):
-            raise NifiError("attended_photos: these pairs name no photos to attend to; write them again")
+            raise NifiError("attended_photos: these pairs list no attended photos, write the pairs again")
         self.size, self.seed, self.length, self.attended_photos = size, seed, length, attended_photos
         self.inputs: Input = inputs
         self._views: list[tuple[PairFolder, list[str]]] = []
@@ -75,13 +75,13 @@ class PairCrops(Dataset[Crop]):
                 self._views.append((folder, views))
                 self._weights.append(weight)
         if not self._views:
-            raise NifiError("no training pairs are left: give more, validate on fewer, or weigh a rate above zero")
+            raise NifiError("no training pairs are left: give more pairs, fewer validation scenes or positive weights")
         for folder, views in self._views:
             for name in views:
                 width, height = folder.size("train", "clean", name)
                 if min(width, height) < size:
                     path = folder.path("train", "clean", name)
-                    raise NifiError(f"{path} is {width}x{height}, smaller than a crop of {size}: give a smaller crop")
+                    raise NifiError(f"{path} is {width}x{height}, smaller than a crop of {size}: set a smaller crop")
         self._ends = np.cumsum([weight * len(v) for weight, (_, v) in zip(self._weights, self._views, strict=True)])
         self._cache: OrderedDict[tuple[int, str, str], np.ndarray] = OrderedDict()
         self._cached_bytes, self._cache_bytes = 0, cache_bytes
@@ -90,7 +90,7 @@ class PairCrops(Dataset[Crop]):
         return self.length
 
     def __getitem__(self, index: int) -> Crop:
-        """Crop `index` of the stream."""
+        """Return crop `index` of the stream."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index])
@@ -109,14 +109,14 @@ class PairCrops(Dataset[Crop]):
         return {"clean": crops[0], "degraded": crops[1], "attended_photos": crops[2:]}
 
     def _draw(self, share: float) -> tuple[int, int]:
-        """Number of a folder, and of a view in it, at a `share` in [0, 1) of all their weights."""
+        """Return the indices of a folder and of a view in it, at a `share` in [0, 1) of the total weight."""
         at = share * self._ends[-1]
         number = min(int(np.searchsorted(self._ends, at, side="right")), len(self._ends) - 1)
         weight, count = self._weights[number], len(self._views[number][1])
         return number, min(max(int((at - self._ends[number]) / weight + count), 0), count - 1)
 
     def _picture(self, number: int, kind: str, name: str) -> np.ndarray:
-        """[H, W, 3] uint8, kept in memory while there is room: decoding a PNG costs more than a crop."""
+        """Return a picture [H, W, 3] uint8 from the cache or disk. Decoding a PNG is slower than cropping."""
         key = number, kind, name
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -130,7 +130,7 @@ class PairCrops(Dataset[Crop]):
 
 
 def _fitted(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[height, width, 3] uint8 of a photo of any size."""
+    """Resize a photo to [height, width, 3] uint8."""
     if photo.shape[:2] == (height, width):
         return photo
     return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
@@ -139,11 +139,12 @@ def _fitted(photo: np.ndarray, height: int, width: int) -> np.ndarray:
 def split_validation(
     folders: Sequence[PairFolder], every: int = 8, validation_scenes: Collection[str] = ()
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Training and validation views by scene: every `every`-th training view of a scene, at all its rates, validates.
+    """Split the `train` views into training and validation views by scene, the same at all rates.
 
-    With `validation_scenes` it is their training views that validate, and all of the other scenes' that train.
-    The test split is not touched: what is chosen on validation views (the best step, the strength) can then be
-    reported on test views. Scenes with fewer than four training views validate nothing.
+    Every `every`-th training view of a scene becomes a validation view. With `validation_scenes`, all training views of
+    these scenes become validation views instead, and other scenes have none. Scenes with fewer than four training views
+    have no validation views otherwise. Test views are never used, so that choices made on validation views (best step,
+    strength) can be reported on test views.
     """
     views: dict[str, set[str]] = {}
     for folder in folders:
@@ -165,11 +166,11 @@ def matching_scenes(folders: Sequence[PairFolder], patterns: Sequence[str]) -> f
     """Return the scenes of `folders` that match any of the names or shell patterns.
 
     Raises:
-        NifiError: if one of them matches none.
+        NifiError: if a pattern matches no scene.
     """
     scenes = {folder.scene for folder in folders}
     found = {pattern: fnmatch.filter(scenes, pattern) for pattern in patterns}
     if empty := next((pattern for pattern, names in found.items() if not names), None):
         some = ", ".join(sorted(scenes)[:8]) + (", ..." if len(scenes) > 8 else "")
-        raise NifiError(f"validation_scenes: no scene is called {empty!r}; there are {some}")
+        raise NifiError(f"validation_scenes: no scene matches {empty!r}, expected some of {some}")
     return frozenset(name for names in found.values() for name in names)

@@ -1,4 +1,4 @@
-"""What there is to train on: pair folders and shards at or below the paths that a user gives."""
+"""Search for pair folders and shards at or below given paths."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,10 +9,12 @@ from nifi_ns.pairs._shards import open_shards
 
 
 def find_pair_folders(paths: Iterable[Path | str], inputs: Input = "degraded") -> list[PairFolder]:
-    """Every checked pair folder at or below `paths`: a `rate_*` folder, a scene's, one of many scenes, or shards.
+    """Return all pair folders at or below `paths`, checked.
+
+    A path may be a `rate_*` folder, a scene folder, a folder of scenes, a shard, or a folder of shards.
 
     Raises:
-        NifiError: if a path holds none, or a folder does not pass `PairFolder.check`.
+        NifiError: if a path holds none, or a folder fails `PairFolder.check`.
     """
     found: dict[Path, PairFolder] = {}
     shards: dict[Path, Path] = {}
@@ -33,17 +35,17 @@ def find_pair_folders(paths: Iterable[Path | str], inputs: Input = "degraded") -
 
 
 def fingerprints(folders: Sequence[PairFolder]) -> dict[str, str]:
-    """What each scene at each rate was made from, by its label.
+    """Return the fingerprints of `folders` by label.
 
     Raises:
-        NifiError: if two have one label.
+        NifiError: if two folders have the same label.
     """
     roots: dict[str, Path] = {}
     for folder in folders:
         if folder.label in roots:
             raise NifiError(
                 f"{roots[folder.label]} and {folder.root} are both called {folder.label}: "
-                "give one another scene or rate in its pairs.json"
+                "change the scene or rate in one pairs.json"
             )
         roots[folder.label] = folder.root
     return {folder.label: folder.fingerprint for folder in folders}

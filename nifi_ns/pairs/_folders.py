@@ -1,14 +1,14 @@
-"""Pair folders: what a scene file renders to beside the photos, on disk, whichever codec made them.
+"""Pair folders: renders of a scene file and the matching photos on disk, for any codec.
 
 `<pairs>/<scene>/rate_<rate>/` holds `pairs.json` and, for the splits `train` and `test`, the folders `clean` (photos),
-`degraded` (renders of the decoded splats) and, optionally, `referenced` (renders repaired with reference photos), with
-PNG files of equal names and sizes. A foreign codec only has to fill such folders. The same in tar files: see `shards`.
-`pairs.json` may also name, for each view, the photos of other cameras that a restorer may look at beside it: training
-photos of the same folder, the most useful first, and never the view's own.
+`degraded` (renders of the decoded splats) and, optionally, `referenced` (renders corrected with reference photos), with
+PNG files of equal names and sizes. A foreign codec only has to fill such folders. See `_shards` for tar files.
+`pairs.json` may also list, for each view, attended photos: training photos of the same folder from other cameras, the
+most useful first.
 
-Renders of *training* views show smaller and smoother residuals than those of views the splats were never fitted to, and
-the more bytes a scene file has, the larger that gap. A restorer trained on the `train` split learns the former and is
-used on the latter; `test` says what that costs, and is never trained on.
+Renders of *training* views have smaller and smoother residuals than renders of views that the splats were not fitted
+to. The gap grows with the size of the scene file. A restorer is trained on the `train` split but used on new views. The
+`test` split measures the effect of this gap and is never trained on.
 """
 
 import json
@@ -33,30 +33,30 @@ KINDS = ("clean", *get_args(Input))
 
 @dataclass(frozen=True)
 class PairFolder:
-    """One scene at one rate. Made by `PairFolder.open` or `PairWriter.finish`."""
+    """Pairs of one scene at one rate. Created by `PairFolder.open` or `PairWriter.finish`."""
 
     root: Path
     scene: str
     rate: str
-    """How a user wrote the size: `25KB`."""
+    """Size as the user wrote it: `25KB`."""
     bytes: int | None
-    """Size of the scene file that rendered `degraded`, every byte a decoder needs; None where none did (`proxy`)."""
+    """Size of the scene file behind `degraded`, with every byte a decoder needs; None without one (`proxy`)."""
     gaussians: int | None
-    """None where there are none to count: foreign codecs, proxies."""
+    """Number of gaussians; None if unknown (foreign codecs, proxies)."""
     fingerprint: str
-    """Hash of all that made the renders; equal hashes mean that making them again would change nothing."""
+    """Hash of all inputs of the renders. Equal hashes mean equal pairs."""
     splits: dict[str, tuple[str, ...]]
     """Names of the views, without suffix, by split."""
     attended_photos: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
-    """By split and view, where there are any: names of the training views whose photos show most of it."""
+    """Attended photos by split and view: names of the training views whose photos show most of the view."""
 
     @classmethod
     def open(cls, root: Path | str) -> "PairFolder":
-        """Read `root/pairs.json`. Images are not looked at: see `check`.
+        """Read `root/pairs.json`. Images are not read; see `check`.
 
         Raises:
-            NifiError: if there is no `pairs.json`, or it is of another version.
-            CorruptFileError: if it cannot be read or lacks something.
+            NifiError: if `pairs.json` is missing or has another version.
+            CorruptFileError: if it cannot be read or is incomplete.
         """
         root = Path(root)
         path = root / "pairs.json"
@@ -79,29 +79,33 @@ class PairFolder:
 
     @property
     def label(self) -> str:
-        """What tables call it: `fox/25KB`."""
+        """Name for tables: `fox/25KB`."""
         return f"{self.scene}/{self.rate}"
 
     def path(self, split: str, kind: str, name: str) -> Path:
-        """Where the image of view `name` is; `kind` is `clean`, `degraded` or `referenced`."""
+        """Return the path of the image of view `name`. `kind` is `clean`, `degraded` or `referenced`."""
         return self.root / split / kind / f"{name}.png"
 
     def content(self, split: str, kind: str, name: str, *, header: bool = False) -> BinaryIO | None:
-        """What is in that file, if there is no file at `path`; with `header`, maybe only its first bytes."""
+        """Return the image's bytes if it is not a file at `path`, else None. `header` allows only the first bytes."""
         return None
 
     def size(self, split: str, kind: str, name: str) -> tuple[int, int]:
-        """Width and height of an image by its header, or a NifiError if there is no readable image."""
+        """Return the width and height of an image from its header.
+
+        Raises:
+            NifiError: if the image is missing or not readable.
+        """
         path, content = self.path(split, kind, name), self.content(split, kind, name, header=True)
         if content is None and not path.is_file():
-            raise NifiError(f"{path} is missing though pairs.json lists it: write the pairs again")
+            raise NifiError(f"{path} is missing but listed in pairs.json: write the pairs again")
         return picture_size(path, content)
 
     def check(self, inputs: Input = "degraded") -> None:
-        """Look at every image's header: all are there, readable, and each pair is of one size.
+        """Check that every image exists, has a readable header and the same size as its pair.
 
         Raises:
-            NifiError: naming the first file that is missing or does not fit, or a reference that is no other photo.
+            NifiError: names the first file that is missing or of another size, or an invalid attended photo.
         """
         if not self.splits["train"]:
             raise NifiError(f"{self.root} has no training pairs; write some with ns-nifi-pairs")
@@ -109,7 +113,7 @@ class PairFolder:
         for split, views in self.attended_photos.items():
             for view, names in views.items():
                 if wrong := [name for name in names if name not in photos or (split == "train" and name == view)]:
-                    raise NifiError(f"{self.root}: {wrong[0]} is no other training view that {view} could refer to")
+                    raise NifiError(f"{self.root}: {view} cannot attend to {wrong[0]}, which is not another train view")
         for split in SPLITS:
             for name in self.splits[split]:
                 sizes = [self.size(split, kind, name) for kind in ("clean", inputs)]
@@ -121,21 +125,21 @@ class PairFolder:
                     )
 
     def load(self, split: str, name: str, inputs: Input = "degraded") -> tuple[np.ndarray, np.ndarray]:
-        """The photo and the view to restore, each [H, W, 3] uint8."""
+        """Return the photo and the view to restore, each [H, W, 3] uint8."""
         return self.picture(split, "clean", name), self.picture(split, inputs, name)
 
     def picture(self, split: str, kind: str, name: str) -> np.ndarray:
-        """An image, [H, W, 3] uint8."""
+        """Return an image [H, W, 3] uint8."""
         return read_picture(self.path(split, kind, name), self.content(split, kind, name))
 
     def photos(self, split: str, name: str, count: int) -> list[np.ndarray]:
-        """Up to `count` reference photos of a view, [H, W, 3] uint8 each, the most useful first."""
+        """Return up to `count` attended photos of a view, each [H, W, 3] uint8, the most useful first."""
         names = self.attended_photos.get(split, {}).get(name, ())
         return [self.picture("train", "clean", other) for other in names[:count]]
 
 
 def is_current(root: Path | str, fingerprint: str) -> bool:
-    """Whether `root` holds finished pairs made from what `fingerprint` says."""
+    """Return whether `root` holds finished pairs with this fingerprint."""
     try:
         return PairFolder.open(root).fingerprint == fingerprint
     except NifiError:
@@ -145,7 +149,7 @@ def is_current(root: Path | str, fingerprint: str) -> bool:
 class PairWriter:
     """Writes one pair folder: `add` every view, then `finish`.
 
-    `pairs.json` is removed first and written last, so that an interrupted folder is never taken for a whole one.
+    `pairs.json` is removed first and written last, so that an interrupted folder never looks complete.
     """
 
     def __init__(
@@ -171,12 +175,12 @@ class PairWriter:
         *,
         attended_photos: Sequence[str] = (),
     ) -> None:
-        """Write one view; every image is [H, W, 3] in [0, 1] (clamped) and becomes an 8-bit PNG.
+        """Write one view. Each image is [H, W, 3] in [0, 1] (clamped) and becomes an 8-bit PNG.
 
-        `attended_photos` names the training views, added before or after, whose photos show most of it.
+        `attended_photos` lists the training views, added before or after, whose photos show most of the view.
 
         Raises:
-            ValueError: if `name` is no plain file name or was added before, or the sizes differ.
+            ValueError: if `name` is not a plain file name or was added before, or the sizes differ.
         """
         if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
             raise ValueError(f"a view's name must be a plain file name without folders, got {name!r}")
@@ -193,7 +197,7 @@ class PairWriter:
             self._attended_photos.setdefault(split, {})[name] = tuple(attended_photos)
 
     def finish(self) -> PairFolder:
-        """Write `pairs.json`: from now on the folder is whole."""
+        """Write `pairs.json`, which completes the folder."""
         splits = {split: tuple(self._names[split]) for split in SPLITS}
         folder = replace(self._folder, splits=splits, attended_photos=self._attended_photos)
         for split in SPLITS:

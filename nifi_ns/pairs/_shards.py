@@ -1,11 +1,11 @@
-"""Pairs in WebDataset shards: few large tar files in place of many small pictures.
+"""Pairs in WebDataset shards: a few large tar files instead of many small pictures.
 
 A sample is `<key>.clean.png`, `<key>.degraded.png`, optionally `<key>.referenced.png` (or .jpg, .webp), and
-`<key>.json` with `scene`, `rate` and, if need be, `split` (train or test; by default train), `name` (by default the
-key), `attended_photos` (a list of names of training views; those that are in none of the shards are dropped), `bytes`
-and `gaussians`. A scene may spread over several shards, and a shard may hold many scenes. Whatever reads WebDataset
-reads them, too; here they are indexed by their headers and read at random places rather than streamed, because crop `i`
-of a training run, which may be resumed, follows from the seed and `i` alone.
+`<key>.json` with `scene`, `rate` and optionally `split` (train or test; default: train), `name` (default: the key),
+`attended_photos` (a list of names of training views; names in none of the shards are dropped), `bytes` and `gaussians`.
+A scene may span several shards, and a shard may hold many scenes. Any WebDataset reader can read the shards. Here they
+are indexed by their headers and read at random positions, not streamed, because crop `i` of a training depends only on
+the seed and `i`.
 """
 
 import hashlib
@@ -29,27 +29,27 @@ from nifi_ns.pairs._folders import KINDS, SPLITS, PairFolder
 from nifi_ns.views import Split
 
 _SUFFIXES = ("png", "jpg", "jpeg", "webp")
-_HEADER = 2**18  # bytes of a picture in which its size is usually said
+_HEADER = 2**18  # bytes of a picture that usually contain its size
 
 
 @dataclass(frozen=True)
 class ShardedPairs(PairFolder):
-    """One scene at one rate, in shards; `root` is the folder of the first. Made by `open_shards`."""
+    """Pairs of one scene at one rate in shards. `root` is the folder of the first shard. Created by `open_shards`."""
 
     shards: tuple[Path, ...] = ()
     places: np.ndarray = field(default_factory=lambda: np.zeros((0, len(KINDS), 3), np.int64), compare=False)
-    """[N, kinds, 3], of the train views in order and then of the test views: which shard, where, how many bytes."""
+    """[N, kinds, 3] shard index, offset and size in bytes, of the train views in order and then of the test views."""
 
     def path(self, split: str, kind: str, name: str) -> Path:
-        """What errors call the picture: its shard, and below that its scene, rate and view."""
+        """Return the name of the picture for error messages: its shard, then scene, rate and view."""
         shard, _, _ = self._place(split, "clean", name)
         return self.shards[shard] / self.label / split / f"{name}.{kind}"
 
     def content(self, split: str, kind: str, name: str, *, header: bool = False) -> BinaryIO:
-        """The picture's bytes, or the first of them."""
+        """Return the picture's bytes, or only the first ones for its header."""
         shard, offset, size = self._place(split, kind, name)
         if size == 0:
-            raise NifiError(f"{self.path(split, kind, name)} is missing: the shard has no such picture of this view")
+            raise NifiError(f"{self.path(split, kind, name)} is missing: the shard has no {kind} picture of this view")
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
             return io.BytesIO(file.read(min(size, _HEADER) if header else size))
@@ -63,7 +63,7 @@ class ShardedPairs(PairFolder):
 
 @dataclass
 class _Scene:
-    """What is known of a scene at a rate so far: of many views, so kept small."""
+    """Index of a scene at one rate while shards are read. Compact, because there may be many views."""
 
     about: dict[str, Any]
     views: list[tuple[Split, str]] = field(default_factory=list)
@@ -81,7 +81,7 @@ class _Scene:
             raise NifiError(f"{own[0].parent}: {scene}/{rate} has two {twice[0]} views called {twice[1]}")
         size, count = self.about.get("bytes"), self.about.get("gaussians")
         if not isinstance(size, int | None) or not isinstance(count, int | None):
-            raise NifiError(f"{own[0]}: {scene}/{rate} has bytes {size!r}, gaussians {count!r}: expected whole numbers")
+            raise NifiError(f"{own[0]}: {scene}/{rate} has bytes {size!r}, gaussians {count!r}: expected integers")
         splits = {split: tuple(name for s, name in views if s == split) for split in SPLITS}
         there = set(splits["train"])
         attended_photos: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -95,11 +95,11 @@ class _Scene:
 
 
 def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
-    """Every scene at every rate in tar files, by reading their headers and the samples' JSON.
+    """Return the pairs of every scene at every rate in tar files, from their headers and the samples' JSON.
 
     Raises:
-        NifiError: if a sample lacks its JSON or its photo, or two views of a scene have one name.
-        CorruptFileError: if a shard is no tar file, or cut short.
+        NifiError: if a sample lacks its JSON or photo, or two views of a scene have the same name.
+        CorruptFileError: if a shard is not a tar file or is truncated.
     """
     found: dict[tuple[str, str], _Scene] = {}
     for number, path in enumerate(paths):
@@ -113,7 +113,7 @@ def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
                 raise NifiError(f"{path}: {key}.json has attended_photos {names!r}: expected a list of names")
             scene = found.setdefault((str(about["scene"]), str(about["rate"])), _Scene(about))
             scene.views.append((split, str(about.get("name", key))))
-            # interned, since a name comes again and again
+            # interned, because names repeat often
             scene.attended_photos.append(tuple(sys.intern(str(name)) for name in names))
             for kind in KINDS:
                 scene.places.extend((number, *places.get(kind, (0, 0))))
@@ -121,14 +121,14 @@ def open_shards(paths: Sequence[Path]) -> list[ShardedPairs]:
 
 
 def _samples(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, tuple[int, int]]]]:
-    """(JSON, offset and size by kind) of the samples of a shard by key, which ends at the first dot of a name."""
+    """Return (JSON, offset and size by kind) of the samples of a shard by key. A key ends at the first dot."""
     samples: dict[str, tuple[dict[str, Any], dict[str, tuple[int, int]]]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             end = path.stat().st_size
             for member in tar:
                 if not 0 <= member.size <= end - member.offset_data:
-                    raise ValueError(f"{member.name} claims {member.size:,} bytes, more than the file has")
+                    raise ValueError(f"{member.name} has {member.size:,} bytes by its header, more than the file")
                 folder, _, base = member.name.rpartition("/")
                 stem, _, extension = base.partition(".")
                 kind, _, suffix = extension.rpartition(".")
@@ -139,17 +139,17 @@ def _samples(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, tuple[int,
                 elif kind in KINDS and suffix.lower() in _SUFFIXES:
                     places[kind] = member.offset_data, member.size
     except (tarfile.TarError, OSError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        # the last two: tarfile reads extended headers of whatever size they claim
+        # the last two, because tarfile does not limit the size of extended headers
         raise CorruptFileError(
-            f"{path} is not a readable shard of pairs: {str(error) or 'a header claims too much'}"
+            f"{path} is not a readable shard of pairs: {str(error) or 'a header has a wrong size'}"
         ) from error
     return {key: sample for key, sample in samples.items() if any(sample)}
 
 
 def write_shards(folders: Iterable[PairFolder], output_dir: Path, shard_bytes: int) -> Iterator[Path]:
-    """Write the pictures of pair folders, as they are, to `<output_dir>/pairs-000000.tar` and on, and yield each.
+    """Write the unchanged pictures of pair folders to `<output_dir>/pairs-000000.tar` and so on. Yield each path.
 
-    A shard is closed with the first sample that makes it as large as `shard_bytes`; each is written atomically.
+    A shard ends with the sample that makes it at least `shard_bytes` large. Each is written atomically.
     """
     samples = _contents(folders)
     sample, number = next(samples, None), 0
@@ -167,11 +167,11 @@ def write_shards(folders: Iterable[PairFolder], output_dir: Path, shard_bytes: i
 
 
 def _contents(folders: Iterable[PairFolder]) -> Iterator[list[tuple[str, bytes]]]:
-    """Names and contents of the members of each sample."""
+    """Yield the names and contents of the members of each sample."""
     views = ((folder, split, name) for folder in folders for split in SPLITS for name in folder.splits[split])
     for number, (folder, split, name) in enumerate(views):
         if isinstance(folder, ShardedPairs):
-            raise NifiError(f"{folder.label} is in shards already ({folder.shards[0]}): give folders with a pairs.json")
+            raise NifiError(f"{folder.label} is already in shards ({folder.shards[0]}): give folders with a pairs.json")
         key = f"{number:09d}"
         about: dict[str, Any] = {"scene": folder.scene, "rate": folder.rate, "split": split, "name": name}
         about |= {"bytes": folder.bytes, "gaussians": folder.gaussians}

@@ -1,4 +1,4 @@
-"""What updates an adapter: the optimizers, what a checkpoint keeps of them, and the running mean."""
+"""Optimizers of adapters, their state in checkpoints, and the running mean."""
 
 import sys
 from dataclasses import replace
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def parameter() -> nn.Parameter:
-    """More than the 4096 values of which bitsandbytes keeps the moments in full precision."""
+    """Return a parameter above 4096 values, up to which bitsandbytes keeps moments in full precision."""
     return nn.Parameter(torch.linspace(-1, 1, 128 * 64).view(128, 64))
 
 
@@ -41,7 +41,7 @@ def descend(learner: AdapterOptimizer, parameter: nn.Parameter, steps: int) -> T
 
 
 @pytest.mark.parametrize("optimizer", ["fused", "adamw8bit"])
-def test_every_optimizer_is_about_adamw_and_goes_on_exactly_where_it_was_saved(tmp_path: Path, optimizer):
+def test_every_optimizer_approximates_adamw_and_resumes_exactly(tmp_path: Path, optimizer):
     if optimizer == "adamw8bit":
         pytest.importorskip("bitsandbytes")
     config = OptimizerConfig(optimizer=optimizer)
@@ -57,14 +57,14 @@ def test_every_optimizer_is_about_adamw_and_goes_on_exactly_where_it_was_saved(t
     assert torch.equal(descend(again, other, 3), descend(learner, ours, 3))
 
 
-def test_eight_bits_without_bitsandbytes_are_refused_in_one_line(monkeypatch):
+def test_adamw8bit_without_bitsandbytes_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(NifiError, match=r"pip install .nifi-ns\[train\]"):
         OptimizerConfig(optimizer="adamw8bit")
 
 
-def test_eight_bits_are_asked_of_bitsandbytes(monkeypatch):
-    """Of a stand-in, which is here on every machine."""
+def test_adamw8bit_uses_bitsandbytes(monkeypatch):
+    """A stand-in for bitsandbytes, so that the test runs on every machine."""
 
     class AdamW8bit(torch.optim.AdamW):
         pass
@@ -79,11 +79,11 @@ def test_eight_bits_are_asked_of_bitsandbytes(monkeypatch):
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.5)
 
 
-def test_a_running_mean_stands_in_and_what_was_trained_comes_back():
+def test_the_running_mean_replaces_the_parameters_within_the_block():
     values = [nn.Parameter(torch.zeros(2))]
     mean = EMAModel(values, decay=0.5, foreach=True)
     values[0].data += 1
-    mean.step(values)  # the first one counts for all
+    mean.step(values)  # the first step initialises the mean
     values[0].data += 1
     mean.step(values)
     with pytest.raises(KeyError), averaged(values, mean):
@@ -94,7 +94,7 @@ def test_a_running_mean_stands_in_and_what_was_trained_comes_back():
         assert torch.equal(values[0].detach(), torch.full((2,), 2.0))
 
 
-def test_learning_rates_rise_and_fall():
+def test_learning_rates_follow_the_schedule():
     cosine = OptimizerConfig(schedule="cosine", warmup_steps=4)
     assert [cosine.lr_factor(step, 10**6) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
     assert cosine.lr_factor(50, 100) == pytest.approx(0.525) and cosine.lr_factor(100, 100) == pytest.approx(0.05)
@@ -109,14 +109,14 @@ def test_a_decay_out_of_range_is_refused(decay: float):
 
 
 @pytest.mark.parametrize("tensors", [{"weight": torch.zeros(1)}, {"adapter/phi_minus": torch.zeros(1)}])
-def test_tensors_that_no_checkpoint_of_ours_has_are_one_line(tmp_path: Path, tensors: dict[str, Tensor]):
+def test_unexpected_tensors_are_refused_in_one_line(tmp_path: Path, tensors: dict[str, Tensor]):
     save_file(tensors, tmp_path / "c.safetensors", metadata={"state": '{"version": 2}'})
     for read in (read_state, read_adapters):
-        with pytest.raises(CorruptFileError, match=r"c\.safetensors is not a readable checkpoint: it has a tensor"):
+        with pytest.raises(CorruptFileError, match=r"c\.safetensors is not a readable checkpoint: unexpected tensor"):
             read(tmp_path / "c.safetensors")
 
 
-def test_a_header_that_claims_more_than_the_file_has_is_one_line(tmp_path: Path):
+def test_a_header_with_wrong_sizes_is_refused_in_one_line(tmp_path: Path):
     save_checkpoint(tmp_path / "c.safetensors", {"phi_minus": {"a": torch.zeros(64)}}, {}, {"step": 1})
     data = (tmp_path / "c.safetensors").read_bytes()
     (tmp_path / "c.safetensors").write_bytes((2**60).to_bytes(8, "little") + data[8:])

@@ -1,4 +1,4 @@
-"""Training with several processes: the same as with one, and nobody waits for the dead."""
+"""Training with several processes gives the same result as with one, and does not wait for a process that ended."""
 
 import csv
 import os
@@ -44,7 +44,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         replace(CONFIG, gradient_accumulation=4).batch_per_process(2)
 
 
-def test_alone_there_is_nothing_to_wait_for():
+def test_a_single_process_does_not_wait():
     value = torch.tensor([1.0, torch.nan])
     processes.average([value])
     with processes.first_goes_first():
@@ -53,7 +53,7 @@ def test_alone_there_is_nothing_to_wait_for():
 
 
 def _learn(rank: int, folder: Path) -> None:
-    """Of three steps: one on both processes, one that only the second cannot take, one without the second."""
+    """Run three steps: one on both processes, one with bad gradients on the second only, one without the second."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     parameter = nn.Parameter(torch.ones(3))
     learner = AdapterOptimizer([parameter], 0.1, CONFIG.optimization, torch.device("cpu"))
@@ -66,21 +66,21 @@ def _learn(rank: int, folder: Path) -> None:
         means.append(values.item())
     if rank == 0:
         learner.backward(parameter.sum())
-        with pytest.raises(NifiError, match="process 0 lost another one"):
+        with pytest.raises(NifiError, match="process 0: another process ended"):
             learner.step(torch.ones(1), 1.0)
     torch.save((taken, means, parameter.detach()), folder / f"{rank}.pt")
-    dist.destroy_process_group()  # or gloo's threads may be alive when the process ends, which aborts it
+    dist.destroy_process_group()  # otherwise gloo's threads may still run at exit, which aborts the process
 
 
-def test_processes_step_and_skip_together_and_hear_of_one_that_is_gone(tmp_path: Path):
+def test_processes_update_and_skip_together_and_notice_one_that_ended(tmp_path: Path):
     torch.multiprocessing.spawn(_learn, (tmp_path,), nprocs=2)
     (taken, means, parameter), (*others, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert taken == others[0] == [True, False]
-    assert means[0] == others[1][0] == 4.5  # of 3 and 6
+    assert means[0] == others[1][0] == 4.5  # mean of 3 and 6
     assert torch.equal(parameter, other) and 0.85 < parameter[0] < 0.95
 
 
-def test_two_processes_train_as_one_does_and_one_goes_on_where_two_stopped(backbone_folders, tmp_path: Path):
+def test_two_processes_train_like_one_and_one_resumes_the_training_of_two(backbone_folders, tmp_path: Path):
     folders = [write_scene(tmp_path / "pairs", rate=rate, attended_photos=3) for rate in ("10KB", "25KB")]
 
     def load() -> Backbone:

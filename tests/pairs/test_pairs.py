@@ -1,4 +1,4 @@
-"""Pair folders on disk: written, found, checked, cached; and the stream of crops drawn from them."""
+"""Pair folders: writing, finding, checking and caching them, and the stream of crops."""
 
 import json
 
@@ -21,7 +21,7 @@ from nifi_ns.pairs._folders import SPLITS
 
 
 def write(root, scene="fox", rate="25KB", train=6, test=2, size=(40, 56), referenced=False, seed=0) -> PairFolder:
-    """Random photos; degraded is the photo darkened, referenced the photo brightened."""
+    """Write pairs of random photos. `degraded` is the darkened photo, `referenced` the brightened photo."""
     generator = torch.Generator().manual_seed(seed)
     folder = root / scene / f"rate_{rate}"
     writer = PairWriter(folder, scene=scene, rate=rate, bytes=25_003, gaussians=3_000, fingerprint=f"f{seed}")
@@ -32,7 +32,7 @@ def write(root, scene="fox", rate="25KB", train=6, test=2, size=(40, 56), refere
     return writer.finish()
 
 
-def test_what_was_written_is_read_back(tmp_path):
+def test_written_pairs_are_read_back(tmp_path):
     written = write(tmp_path, referenced=True)
     folder = PairFolder.open(written.root)
     assert folder == written
@@ -60,7 +60,7 @@ def test_an_unfinished_folder_is_not_current(tmp_path):
         PairFolder.open(root)
 
 
-def test_images_of_an_earlier_writing_are_gone(tmp_path):
+def test_writing_again_removes_old_images(tmp_path):
     write(tmp_path, train=6, referenced=True)
     folder = write(tmp_path, train=3, seed=1)
     assert len(list((folder.root / "train" / "clean").iterdir())) == 3
@@ -75,7 +75,7 @@ def test_a_name_with_folders_is_refused(tmp_path, name):
         writer.add("train", name, *torch.rand(2, 8, 8, 3))
 
 
-def test_a_name_twice_or_two_sizes_are_refused(tmp_path):
+def test_a_repeated_name_or_different_sizes_are_refused(tmp_path):
     writer = PairWriter(tmp_path / "x", scene="x", rate="1KB", bytes=1, gaussians=1, fingerprint="")
     writer.add("train", "a", *torch.rand(2, 8, 8, 3))
     with pytest.raises(ValueError, match="already"):
@@ -104,7 +104,7 @@ def test_errors_name_the_file_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["{", '{"version": 1}', '{"version": 1, "splits": 3}', "[]"])
-def test_a_damaged_list_is_named(tmp_path, change):
+def test_a_damaged_pairs_json_is_named_in_the_error(tmp_path, change):
     path = write(tmp_path).root / "pairs.json"
     path.write_text(change)
     with pytest.raises(CorruptFileError, match="not a list of pairs"):
@@ -118,7 +118,7 @@ def test_another_version_is_refused(tmp_path):
         find_pair_folders([tmp_path])
 
 
-def test_a_truncated_image_is_named_when_it_is_read(tmp_path):
+def test_a_truncated_image_is_named_in_the_error(tmp_path):
     folder = write(tmp_path)
     path = folder.path("train", "clean", "train0")
     path.write_bytes(path.read_bytes()[:200])
@@ -139,14 +139,14 @@ def test_crop_i_depends_on_the_seed_and_i_alone(tmp_path):
     assert not any(torch.equal(forward[i]["clean"], other[i]["clean"]) for i in range(20))
 
 
-def test_a_pairs_crops_show_the_same_place(tmp_path):
+def test_crops_of_a_pair_show_the_same_place(tmp_path):
     crops = PairCrops([write(tmp_path)], size=16, seed=0, length=50)
     for i in range(50):
         assert crops[i]["clean"].shape == (3, 16, 16)
         assert torch.allclose(crops[i]["degraded"], crops[i]["clean"] / 2, atol=1 / 255)
 
 
-def test_rates_are_drawn_by_their_weights(tmp_path):
+def test_rates_are_drawn_in_proportion_to_their_weights(tmp_path):
     dark = write(tmp_path, rate="10KB")
     for name in dark.splits["train"]:
         Image.new("RGB", (56, 40)).save(dark.path("train", "degraded", name))
@@ -155,7 +155,7 @@ def test_rates_are_drawn_by_their_weights(tmp_path):
     assert share == pytest.approx(0.75, abs=0.06)
 
 
-def test_test_views_and_left_out_views_are_never_drawn(tmp_path):
+def test_test_views_and_held_out_views_are_never_drawn(tmp_path):
     folder = write(tmp_path)
     for split, name in [("test", "test0"), ("test", "test1"), ("train", "train2")]:
         Image.new("RGB", (56, 40), "red").save(folder.path(split, "clean", name))
@@ -164,7 +164,7 @@ def test_test_views_and_left_out_views_are_never_drawn(tmp_path):
     assert all(crops[i]["clean"][1:].max() > 0 for i in range(200))
 
 
-def test_what_cannot_be_cropped_is_refused(tmp_path):
+def test_invalid_crop_options_are_refused(tmp_path):
     folders = [write(tmp_path)]
     with pytest.raises(NifiError, match="smaller than a crop of 41"):
         PairCrops(folders, size=41, seed=0, length=1)
@@ -174,7 +174,7 @@ def test_what_cannot_be_cropped_is_refused(tmp_path):
         PairCrops(folders, size=8, seed=0, length=1, rate_weights={"25KB": 0.0})
 
 
-def test_validation_holds_the_same_views_out_at_every_rate(tmp_path):
+def test_validation_holds_out_the_same_views_at_every_rate(tmp_path):
     folders = [write(tmp_path, rate=rate, train=24) for rate in ("10KB", "25KB")] + [
         write(tmp_path, scene="few", train=3)
     ]
@@ -184,14 +184,14 @@ def test_validation_holds_the_same_views_out_at_every_rate(tmp_path):
     assert validation["few"] == [] and len(train["few"]) == 3
 
 
-def test_held_out_scenes_validate_and_the_others_train_whole(tmp_path):
+def test_held_out_scenes_validate_and_all_views_of_others_train(tmp_path):
     folders = [write(tmp_path, scene=scene, train=8) for scene in ("fox", "garden1", "garden2")]
     held_out = matching_scenes(folders, ["garden*"])
     assert held_out == {"garden1", "garden2"}
     train, validation = split_validation(folders, validation_scenes=held_out)
     assert len(train["fox"]) == 8 == len(validation["garden1"])
     assert train["garden2"] == validation["fox"] == []
-    with pytest.raises(NifiError, match="no scene is called 'gardn'; there are fox, garden1, garden2"):
+    with pytest.raises(NifiError, match="no scene matches 'gardn', expected some of fox, garden1, garden2"):
         matching_scenes(folders, ["fox", "gardn"])
     with pytest.raises(NifiError, match="no training pairs are left"):
         PairCrops(

@@ -1,4 +1,4 @@
-"""Pairs in WebDataset shards: the same crops as of folders, little memory, and one line for what is broken."""
+"""Pairs in WebDataset shards: the same crops as from folders, low memory, and one-line errors."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[PairFolder]:
 
 @pytest.fixture(scope="module")
 def shards(folders: list[PairFolder], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of a few samples each, so that scenes are in several and some in one with others."""
+    """Shards of a few samples each, so that scenes span shards and shards hold several scenes."""
     return list(write_shards(folders, tmp_path_factory.mktemp("shards"), 60_000))
 
 
@@ -47,7 +47,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def test_shards_hold_what_the_folders_hold(folders: list[PairFolder], shards: list[Path]) -> None:
+def test_shards_hold_the_same_as_the_folders(folders: list[PairFolder], shards: list[Path]) -> None:
     assert len(shards) >= 4
     found = find_pair_folders([shards[0].parent], "referenced")
     assert [(f.label, f.splits, f.bytes, f.gaussians) for f in found] == [
@@ -61,13 +61,13 @@ def test_shards_hold_what_the_folders_hold(folders: list[PairFolder], shards: li
                     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_crops_of_shards_are_those_of_folders(folders: list[PairFolder], shards: list[Path]) -> None:
+def test_crops_from_shards_equal_crops_from_folders(folders: list[PairFolder], shards: list[Path]) -> None:
     streams = [PairCrops(f, size=16, seed=3, length=40, cache_bytes=1) for f in (folders, open_shards(shards))]
     for i in range(40):
         assert all(torch.equal(streams[0][i][key], streams[1][i][key]) for key in ("clean", "degraded"))
 
 
-def test_a_restorer_is_trained_on_shards(shards: list[Path], sd3: Backbone, tmp_path: Path) -> None:
+def test_a_restorer_can_be_trained_on_shards(shards: list[Path], sd3: Backbone, tmp_path: Path) -> None:
     found = find_pair_folders(shards)
     config = preset("nifi-tiny").training.with_options(
         steps=2, batch_size=2, crop=16, rank=2, eval_views=2, validation_scenes=("b",)
@@ -78,7 +78,7 @@ def test_a_restorer_is_trained_on_shards(shards: list[Path], sd3: Backbone, tmp_
         Trainer(sd3, found[:3], tmp_path, config, resume=True)
 
 
-def test_shards_of_others_need_little(tmp_path: Path) -> None:
+def test_foreign_shards_need_only_the_required_fields(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     members = {"x/1.json": b'{"scene": "s", "rate": "r"}', "x/1.clean.jpg": png(image, "jpeg")}
     members |= {"x/1.degraded.JPG": png(image, "jpeg"), "x/readme": b"", "x/1.txt": b"a caption"}
@@ -88,7 +88,7 @@ def test_shards_of_others_need_little(tmp_path: Path) -> None:
     assert folder.load("train", "x/1")[0].shape == (24, 32, 3)
 
 
-def test_mistakes_are_one_line(shards: list[Path], tmp_path: Path) -> None:
+def test_invalid_shards_are_refused_in_one_line(shards: list[Path], tmp_path: Path) -> None:
     image = png(np.zeros((24, 32, 3), np.uint8))
     good = {"1.json": b'{"scene": "s", "rate": "r"}', "1.clean.png": image, "1.degraded.png": image}
 
@@ -117,13 +117,13 @@ def test_mistakes_are_one_line(shards: list[Path], tmp_path: Path) -> None:
     (tmp_path / "no.tar").write_bytes(b"no tar file at all")
     with pytest.raises(CorruptFileError, match=r"no\.tar is not a readable shard"):
         find_pair_folders([tmp_path / "no.tar"])
-    with pytest.raises(NifiError, match="is in shards already"):
+    with pytest.raises(NifiError, match="is already in shards"):
         list(write_shards(open_shards(shards), tmp_path, 1))
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 @pytest.mark.parametrize("claimed", [10**6, 2**42, 2**63])
-def test_a_header_that_claims_more_than_the_file_has_is_one_line(tmp_path: Path, kind: bytes, claimed: int) -> None:
+def test_a_header_with_wrong_sizes_is_refused_in_one_line(tmp_path: Path, kind: bytes, claimed: int) -> None:
     header = tarfile.TarInfo("1.json")
     header.size, header.type = claimed, kind
     (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + b"{}".ljust(512, b"\0"))
@@ -134,7 +134,7 @@ def test_a_header_that_claims_more_than_the_file_has_is_one_line(tmp_path: Path,
 
 @pytest.mark.parametrize("kind", ["folders", "shards"])
 def test_thousands_of_scenes_are_not_held_in_memory(kind: str, tmp_path: Path) -> None:
-    """2,000 scenes of three views of 200 KB each, decoded: 1.2 GB twice over."""
+    """2,000 scenes of three views of 200 KB each, decoded: 1.2 GB for each of two images."""
     rng = np.random.default_rng(0)
     pictures = [png(np.kron(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8)))] * 2
     members = {}
@@ -171,7 +171,7 @@ def test_thousands_of_scenes_are_not_held_in_memory(kind: str, tmp_path: Path) -
     finally:
         tracemalloc.stop()
     assert len(folders) == 2000 and len(validation["scene0000"]) == 2 and not train["scene0000"]
-    assert peak < 25 * 10**6  # the cache, and about 10 KB a scene
+    assert peak < 25 * 10**6  # the cache, and about 10 KB per scene
 
 
 def link_or_write(path: Path, original: Path, data: bytes) -> None:

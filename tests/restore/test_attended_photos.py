@@ -136,7 +136,7 @@ def test_a_view_without_photos_attends_to_itself(tmp_path: Path) -> None:
     crops = PairCrops(scenes, size=16, seed=0, length=60, attended_photos=2)
     itself = [torch.equal(crops[i]["attended_photos"][0], crops[i]["degraded"]) for i in range(60)]
     assert 15 < sum(itself) < 45
-    with pytest.raises(NifiError, match="these pairs name no photos to attend to; write them again"):
+    with pytest.raises(NifiError, match="these pairs list no attended photos, write the pairs again"):
         PairCrops(scenes[1:], size=16, seed=0, length=1, attended_photos=1)
 
 
@@ -146,7 +146,7 @@ def test_a_photo_that_is_not_another_training_view_is_refused(pairs: PairFolder)
     for split, view, name in (("train", "train0", "train0"), ("test", "test0", "test1")):
         attended_photos = {split: {view: [name]}}
         path.write_text(json.dumps(content | {"attended_photos": attended_photos}))
-        with pytest.raises(NifiError, match=f"{name} is no other training view that {view} could refer to"):
+        with pytest.raises(NifiError, match=f"{view} cannot attend to {name}, which is not another train view"):
             find_pair_folders([pairs.root])
 
 
