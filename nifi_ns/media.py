@@ -1,4 +1,4 @@
-"""Pictures and videos as people keep them: read, and written again with everything but the pixels as it was."""
+"""Reading pictures and videos, and writing them with new pixels and unchanged metadata."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,27 +19,27 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 _JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
 _OPTIONS: dict[str, dict[str, Any]] = {".jpg": _JPEG, ".jpeg": _JPEG, ".webp": {"quality": 95}}
 _OPTIONS |= {".png": {"compress_level": 3}}
-# hardly to be told from the frames
+# visually lossless
 _X264, _VP9 = ("libx264", {"crf": "15"}), ("libvpx-vp9", {"crf": "20", "b": "0"})
-_BT709 = 1  # colours as in high definition video, in ffmpeg's numbers
+_BT709 = 1  # ffmpeg's number for the colours of HD video
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder, by name."""
+    """Return the image files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def read_picture(path: Path, content: BinaryIO | None = None, *, max_side: int | None = None) -> np.ndarray:
-    """Return a picture as [H, W, 3] uint8, upright and without its transparency.
+    """Return a picture as [H, W, 3] uint8, upright and without transparency.
 
     Args:
-        path: its file, or what errors call it if `content` is given.
+        path: the file, or its name for errors if `content` is given.
         content: the file's bytes, such as a member of an archive.
-        max_side: scale a picture with more pixels along a side down to this many.
+        max_side: scale the picture down so that its longer side has at most this many pixels.
 
     Raises:
-        NifiError: if there is no such file, or it is larger than Pillow's limit (about 179 megapixels).
-        CorruptFileError: if it cannot be read.
+        NifiError: if the file does not exist.
+        CorruptFileError: if it cannot be read, or exceeds Pillow's limit (about 179 megapixels).
     """
     with _opened(path, content) as image:
         picture = ImageOps.exif_transpose(image).convert("RGB")
@@ -49,21 +49,21 @@ def read_picture(path: Path, content: BinaryIO | None = None, *, max_side: int |
 
 
 def picture_size(path: Path, content: BinaryIO | None = None) -> tuple[int, int]:
-    """Return the width and height of a picture, upright, by its header alone. Raises as `read_picture`."""
+    """Return the upright width and height of a picture from its header. Raises the errors of `read_picture`."""
     with _opened(path, content) as image:
-        # the base class's method: that of PNG reads all pixels in search of EXIF data behind them
+        # the base class's method, because PNG's reads all pixels to find EXIF data behind them
         lies = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
         width, height = image.size
     return (height, width) if lies else (width, height)
 
 
 def write_picture(path: Path, pixels: np.ndarray | Tensor, like: Path | None = None) -> None:
-    """Write a picture atomically, in the format that the suffix of `path` names.
+    """Write a picture atomically, in the format of the suffix of `path`.
 
     Args:
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if missing.
         pixels: an array [H, W, 3] of uint8, or a tensor [H, W, 3] of floats in [0, 1], which is clamped and rounded.
-        like: a picture whose transparency, colour profile and EXIF data the file gets.
+        like: a picture to copy transparency, colour profile and EXIF data from.
     """
     image, suffix = Image.fromarray(_to_uint8(pixels)), path.suffix.lower()
     options = dict(_OPTIONS.get(suffix, {}))
@@ -80,13 +80,14 @@ def write_picture(path: Path, pixels: np.ndarray | Tensor, like: Path | None = N
 
 
 class Video:
-    """A video file: its frames as pictures, and a copy of it with other ones."""
+    """A video file, to read its frames and to write a copy with other frames."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` and look at its streams.
+        """Read the header of `path`.
 
         Raises:
-            CorruptFileError: if it is no video that can be read.
+            NifiError: if the file does not exist.
+            CorruptFileError: if it is not a readable video.
         """
         self.path = path
         with _av_open(path) as container:
@@ -97,11 +98,11 @@ class Video:
 
     @property
     def about(self) -> int:
-        """Number of frames, as the header's duration has it."""
+        """Approximate number of frames, from the duration in the header."""
         return max(1, round(self.seconds * self.rate))
 
     def frames(self) -> Iterator[np.ndarray]:
-        """[H, W, 3] uint8, upright, in the order in which they are shown.
+        """Yield the frames [H, W, 3] uint8, upright, in display order.
 
         Raises:
             CorruptFileError: at the first frame that cannot be decoded.
@@ -111,10 +112,10 @@ class Video:
                 yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
 
     def write(self, path: Path, frames: Iterable[np.ndarray]) -> None:
-        """Write a copy to `path` with other `frames` [H, W, 3] uint8, as many: times and sound are kept.
+        """Write a copy to `path` with the same number of other `frames` [H, W, 3] uint8. Times and sound are kept.
 
         Raises:
-            NifiError: if its format cannot hold what is in this one.
+            NifiError: if the format of `path` does not support the streams of this video.
         """
         import av
 
@@ -123,11 +124,11 @@ class Video:
                 with av.open(str(temporary), "w") as target:
                     _copy(times, target, self.rate, iter(frames))
             except (av.FFmpegError, ValueError) as error:
-                raise NifiError(f"cannot write {path}: {error}; another suffix, such as .mkv, may do") from error
+                raise NifiError(f"cannot write {path}: {error}; try another suffix, such as .mkv") from error
 
 
 def _copy(source: Any, target: Any, rate: Fraction, frames: Iterator[np.ndarray]) -> None:
-    """The pictures of `source`, replaced, and its sound as it is."""
+    """Copy `source` to `target` with other frames and the same sound."""
     import av
 
     first = next(frames)
@@ -138,7 +139,7 @@ def _copy(source: Any, target: Any, rate: Fraction, frames: Iterator[np.ndarray]
     codec, options = _VP9 if target.format.name == "webm" else _X264
     encoded = target.add_stream(codec, rate=rate, options=options)
     encoded.width, encoded.height = width, height
-    # half the colour resolution is what players know, and needs even sides
+    # players support yuv420p best, which needs even sides
     encoded.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
     context = encoded.codec_context
     context.time_base, context.color_range = picture.time_base, 1
@@ -182,7 +183,7 @@ def _av_open(path: Path) -> Iterator[Any]:
         raise NifiError(f"no such file: {path}")
     with _as_corrupt(path, (av.FFmpegError,)), av.open(str(path)) as container:
         if not container.streams.video:
-            raise CorruptFileError(f"{path} has no pictures in it")
+            raise CorruptFileError(f"{path} has no video stream")
         yield container
 
 

@@ -1,9 +1,9 @@
-"""Image quality against a photo: the reference metrics every table of the project reports.
+"""Image quality metrics against a photo, used in every table of the project.
 
-| name | what | weights |
+| name | definition | weights |
 |---|---|---|
-| psnr | dB, capped at 100 so that it stays a JSON number | |
-| ssim | 11x11 gaussian window, the `pytorch_msssim` of splatfacto's `ns-eval` | |
+| psnr | dB, capped at 100 so that it is a valid JSON number | |
+| ssim | 11x11 gaussian window, `pytorch_msssim` as in splatfacto's `ns-eval` | |
 | ms_ssim | five scales (Wang et al. 2003), needs 161 pixels a side | |
 | haarpsi | Haar wavelet similarity (Reisenhofer et al. 2018) | |
 | gmsd | gradient magnitude similarity deviation (Xue et al. 2013), lower is better | |
@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 
 METRICS = ("psnr", "ssim", "ms_ssim", "haarpsi", "gmsd", "swd", "spectrum", "lpips", "dists")
 REFERENCE_METRICS = METRICS[:5]
-"""Those that compare pixel by pixel and need no weights, the same on every machine."""
+"""Metrics that compare pixel by pixel and need no weights, so that they are available on every machine."""
 LOWER_IS_BETTER = frozenset({"gmsd", "swd", "spectrum", "lpips", "dists"})
 
-# below these sides the definitions do not hold (windows, pyramids and strides larger than the picture)
+# minimum sides in pixels: windows, pyramids and strides must fit the image
 _SMALLEST = {"psnr": 1, "ssim": 11, "ms_ssim": 161, "haarpsi": 16, "gmsd": 16, "lpips": 64, "dists": 16}
 _SMALLEST |= dict.fromkeys(("swd", "spectrum"), distributions.SMALLEST)
 
@@ -43,24 +43,24 @@ _ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 _VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 _DISTS = "https://github.com/photosynthesis-team/piq/releases/download/v0.4.1/dists_weights.pt"
 WEIGHTS = {"LPIPS": (_ALEXNET,), "DISTS": (_VGG16, _DISTS)}
-"""Addresses of the weights that a metric needs."""
+"""URLs of the weights by metric."""
 _PROBE_SECONDS = 5.0
 
 
 def digits(name: str) -> int:
-    """Return how many decimals of a metric tables show."""
+    """Return the number of decimals of a metric in tables."""
     return 2 if name == "psnr" else 4
 
 
 @torch.no_grad()
 def compute(image: Tensor, photo: Tensor, *, names: Iterable[str] | None = None) -> dict[str, float | None]:
-    """Quality of `image` against `photo`, both [H, W, 3] in [0, 1] (`image` is clamped).
+    """Return metrics of `image` against `photo`, both [H, W, 3] in [0, 1] (clamped).
 
     Args:
-        names: which of `METRICS`; all of them by default.
+        names: some of `METRICS`; default: all.
 
     Returns:
-        A value by name; None where it is not defined at this size, or where its weights are not available.
+        Values by name; None if a metric is undefined at this size or its weights are not available.
 
     Raises:
         ValueError: on different shapes, values that are not finite, or an unknown name.
@@ -68,7 +68,7 @@ def compute(image: Tensor, photo: Tensor, *, names: Iterable[str] | None = None)
     if image.shape != photo.shape or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"expected two [H, W, 3] images, got {tuple(image.shape)} and {tuple(photo.shape)}")
     if not (torch.isfinite(image).all() and torch.isfinite(photo).all()):
-        raise ValueError("the images hold values that are not finite")
+        raise ValueError("the images have values that are not finite")
     a, b = (x.detach().float().clamp(0, 1).movedim(-1, 0)[None] for x in (image, photo))
     wanted = METRICS if names is None else tuple(names)
     if unknown := set(wanted) - set(METRICS):
@@ -78,7 +78,7 @@ def compute(image: Tensor, photo: Tensor, *, names: Iterable[str] | None = None)
 
 
 def mean(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean by name over images; None where any image lacks it, so that two means always cover the same images."""
+    """Return means over images by name; None if any image lacks the metric, so that all means cover all images."""
 
     def average(name: str) -> float | None:
         known = [v for row in values if (v := row[name]) is not None]
@@ -89,8 +89,8 @@ def mean(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | None
 
 @cache
 def lpips_network() -> nn.Module | None:
-    """LPIPS v0.1 on AlexNet, frozen, taking two [B, 3, H, W] in [-1, 1]; None, said once, if AlexNet cannot be had."""
-    if not weights_at_hand("LPIPS", *WEIGHTS["LPIPS"]):
+    """Return frozen LPIPS v0.1 on AlexNet, for two [B, 3, H, W] in [-1, 1]; None, with a warning, without weights."""
+    if not weights_available("LPIPS", *WEIGHTS["LPIPS"]):
         return None
     import lpips
 
@@ -100,8 +100,8 @@ def lpips_network() -> nn.Module | None:
 
 @cache
 def dists_network() -> nn.Module | None:
-    """DISTS, frozen, taking two [B, 3, H, W] in [0, 1]; None, said once, if its weights cannot be had."""
-    if not weights_at_hand("DISTS", *WEIGHTS["DISTS"]):
+    """Return frozen DISTS, for two [B, 3, H, W] in [0, 1]; None, with a warning, without weights."""
+    if not weights_available("DISTS", *WEIGHTS["DISTS"]):
         return None
     import piq
 
@@ -110,7 +110,7 @@ def dists_network() -> nn.Module | None:
 
 
 def missing_weights(*urls: str) -> list[str]:
-    """Those of `urls` whose files are not in torch's cache."""
+    """Return the `urls` whose files are not in torch's cache."""
     return [url for url in urls if not (_weights_folder() / Path(url).name).is_file()]
 
 
@@ -119,16 +119,16 @@ def _weights_folder() -> Path:
 
 
 @cache
-def weights_at_hand(what: str, *urls: str) -> bool:
-    """Whether the files of `urls` are in torch's cache, fetching them if the network allows; asked once a process.
+def weights_available(what: str, *urls: str) -> bool:
+    """Download the files of `urls` to torch's cache if missing, and return whether all are there.
 
-    A machine without a network answers within seconds. `HF_HUB_OFFLINE=1` forbids the attempt.
+    The result is cached per process. Without a network it takes seconds. `HF_HUB_OFFLINE=1` disables downloads.
     """
     folder, missing = _weights_folder(), missing_weights(*urls)
     if not missing:
         return True
     if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "YES", "ON") or not all(map(_reachable, missing)):
-        _log.warning("%s is unavailable: put %s into %s", what, ", ".join(missing), folder)
+        _log.warning("%s is unavailable: download %s to %s", what, ", ".join(missing), folder)
         return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def weights_at_hand(what: str, *urls: str) -> bool:
 
 
 def _reachable(url: str) -> bool:
-    """Whether a server answers for `url`. In a thread, because a name lookup heeds no timeout."""
+    """Return whether a server answers for `url`. Uses a thread, because name lookups ignore timeouts."""
     answered: list[bool] = []
 
     def ask() -> None:
@@ -161,7 +161,7 @@ def _reachable(url: str) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of lpips and piq, which call torchvision the old way."""
+    """Silence the deprecation warnings of torchvision that lpips and piq cause."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

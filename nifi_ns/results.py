@@ -1,4 +1,4 @@
-"""The one schema of every number the project writes: rows of (scene, variant, bytes, metrics), and the environment.
+"""The schema of all result files: rows of (scene, variant, bytes, metrics), and the environment.
 
 {"rows": [{"scene": "fox", "variant": "compressed", "bytes": 25003, "gaussians": 3000, "psnr": 25.3, ...}, ...],
  "environment": {"python": "3.11.7", "torch": "2.15.0", "device": "cpu", ...}}
@@ -34,22 +34,22 @@ _PACKAGES = ("nifi-ns", "nerfstudio", "gsplat", "torch", "numba", "numpy", "diff
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a variant of a scene, of one view or on the mean of many."""
+    """Measurements of a variant of a scene, for one view or as the mean of several."""
 
     scene: str
     variant: Variant
     bytes: int | None
-    """All that a decoder of this variant needs; None where there is no such file."""
+    """Size of all that a decoder of this variant needs; None if there is no such file."""
     gaussians: int | None
-    """None where there are none to count: foreign codecs, proxies."""
+    """Number of gaussians; None if unknown (foreign codecs, proxies)."""
     metrics: Mapping[str, float | None]
-    """By name, each of `METRICS`: None where it is not given or not available."""
+    """Value of each of `METRICS` by name; None if not given or not available."""
     rate: str | None = None
-    """How a user wrote the size: `25KB`."""
+    """Size as the user wrote it: `25KB`."""
     image: str | None = None
-    """Name of the view; None where this is a mean."""
+    """Name of the view; None for a mean."""
     more: Mapping[str, Value] = field(default_factory=dict)
-    """Columns of their own, such as `consistency` or what a benchmark compares."""
+    """Additional columns, such as `consistency` or the options that a benchmark compares."""
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -59,23 +59,23 @@ class Row:
         texts, counts = (self.scene, self.rate, self.image), (self.bytes, self.gaussians)
         for kind, values in ((str, texts), (int, counts), ((int, float), self.metrics.values())):
             if wrong := [value for value in values if not (value is None or isinstance(value, kind))]:
-                raise ValueError(f"{wrong[0]!r} has no place in a row of results")
+                raise ValueError(f"unexpected value {wrong[0]!r} in a row of results")
         object.__setattr__(self, "metrics", {name: self.metrics.get(name) for name in METRICS})
         if twice := set(self.more) & {*_KEYS, *METRICS, "rate", "image"}:
-            raise ValueError(f"{sorted(twice)} are columns already")
+            raise ValueError(f"additional columns {sorted(twice)} already exist")
 
     def flat(self) -> dict[str, Any]:
-        """Return all columns in one mapping, as files hold them."""
+        """Return all columns in one mapping, as in files."""
         named = {name: value for name in ("rate", "image") if (value := getattr(self, name)) is not None}
         return {**{key: getattr(self, key) for key in _KEYS}, **self.metrics, **named, **self.more}
 
     @classmethod
     def from_flat(cls, columns: Mapping[str, Any]) -> "Row":
-        """Return the row whose `flat` this is.
+        """Return the row with these columns; the inverse of `flat`.
 
         Raises:
-            KeyError: if a column is missing; metrics may be, since older files lack newer ones.
-            ValueError: if a value is of another type.
+            KeyError: if a column other than a metric is missing. Older files lack newer metrics.
+            ValueError: if a value has another type.
         """
         more = {key: value for key, value in columns.items() if key not in (*_KEYS, *METRICS, "rate", "image")}
         values = {name: columns.get(name) for name in METRICS}
@@ -84,7 +84,7 @@ class Row:
 
 
 def save(path: Path | str, rows: Sequence[Row], **environment: float | str | None) -> None:
-    """Write `rows` and the environment to `path` (JSON) and the rows to `path` with `.csv`, each atomically."""
+    """Write `rows` and the environment to `path` (JSON), and the rows to a `.csv` beside it, each atomically."""
     path, columns_of = Path(path), [row.flat() for row in rows]
     document = {"rows": columns_of, "environment": {**current_environment(), **environment}}
     text = json.dumps(document, indent=1, allow_nan=False)
@@ -98,10 +98,10 @@ def save(path: Path | str, rows: Sequence[Row], **environment: float | str | Non
 
 
 def load(path: Path | str) -> list[Row]:
-    """Read the rows of a file that `save` wrote.
+    """Read the rows of a file written by `save`.
 
     Raises:
-        NifiError: if there is no such file.
+        NifiError: if the file does not exist.
         CorruptFileError: if it does not follow the schema.
     """
     path = Path(path)
@@ -114,7 +114,7 @@ def load(path: Path | str) -> list[Row]:
 
 
 def current_environment() -> dict[str, float | str | None]:
-    """What numbers depend on: versions, processor, device. Nothing that names a person, a host or a folder."""
+    """Return versions, processor and device, without names of persons, hosts or folders."""
     import torch
 
     def installed(package: str) -> str | None:
@@ -144,7 +144,7 @@ def _processor() -> str:
 
 
 def show(rows: Sequence[Row], *, title: str | None = None) -> None:
-    """Print `table`, without the last metrics where a terminal is too narrow; in files and pipes lines are long."""
+    """Print `table`. A narrow terminal drops the last metrics; files and pipes get long lines."""
     console = Console()
     roomy = console.options.update(max_width=1000)
     for most in range(len(METRICS), 0, -1):
@@ -158,11 +158,11 @@ def show(rows: Sequence[Row], *, title: str | None = None) -> None:
 
 
 def table(rows: Iterable[Row], *, title: str | None = None, most: int = len(METRICS)) -> Table:
-    """A rich table of the rows that are means (no `image`); restored variants show their change from `compressed`.
+    """Return a rich table of the mean rows (no `image`). Restored variants show their change from `compressed`.
 
-    A row is compared with the compressed row of the same scene and bytes, or rate where there are no bytes. Rows that
-    repeat one above, as the splats before compression do for each rate, and metrics that no row has, or beyond the
-    first `most`, are left out; the caption names the metrics.
+    A row is compared with the compressed row of the same scene and bytes, or rate if there are no bytes. Repeated rows
+    are omitted, such as the uncompressed splats of each rate. Metrics that no row has, or beyond the first `most`, are
+    omitted and named in the caption.
     """
     means = list({(row.variant, *_group(row)): row for row in rows if row.image is None}.values())
     baselines = {_group(row): row for row in means if row.variant == "compressed"}
@@ -191,7 +191,7 @@ def table(rows: Iterable[Row], *, title: str | None = None, most: int = len(METR
 
 
 def _group(row: Row) -> tuple[str, int | str | None]:
-    """Scene, and bytes or what stands for them."""
+    """Return the scene, and the bytes or else the rate."""
     return row.scene, row.rate if row.bytes is None else row.bytes
 
 

@@ -17,7 +17,7 @@ def photo(size: int = 192) -> Tensor:
 @pytest.fixture(autouse=True)
 def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for function in (metrics.weights_at_hand, metrics.lpips_network, metrics.dists_network):
+    for function in (metrics.weights_available, metrics.lpips_network, metrics.dists_network):
         function.cache_clear()
 
 
