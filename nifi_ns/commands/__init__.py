@@ -1,4 +1,4 @@
-"""The `ns-nifi-*` commands: one file each, a tyro dataclass whose docstrings are its help, and a short `main`."""
+"""The `ns-nifi-*` commands. Each file has a tyro dataclass, whose docstrings are the help, with a short `main`."""
 
 from nifi_ns.commands._cli import run
 

@@ -1,4 +1,4 @@
-"""What the commands need of a machine, looked at one by one: `ns-nifi-selftest --checks-only`."""
+"""Checks of the machine for `ns-nifi-selftest --checks-only`."""
 
 import importlib
 import os
@@ -18,44 +18,44 @@ _REINSTALL = "install this package again: pip install . in a clone of it"
 
 @dataclass(frozen=True)
 class Check:
-    """What was found of one thing, and what to do if it is not as it should be."""
+    """The result of one check, and what to do if it is not OK."""
 
     name: str
     level: Level
-    """`note`: everything runs, but something does not that may be wanted."""
+    """`note` means that an optional feature is missing."""
     found: str
     todo: str = ""
 
 
 def run_checks(folder: Path) -> list[Check]:
-    """All checks; `folder` is where results would be written. Whatever a check raises is its problem."""
+    """Run all checks. `folder` is where results would be written. An exception in a check is reported as a problem."""
     return [_guarded(name, check, folder) for name, check in _CHECKS.items()]
 
 
-def _guarded(name: str, check: "_Look", folder: Path) -> Check:
+def _guarded(name: str, check: "_CheckFunction", folder: Path) -> Check:
     try:
         level, found, *todo = check(folder)
         return Check(name, level, found, *todo)
-    except Exception as error:  # such as an import that fails in a broken installation
+    except Exception as error:  # such as a failed import in a broken installation
         return Check(name, "problem", f"{type(error).__name__}: {' '.join(str(error).split())}", _REINSTALL)
 
 
 _Found = tuple[Level, str] | tuple[Level, str, str]  # level, found(, todo)
-_Look = Callable[[Path], _Found]
+_CheckFunction = Callable[[Path], _Found]
 
 
 def _python(_: Path) -> _Found:
     found = sys.version.split()[0]
     if (3, 10) <= sys.version_info < (3, 13):
         return "OK", found
-    return "problem", found, "use Python 3.10, 3.11 or 3.12: nerfstudio 1.1.5 has no other"
+    return "problem", found, "use Python 3.10, 3.11 or 3.12: nerfstudio 1.1.5 supports no other version"
 
 
 def _torch(_: Path) -> _Found:
     import torch
     import torchvision
 
-    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where the two do not belong together
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails if the two versions do not match
     return "OK", f"torch {torch.__version__}, torchvision {torchvision.__version__}"
 
 
@@ -63,12 +63,12 @@ def _gpu(_: Path) -> _Found:
     import torch
 
     if torch.cuda.is_available():
-        torch.ones(1, device="cuda").add_(1).item()  # fails where torch was not built for this GPU
+        torch.ones(1, device="cuda").add_(1).item()  # fails if torch was not built for this GPU
         memory = torch.cuda.get_device_properties(0).total_memory
         return "OK", f"{torch.cuda.get_device_name()}, {memory / _GB:.0f} GB, CUDA {torch.version.cuda}"
     if shutil.which("nvidia-smi"):
-        todo = "see what nvidia-smi says; a driver too old for this torch needs an update, or an older torch"
-        return "note", f"there is nvidia-smi, but torch (CUDA {torch.version.cuda}) sees no GPU", todo
+        todo = "run nvidia-smi; if the driver is too old for this torch, update it or install an older torch"
+        return "note", f"nvidia-smi exists, but torch (CUDA {torch.version.cuda}) finds no GPU", todo
     return "note", "none: everything runs on the CPU", "train nifi-splat-lite, and restorers on nifi-tiny"
 
 
@@ -77,11 +77,11 @@ def _gsplat(_: Path) -> _Found:
 
     found = f"gsplat {version('gsplat')}"
     if not torch.cuda.is_available():
-        return "OK", f"{found}; on a CPU this package's own kernels draw"
-    from gsplat.cuda import _backend  # compiles gsplat's kernels, unless they are compiled
+        return "OK", f"{found}; on a CPU this package's own kernels render"
+    from gsplat.cuda import _backend  # compiles gsplat's kernels if needed
 
     if _backend._C is None:
-        todo = "install the nvcc of torch's CUDA (and export CUDA_HOME), or a wheel of gsplat that has its kernels"
+        todo = "install the nvcc of torch's CUDA version (and export CUDA_HOME), or a gsplat wheel with kernels"
         return "problem", f"{found} without its CUDA kernels", todo
     return "OK", f"{found} with its CUDA kernels"
 
@@ -103,8 +103,8 @@ def _ffmpeg(_: Path) -> _Found:
     bundled = Path(imageio_ffmpeg.get_ffmpeg_exe()).name
     return (
         "note",
-        f"only the one that comes with imageio-ffmpeg ({bundled}), for ns-render and ns-nifi-process-data",
-        "apt-get install colmap to make captures of photos with ns-nifi-process-data",
+        f"only the one in imageio-ffmpeg ({bundled}), for ns-render and ns-nifi-process-data",
+        "apt-get install colmap to make captures from photos with ns-nifi-process-data",
     )
 
 
@@ -119,8 +119,8 @@ def _metrics(_: Path) -> _Found:
     files = " ".join(url for urls in missing.values() for url in urls)
     return (
         "note",
-        f"{which}not here; tables leave them out, and the presets of SD3 and SD-Turbo choose by them",
-        f"they are fetched when first used; without a network put {files} into torch's cache, hub/checkpoints",
+        f"{which}not downloaded; tables omit them, but the presets of SD3 and SD-Turbo choose by them",
+        f"they are downloaded on first use; without a network put {files} into torch's cache, hub/checkpoints",
     )
 
 
@@ -152,7 +152,7 @@ def _commands(_: Path) -> _Found:
 
 
 def _packages(_: Path) -> _Found:
-    import cv2  # fails where system libraries lack, or two OpenCVs overwrote each other
+    import cv2  # fails if system libraries are missing or two OpenCVs overwrote each other
     import numpy as np
 
     if int(np.__version__.partition(".")[0]) > 1:
@@ -175,13 +175,13 @@ def _disk(folder: Path) -> _Found:
     free = shutil.disk_usage(there).free
     found = f"{free / _GB:.1f} GB are free in {there}"
     if free < 0.5 * _GB:
-        return "problem", found, "make room, or give an --output-dir elsewhere"
+        return "problem", found, "free disk space, or give an --output-dir on another disk"
     if free < 10 * _GB:
-        return "note", found, "enough for small captures; runs on large ones, and SD3's weights, take 5 to 20 GB"
+        return "note", found, "enough for small captures; runs on large ones and SD3's weights take 5 to 20 GB"
     return "OK", found
 
 
-_CHECKS: dict[str, _Look] = {
+_CHECKS: dict[str, _CheckFunction] = {
     "Python": _python,
     "packages": _packages,
     "torch": _torch,

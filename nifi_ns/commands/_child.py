@@ -1,7 +1,7 @@
-"""`python -X faulthandler -m nifi_ns.commands._child STACKS MODULE:FUNCTION NAME ARGS...`: a command that can be asked.
+"""Run a command that dumps its stacks on SIGUSR1.
 
-It runs as if typed as `NAME ARGS...`, and on SIGUSR1 appends what each of its threads is doing to the file STACKS: also
-when it hangs in compiled code, which a debugger in Python would wait for.
+`python -X faulthandler -m nifi_ns.commands._child STACKS MODULE:FUNCTION NAME ARGS...` runs as if typed as
+`NAME ARGS...`. On SIGUSR1 it appends the stacks of all threads to the file STACKS, even if it hangs in compiled code.
 """
 
 import faulthandler
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Register for the signal, then become the command."""
+    """Register the signal handler and run the command."""
     stacks, target, *words = sys.argv[1:]
     faulthandler.register(signal.SIGUSR1, file=Path(stacks).open("w"), all_threads=True)  # noqa: SIM115 - for ever
     sys.argv = words

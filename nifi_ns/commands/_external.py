@@ -1,4 +1,4 @@
-"""`ns-nifi-compress hacpp` and `command`: codecs that are programs of their own, for pairs and tables."""
+"""`ns-nifi-compress hacpp` and `command`: pairs and results of external codecs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
     Pictures = dict[Split, dict[str, tuple[Path, Path]]]
 
 VERSION = 2
-"""Counted up whenever the same files would give other pairs."""
+"""Increased whenever the same files would give different pairs."""
 
 
 @dataclass(kw_only=True)
 class Hacpp:
-    """Run a checkout of HAC++ in its own environment; its renders become pairs, its bytes and quality results."""
+    """Run a checkout of HAC++ in its own environment, and write pairs of its renders and results."""
 
     data: Path
     """A COLMAP scene: a folder with images/ and sparse/0/."""
     output: Path | None = None
-    """The folder for all that comes of it; by default outputs/<scene>/hacpp/<lmbda>."""
+    """The output folder; by default outputs/<scene>/hacpp/<lmbda>."""
     hacpp: Annotated[HacppSettings, OmitArgPrefixes] = field(default_factory=HacppSettings)
     """How to run HAC++."""
 
     def main(self) -> None:
-        """Run HAC++ unless it has finished, then write its pairs and numbers."""
+        """Run HAC++ unless it has finished, then write its pairs and results."""
         output = self.output or _default_output(self.data, "hacpp", f"{self.hacpp.lmbda:g}")
         compress_externally(hacpp(self.hacpp, self.data, output), output)
 
 
 @dataclass(kw_only=True)
 class CommandCodec:
-    """Run any other codec, a program of its own; its renders become pairs, its bytes and quality results."""
+    """Run any other external codec, and write pairs of its renders and results."""
 
     data: Path
-    """What {data} in --command stands for."""
+    """The path that replaces {data} in --command."""
     output: Path | None = None
-    """The folder for all that comes of it; by default outputs/<scene>/command/<rate>."""
+    """The output folder; by default outputs/<scene>/command/<rate>."""
     codec: Annotated[CommandSettings, OmitArgPrefixes] = field(default_factory=CommandSettings)
-    """What to run."""
+    """The codec's command and files."""
 
     def main(self) -> None:
-        """Run the command unless it has finished, then write its pairs and numbers."""
+        """Run the command unless it has finished, then write its pairs and results."""
         output = self.output or _default_output(self.data, "command", self.codec.rate)
         compress_externally(command(self.codec, self.data, output), output)
 
@@ -61,13 +61,13 @@ def _default_output(data: Path, codec: str, rate: str) -> Path:
 
 
 def compress_externally(codec: ExternalCodec, output: Path) -> None:
-    """Run a codec unless it has finished in `output`, then write its pairs and numbers there, and print them.
+    """Run a codec unless it has finished in `output`, then write its pairs and results there and print them.
 
-    `<output>/` gets `model/`, `log.txt` and `run.json` (see `compress.external`), `results.json` with its CSV, and
+    `<output>/` holds `model/`, `log.txt` and `run.json` (see `compress.external`), `results.json` with its CSV, and
     `pairs/<scene>/rate_<rate>/`.
 
     Raises:
-        NifiError: for what the user can mend, before anything long starts wherever it can be known.
+        NifiError: if the codec fails or its output does not match; before long work starts where possible.
     """
     from rich.console import Console
 
@@ -76,22 +76,22 @@ def compress_externally(codec: ExternalCodec, output: Path) -> None:
 
     console = Console()
     if not run(codec, output):
-        console.print(f"{codec.name} has already finished in {output}: only its pairs and numbers are made again")
+        console.print(f"{codec.name} has already finished in {output}: only its pairs and results are written again")
     folder, rows = import_run(codec, output)
     results.show(rows, title=f"{len(folder.splits['test'])} held-out views against photos, mean")
     counts = " + ".join(f"{len(folder.splits[split])} {split}" for split in ("train", "test"))
-    console.print(f"{folder.label}: {counts} pairs in {folder.root}; numbers in {output / 'results.json'}")
+    console.print(f"{folder.label}: {counts} pairs in {folder.root}; results in {output / 'results.json'}")
     if not folder.splits["train"]:
-        console.print(f"{codec.name} rendered no training views: a restorer cannot be trained on these pairs")
+        console.print(f"{codec.name} rendered no training views: these pairs cannot train a restorer")
 
 
 def import_run(codec: ExternalCodec, output: Path) -> "tuple[PairFolder, list[Row]]":
-    """Pairs and rows of a finished run; the pairs are kept if nothing they are made of has changed.
+    """Write and return the pairs and result rows of a finished run. Pairs whose inputs did not change are kept.
 
-    Rows are of the test views, one for each and their mean, by this project's metrics from the 8-bit pictures.
+    There is a row for each test view and one for their mean, with this project's metrics of the 8-bit pictures.
 
     Raises:
-        NifiError: if pictures or bytes are missing or do not fit.
+        NifiError: if pictures or sizes in bytes are missing or do not match.
     """
     from rich.progress import track
 
@@ -130,18 +130,18 @@ def import_run(codec: ExternalCodec, output: Path) -> "tuple[PairFolder, list[Ro
 
 
 def _check_sizes(codec: ExternalCodec, pictures: "Pictures") -> None:
-    """Look at every picture's header before any is converted."""
+    """Compare the sizes of all renders and photos by their headers."""
     from nifi_ns.media import picture_size
 
     for split, named in pictures.items():
         for name, (render, photo) in named.items():
             (w0, h0), (w1, h1) = picture_size(render), picture_size(photo)
             if (w0, h0) != (w1, h1):
-                raise NifiError(f"{codec.name}'s {split} view {name} is {w0}x{h0} but its photo {w1}x{h1} ({photo})")
+                raise NifiError(f"{codec.name}: {split} view {name} is {w0}x{h0} but its photo {photo} is {w1}x{h1}")
 
 
 def _read(path: Path) -> "Tensor":
-    """[H, W, 3] in [0, 1]."""
+    """Return a picture [H, W, 3] in [0, 1]."""
     import torch
 
     from nifi_ns.media import read_picture

@@ -1,7 +1,7 @@
-"""`ns-nifi-pairs jobs`: the pairs of thousands of runs, as jobs that may be interrupted, restarted and shared out.
+"""`ns-nifi-pairs jobs`: write the pairs of many runs as jobs that can be interrupted, restarted and distributed.
 
-Every job is one `ns-nifi-pairs run CONFIG`, so the list can as well be given to `xargs -n1 -P4`, to GNU parallel or to
-Ray; this is what does without. A manifest says what is done, and of what it was made.
+Each job is one `ns-nifi-pairs run CONFIG`, so `xargs -n1 -P4`, GNU parallel or Ray can process the list too. A manifest
+records which jobs are done and a hash of their inputs.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ class RunOptions:
     output_dir: Path = Path("pairs")
     """Pairs go to OUTPUT_DIR/<scene>/rate_<size>/{train,test}/{clean,degraded,referenced}."""
     prune_levels: int | None = None
-    """In place of what the scene files render to: this many levels of the uncompressed splats, from 4,096 gaussians on
-    by equal factors, the least important ones away, without fine-tuning; as rate_pruned-<gaussians>."""
+    """Instead of scene files, render this many pruned levels of the uncompressed splats, without fine-tuning. Levels
+    grow from 4,096 gaussians by equal factors and keep the most important ones, as rate_pruned-<gaussians>."""
     referenced: bool = True
-    """Also write each view with the photos' reference residuals, for restorers trained with --inputs referenced."""
+    """Also write each view with reference residuals, for restorers trained with --inputs referenced."""
 
 
 def write_run(config: Path, options: RunOptions) -> Iterator[PairFolder]:
-    """Write the pairs of the run or scene file behind a config.yml, and yield their folders."""
+    """Write the pairs of the run or scene file of a config.yml, and yield their folders."""
     from nifi_ns.plugin.run_pairs import write_pairs, write_pruned_pairs
 
     if options.prune_levels is None:
@@ -47,10 +47,10 @@ def write_run(config: Path, options: RunOptions) -> Iterator[PairFolder]:
 
 
 def read_jobs(path: Path, part: str) -> list[Path]:
-    """The configs in a list, one a line, that belong to a part such as `3/16`: the third and every 16th after it.
+    """Read a list of configs, one per line, and return a part such as `3/16`: the third and every 16th after it.
 
     Raises:
-        NifiError: if the list or one of its configs is not there, or the part is none.
+        NifiError: if the list or one of its configs does not exist, or the part is invalid.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -66,10 +66,10 @@ def read_jobs(path: Path, part: str) -> list[Path]:
 
 
 def run_jobs(configs: Sequence[Path], options: RunOptions, part: str) -> None:
-    """Make the pairs of each config in a process of its own, unless a manifest in the output folder says it is done.
+    """Write the pairs of each config in a separate process, unless a manifest in the output folder lists it as done.
 
-    A job counts as done until its config, scene file or checkpoint changes, or its pairs do. Manifests of all parts are
-    read, whatever the parts were then, and this part's is written after each job.
+    A job is done until its config, scene file, checkpoint or pairs change. The manifests of all parts are read. The
+    manifest of this part is written after each job.
 
     Raises:
         NifiError: at the end, if jobs failed.
@@ -83,7 +83,7 @@ def run_jobs(configs: Sequence[Path], options: RunOptions, part: str) -> None:
         name = f"{number}/{len(configs)} {config}"
         made_of = _made_of(config, options)
         if any(_done(entries.get(str(config)), made_of) for entries in known.values()):
-            console.print(f"{name}: done before", highlight=False)
+            console.print(f"{name}: already done", highlight=False)
             continue
         start = time.monotonic()
         entry: dict[str, Any] = {"made_of": made_of}
@@ -92,9 +92,7 @@ def run_jobs(configs: Sequence[Path], options: RunOptions, part: str) -> None:
             for other, before in (item for entries in known.values() for item in entries.items()):
                 overwritten = any(made.get(root, mark) != mark for root, mark in before.get("pairs", {}).items())
                 if other != str(config) and overwritten:
-                    raise NifiError(
-                        f"its pairs overwrote those of {other}: give the runs experiment names of their own"
-                    )
+                    raise NifiError(f"its pairs overwrote those of {other}: give the runs different experiment names")
             entry["pairs"] = made
             entry["seconds"] = round(time.monotonic() - start, 1)
             console.print(f"{name}: {len(entry['pairs'])} folders in {entry['seconds']} s", highlight=False)
@@ -105,12 +103,12 @@ def run_jobs(configs: Sequence[Path], options: RunOptions, part: str) -> None:
         write_text(manifest, json.dumps(own, indent=1) + "\n")
     if failed:
         config, error = next(iter(failed.items()))
-        which = f"{len(failed)} of {len(configs)} jobs failed; start again for those (see {manifest})"
+        which = f"{len(failed)} of {len(configs)} jobs failed; run the command again to retry them (see {manifest})"
         raise NifiError(f"{which}, the first: {config}: {error}")
 
 
 def _in_own_process(config: Path, options: RunOptions) -> dict[str, str]:
-    """`_make` in a new process, so that neither its memory nor its end is this one's."""
+    """Run `_make` in a new process, to release its memory and survive its crash."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(_make, config, options).result()
@@ -118,20 +116,20 @@ def _in_own_process(config: Path, options: RunOptions) -> dict[str, str]:
         raise
     except BrokenProcessPool as error:
         raise NifiError("its process was killed (out of memory?)") from error
-    except (Exception, SystemExit) as error:  # whatever it is, the other jobs go on
+    except (Exception, SystemExit) as error:  # the other jobs continue after any error
         raise NifiError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _make(config: Path, options: RunOptions) -> dict[str, str]:
-    """Fingerprints by folder of the pairs that were made, or were current."""
+    """Write the pairs unless they are current, and return fingerprints by folder."""
     return {str(folder.root): folder.fingerprint for folder in write_run(config, options)}
 
 
 def _made_of(config: Path, options: RunOptions) -> str:
-    """A hash of what a job's pairs are made of, without opening the run."""
+    """Return a hash of the inputs of a job's pairs, without opening the run."""
     from nifi_ns.plugin.run_pairs import VERSION
 
-    runs = (config.parent, *config.parents[2:3])  # of a config that is the run's, or lies beside a scene file
+    runs = (config.parent, *config.parents[2:3])  # the config may be the run's or beside a scene file
     files = [config, config.with_name("scene.nifi"), *sorted(config.parent.glob("nifi/*/scene.nifi"))]
     files += [file for run in runs for file in sorted(run.glob("nerfstudio_models/*.ckpt"))]
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
@@ -150,4 +148,4 @@ def _read(manifest: Path) -> dict[str, dict[str, Any]]:
         assert all("made_of" in entry for entry in entries.values())
         return entries
     except (ValueError, AssertionError, TypeError, AttributeError) as error:
-        raise CorruptFileError(f"{manifest} is no manifest of jobs: remove it, and start again") from error
+        raise CorruptFileError(f"{manifest} is not a manifest of jobs: remove it and start again") from error

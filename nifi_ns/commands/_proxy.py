@@ -1,4 +1,4 @@
-"""`ns-nifi-pairs proxy`: folders of photos, degraded directly, as pairs; needs no splats."""
+"""`ns-nifi-pairs proxy`: pairs of photos and directly degraded photos, without splats."""
 
 import json
 import zlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 VERSION = 3
-"""Counted up whenever the same photos would give other pictures, so that cached pairs are made again."""
+"""Increased whenever the same photos would give different pictures, so that cached pairs are written again."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TEST_EVERY = 8
@@ -29,19 +29,19 @@ Photos = dict[Split, dict[str, Path]]
 
 
 def write_proxies(folders: "Sequence[Path]", output_dir: Path, settings: ProxySettings) -> "Iterator[PairFolder]":
-    """Write `<output_dir>/<scene>/rate_proxy-<strength>` of each folder, unless they are there and current.
+    """Write `<output_dir>/<scene>/rate_proxy-<strength>` for each folder, unless they exist and are current.
 
-    A scene is a folder of photos, searched recursively, or a capture, of which those in `images/` are taken. Photos
-    that a capture's `transforms.json` holds out, or else every eighth, are the test split.
+    A scene is a folder of photos, searched recursively, or a capture with photos in `images/`. The test split holds the
+    photos that the capture's `transforms.json` holds out, or else every eighth.
 
     Raises:
-        NifiError: before anything is written, if a folder has no photos, one cannot be used, or two have one name.
+        NifiError: before anything is written, if a folder has no photos or an unusable one, or two have the same name.
     """
     scenes: dict[str, Photos] = {}
     for folder in folders:
         scene = scene_of(folder)
         if scene in scenes:
-            raise NifiError(f"two folders are called {scene}: give them different names, or --output-dir each")
+            raise NifiError(f"two folders are called {scene}: rename one, or use a separate --output-dir for each")
         scenes[scene] = find_photos(folder)
     for scene, photos in scenes.items():
         for strength in settings.strengths:
@@ -49,17 +49,17 @@ def write_proxies(folders: "Sequence[Path]", output_dir: Path, settings: ProxySe
 
 
 def scene_of(folder: Path) -> str:
-    """The name of a folder of photos; that of a capture for its `images/`."""
+    """Return the name of a folder of photos, or of the capture for its `images/`."""
     folder = folder.resolve()
     return folder.parent.name if folder.name == "images" else folder.name
 
 
 def find_photos(folder: Path) -> Photos:
-    """The photos in `folder`, with readable headers and large enough; see `write_proxies`.
+    """Return the photos in `folder`, with headers and sizes checked; see `write_proxies`.
 
     Raises:
-        NifiError: if there is no such folder, it has no photos, or one is too small.
-        CorruptFileError: naming the first that is not a picture.
+        NifiError: if the folder does not exist, it has no photos, or one is too small.
+        CorruptFileError: names the first file that is not a picture.
     """
     if not folder.is_dir():
         raise NifiError(f"no such folder: {folder}")
@@ -79,7 +79,7 @@ def find_photos(folder: Path) -> Photos:
         tests = file in held_out if held_out else i % _TEST_EVERY == 0 and len(files) > 1
         photos["test" if tests else "train"][name] = file
     if not photos["train"]:
-        raise NifiError(f"all photos in {root} are held out by transforms.json: none is left to train on")
+        raise NifiError(f"all photos in {root} are held out by transforms.json: training needs at least one other")
     return photos
 
 

@@ -1,4 +1,4 @@
-"""What is in a scene file, as text: for `ns-nifi-compress` and for the report."""
+"""Text description of a scene file for `ns-nifi-compress` and the report."""
 
 from typing import TYPE_CHECKING
 
@@ -7,16 +7,16 @@ if TYPE_CHECKING:
 
 
 def describe(scene: "SceneInfo") -> str:
-    """Lines that say how many gaussians there are, and what takes how many bytes."""
+    """Return lines with the number of gaussians and the bytes of each stream."""
     from nifi_ns.files import format_size
 
     lines = [f"{scene.count:,} gaussians, SH degree {scene.sh_degree}, version {scene.version}"]
     if scene.antialiased:
-        lines[0] += ", drawn antialiased"
+        lines[0] += ", antialiased"
     for stream, size in (*scene.sizes.items(), ("all", scene.size)):
-        lines.append(f"{stream:<10} {format_size(size):>8} {8 * size / scene.count:6.1f} bits a gaussian")
+        lines.append(f"{stream:<10} {format_size(size):>8} {8 * size / scene.count:6.1f} bits per gaussian")
     if len(scene.levels) > 1 or scene.missing:
-        cut = f", {scene.missing} cut off" if scene.missing else ""
+        cut = f", {scene.missing} truncated" if scene.missing else ""
         steps = ", ".join(f"{level.count:,} in {format_size(level.size)}" for level in scene.levels)
-        lines.append(f"gaussians by level: {steps}{cut}")
+        lines.append(f"gaussians by level of detail: {steps}{cut}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The steps of `ns-nifi-selftest`: each is tried twice, and everything that happens is written down at once."""
+"""The steps of `ns-nifi-selftest`. Each is tried twice, and all events are written to manifests at once."""
 
 import json
 import platform
@@ -21,40 +21,40 @@ ATTEMPTS = 2
 
 _ENVIRONMENT = {**LOGGED, "HF_HUB_OFFLINE": "1"}  # nothing is downloaded
 
-# the first that matches the end of a log; the order is from the particular to the general
+# the first pattern that matches the end of a log applies, so specific ones come first
 _ADVICE = (
-    (r"CUDA out of memory|OutOfMemoryError", "free the GPU's memory (nvidia-smi shows who has it) and start again"),
-    (r"No space left on device", "make room, or give an --output-dir on another disk"),
-    (r"Permission denied|Read-only file system", "give an --output-dir that can be written to"),
+    (r"CUDA out of memory|OutOfMemoryError", "free GPU memory (nvidia-smi lists its users) and start again"),
+    (r"No space left on device", "free disk space, or give an --output-dir on another disk"),
+    (r"Permission denied|Read-only file system", "give a writable --output-dir"),
     (r"CUDA error|cudaError|no kernel image", "check the driver with nvidia-smi; torch must be built for this GPU"),
     (r"No module named '(nifi_ns|nerfstudio|gsplat)", "install this package again: pip install . in a clone of it"),
-    (r"No module named|cannot import name|undefined symbol", "packages do not fit: use a new venv, and pip check"),
+    (r"No module named|cannot import name|undefined symbol", "packages do not match: use a new venv and pip check"),
     (r"MemoryError|Cannot allocate memory", "close other programs: the machine ran out of memory"),
-    (r"(?m)^error: ", "do what the last line of the log says"),
+    (r"(?m)^error: ", "follow the last line of the log"),
 )
 _ENDINGS: dict[Ending, str] = {
-    "done": "it ended well but left no result: see its log",
+    "done": "it succeeded but wrote no result: see its log",
     "failed": "see the end of its log, and docs/troubleshooting.md",
-    "silent": "it hung: see where under 'Python stacks' in the diagnostics",
-    "late": "the machine is slow or busy: raise --time-limit; or see in the diagnostics what it was doing",
+    "silent": "it hung: see 'Python stacks' in the diagnostics",
+    "late": "the machine is slow or busy: raise --time-limit, or see in the diagnostics what it was doing",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and the file that it leaves if it succeeds."""
+    """A command and the file that it writes on success."""
 
     name: str
     words: tuple[str, ...]
     result: Path
     target: str | None = None
-    """What to run, "module:function"; by default the installed entry point of the command."""
+    """Function to run, as "module:function"; by default the installed entry point of the command."""
     time_limit: float | None = None
-    """Seconds, in place of the common limit."""
+    """Time limit in seconds, instead of the common limit."""
 
 
 class Journal:
-    """Runs steps in a folder, and keeps `run_manifest.json` and `selftest_manifest.json` there up to date."""
+    """Runs steps in a folder and updates `run_manifest.json` and `selftest_manifest.json` there."""
 
     def __init__(self, folder: Path, limits: Limits, console: Console) -> None:
         self._folder, self._limits, self._console = folder, limits, console
@@ -63,7 +63,7 @@ class Journal:
         self._versions = _versions()
 
     def run(self, steps: Sequence[Step]) -> bool:
-        """Run the steps until one fails twice; whether all passed."""
+        """Run the steps until one fails twice. Return whether all passed."""
         self._steps = [{"step": step.name, "result": "NOT RUN"} for step in steps]
         self._write("UNFINISHED")
         for number, step in enumerate(steps):
@@ -76,7 +76,7 @@ class Journal:
         return True
 
     def failure(self) -> dict[str, Any]:
-        """The entry of the step that failed."""
+        """Return the entry of the failed step."""
         return next(entry for entry in self._steps if entry["result"] == "FAIL")
 
     def _attempt(self, step: Step) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Journal:
             entry |= {"attempts": attempt, "seconds": outcome.seconds}
             if outcome.ending == "done" and step.result.is_file():
                 entry["result"] = "PASS"
-                again = " at the second attempt" if attempt > 1 else ""
+                again = " on the second attempt" if attempt > 1 else ""
                 self._console.print(f"  [green]PASS[/]{again} in {outcome.seconds:.0f} s", highlight=False)
                 if attempt > 1:
-                    entry["what_to_do"] = "nothing, though it passed only at the second attempt: see diagnostics"
+                    entry["what_to_do"] = "nothing, but it passed only on the second attempt: see diagnostics"
                 return entry
             if outcome.ending != "done":
                 entry.setdefault("diagnostics", []).append(str(diagnostics.relative_to(self._folder)))
@@ -139,7 +139,7 @@ def _entry_point(command: str) -> str | None:
 
 def _advice(outcome: Outcome, output: str) -> str:
     if outcome.exit_code == -9 and outcome.ending == "failed":
-        return "it was killed, as the system does when memory is short: close other programs and start again"
+        return "it was killed, probably because memory ran out: close other programs and start again"
     end = "\n".join(output.splitlines()[-60:])
     if outcome.ending == "failed":
         for pattern, what in _ADVICE:
@@ -149,7 +149,7 @@ def _advice(outcome: Outcome, output: str) -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    """Of Python, of the system, of this package and of what it requires; read without importing any of it."""
+    """Return the versions of Python, the system, this package and its requirements, without importing them."""
     found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     try:
         needed = [line for line in requires("nifi-ns") or [] if "extra ==" not in line]

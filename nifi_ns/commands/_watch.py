@@ -1,7 +1,7 @@
-"""Commands run under watch: stopped when they take too long or hang, with what can be known of why in a file.
+"""Run commands under supervision: stop them if they take too long or hang, and write diagnostics to a file.
 
-A command hangs when it is *silent*: it writes nothing, and it and its descendants use less than 1 % of a core. So work
-without output is no silence, and an endless loop is none either: that is what the time limit is for.
+A command hangs when it is *silent*: it writes nothing, and it and its descendants use less than 1 % of a core. Busy
+work without output is not silent. The time limit ends endless loops.
 """
 
 import os
@@ -21,8 +21,8 @@ import psutil
 
 from nifi_ns.subprocesses import end, process_tree
 
-_LOOK_EVERY = 0.5
-_PATIENCE = 5.0  # seconds for stacks to be written, and for processes to end by themselves
+_POLL_SECONDS = 0.5
+_PATIENCE = 5.0  # seconds to wait for stacks to be written, and for processes to end by themselves
 _BUSY = 0.01
 
 Ending = Literal["done", "failed", "silent", "late"]
@@ -30,7 +30,7 @@ Ending = Literal["done", "failed", "silent", "late"]
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a command may take, and be silent, in seconds."""
+    """Maximum duration and silence of a command, in seconds."""
 
     time: float
     silence: float
@@ -42,10 +42,10 @@ class Outcome:
 
     ending: Ending
     exit_code: int
-    """Negative: the number of the signal that ended it, as for those that are stopped."""
+    """Negative: the number of the signal that ended it."""
     seconds: float
     peak_memory: int
-    """Bytes, of the command with its descendants, as sampled twice a second."""
+    """Bytes used by the command and its descendants, sampled twice per second."""
 
 
 def watch(
@@ -58,13 +58,13 @@ def watch(
     limits: Limits,
     environment: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Run the function `target` ("module:function") as the command line `words`, in a process of its own.
+    """Run the function `target` ("module:function") with the command line `words` in a new process.
 
     Args:
-        log: the output is appended to it.
-        diagnostics: written unless the command ends well: processes, stacks, memory, GPU, files.
-        folder: where the command works; its newest files are listed in `diagnostics`.
-        environment: variables beside this process's own.
+        log: file that the output is appended to.
+        diagnostics: file written if the command fails: processes, stacks, memory, GPU, files.
+        folder: the command's output folder; `diagnostics` lists its newest files.
+        environment: additional environment variables.
     """
     stacks = diagnostics.with_suffix(".stacks")
     stacks.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def watch(
             elif now - alive_at > limits.silence:
                 ending = "silent"
             else:
-                _wait(process, _LOOK_EVERY)
+                _wait(process, _POLL_SECONDS)
         seconds = time.monotonic() - started
         if ending != "done":
             _diagnose(diagnostics, process, ending, stacks, log, folder)
@@ -121,7 +121,7 @@ def _memory(process: psutil.Process) -> int:
 
 
 def _cpu_seconds(tree: Sequence[psutil.Process]) -> float:
-    """Seconds that the processes, and those of their children that have ended, have used so far."""
+    """Return the CPU seconds used so far by the processes and their ended children."""
     total = 0.0
     for process in tree:
         with suppress(psutil.Error):
@@ -137,7 +137,7 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 def _diagnose(
     path: Path, process: subprocess.Popen[bytes], ending: Ending, stacks: Path, log: Path, folder: Path
 ) -> None:
-    """Write what can be known of a command that hangs, or has failed."""
+    """Write diagnostics of a command that hangs or has failed."""
     tree = process_tree(process.pid) if process.poll() is None else []
     shown = "\n".join(_describe(tree)) or "(it has ended)"
     if tree:
@@ -151,7 +151,7 @@ def _diagnose(
     sections = {
         "ended": f"{ending}, exit code {process.poll()}",
         "processes": shown,
-        "Python stacks": written or "(none; those of a crash are at the end of the log)",
+        "Python stacks": written or "(none; stacks of a crash are at the end of the log)",
         "memory": f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB are available",
         "disk": f"{disk.free / 1e9:.1f} of {disk.total / 1e9:.1f} GB are free",
         "load": f"{os.getloadavg()} on {os.cpu_count()} cores, {platform.platform()}",
@@ -193,7 +193,7 @@ def _newest(folder: Path, count: int = 20) -> Iterator[str]:
     for file in folder.rglob("*"):
         try:
             stat = file.stat()
-        except OSError:  # it was just renamed
+        except OSError:  # the file was just renamed
             continue
         if file.is_file():
             found.append((stat.st_mtime, stat.st_size, file))

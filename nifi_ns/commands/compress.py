@@ -1,4 +1,4 @@
-"""`ns-nifi-compress`: splats to a scene file of a given size, and back."""
+"""`ns-nifi-compress`: compress splats to a scene file of a given size, and decode it."""
 
 import time
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ class CompressRun:
     config: Positional[Path]
     """The run's config.yml."""
     sizes: Annotated[tuple[str, ...], _TARGET] = ()
-    """Several target sizes, each for a file of its own."""
+    """Several target sizes, one scene file for each."""
     target_psnr_drop: Annotated[float | None, _TARGET] = None
-    """Write the smallest file found that loses at most this many dB against the training photos; its folder is named
-    after the size it turns out to have."""
+    """Write the smallest file found that loses at most this many dB of PSNR on the training photos. Its folder is named
+    after the resulting size."""
     compression: Annotated[CompressionSettings, OmitArgPrefixes] = field(default_factory=CompressionSettings)
     """How to compress."""
 
     def main(self) -> None:
-        """Compress to each size, and print what that kept and what it costs."""
+        """Compress to each size, and print sizes and quality."""
         from nifi_ns.files import format_size
         from nifi_ns.plugin.runs import load_run
 
@@ -56,7 +56,7 @@ class CompressRun:
             rate = settings.target_size if self.target_psnr_drop is None else format_size(len(compressed.data))
             written = opened.save_scene(compressed.data, rate)
             _report(opened.uncompressed, compressed, seconds, opened.eval_views, drawn, "the held-out photos")
-            print(f"written to {written.with_name('scene.nifi')}; look at it with ns-viewer --load-config {written}")
+            print(f"written to {written.with_name('scene.nifi')}; view it with ns-viewer --load-config {written}")
 
     def _compress(
         self, splats: "Splats", views: "Sequence[View]", settings: CompressionSettings, drawn: dict[str, Any]
@@ -73,14 +73,14 @@ class CompressSplats:
     """Compress a file of splats against its own renders."""
 
     file: Positional[Path]
-    """A 3DGS .ply, .compressed.ply, .spz, .splat, .sog, or the folder of an unzipped .sog."""
+    """A 3DGS .ply, .compressed.ply, .spz, .splat or .sog file, or the folder of an unzipped .sog."""
     output: Path | None = None
     """The scene file to write; by default beside the input, as .nifi."""
     compression: Annotated[CompressionSettings, OmitArgPrefixes] = field(default_factory=CompressionSettings)
     """How to compress."""
 
     def main(self) -> None:
-        """Compress, and print what that kept and what it costs."""
+        """Compress, and print sizes and quality."""
         from nifi_ns.compress import cameras_around, compress, with_renders
         from nifi_ns.files import write_bytes
         from nifi_ns.formats import is_antialiased, load
@@ -101,7 +101,7 @@ class CompressSplats:
 
 @dataclass(kw_only=True)
 class Decode:
-    """Turn a scene file into a .ply or another format that other programs read."""
+    """Convert a scene file to .ply or another format that other programs read."""
 
     scene: Positional[Path]
     """A scene file."""
@@ -109,12 +109,12 @@ class Decode:
     """The file to write: .ply, .compressed.ply, .spz, .splat or .sog; by default beside the input, as .ply."""
 
     def main(self) -> None:
-        """Decode and write."""
+        """Decode the scene and write the file."""
         from nifi_ns.compress import decode, info
         from nifi_ns.formats import save, suffix
 
         target = self.output or self.scene.with_suffix(".ply")
-        suffix(target)  # an unknown one is named before the scene is decoded
+        suffix(target)  # refuse an unknown suffix before decoding
         data = _read(self.scene)
         splats = decode(data)
         save(target, splats, antialiased=info(data).antialiased)
@@ -123,13 +123,13 @@ class Decode:
 
 @dataclass(kw_only=True)
 class Info:
-    """Print what is in a scene file: gaussians, levels of detail, and what takes how many bytes."""
+    """Print the contents of a scene file: gaussians, levels of detail, and the bytes of each stream."""
 
     scene: Positional[Path]
     """A scene file."""
 
     def main(self) -> None:
-        """Read and print."""
+        """Read the file and print its contents."""
         from nifi_ns.compress import info
 
         print(f"{self.scene.name}: {describe(info(_read(self.scene)))}")
@@ -165,7 +165,7 @@ def _report(
     drawn: dict[str, Any],
     against: str,
 ) -> None:
-    """What a compression kept, what it took, and what it costs in quality."""
+    """Print the sizes, times and quality of a compression."""
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -205,4 +205,4 @@ def _report(
 
 def entrypoint() -> None:
     """`ns-nifi-compress`."""
-    run(Compress, description="Compress splats to a scene file of a given size, decode one, or print what is in one.")
+    run(Compress, description="Compress splats to a scene file of a given size, decode it, or print its contents.")

@@ -1,4 +1,4 @@
-"""`ns-nifi-enhance`: restore a video, a folder of images or an image, whatever rendered them."""
+"""`ns-nifi-enhance`: restore a video, a folder of images or an image from any renderer."""
 
 import json
 import shutil
@@ -26,57 +26,58 @@ _JOB_FILE = ".nifi-enhance.json"
 
 @dataclass
 class Enhance:
-    """Restore pictures that have been rendered already, from any splats or NeRF: a video, a folder or one image.
+    """Restore rendered pictures of any splats or NeRF: a video, a folder of images or an image.
 
-    Names, sizes, transparency, colour profiles, the times of a video's frames and its sound are kept. An interrupted
-    command continues where it stopped when it is started again.
+    Names, sizes, transparency, colour profiles, frame times and sound are kept. An interrupted command continues when
+    it is started again.
     """
 
     input: Path
     """A video, a folder of images, or an image."""
     restorer: Path
-    """A folder that ns-nifi-train wrote, a checkpoint of the paper's authors, or a folder or hub id of Difix, such as
+    """A folder written by ns-nifi-train, a checkpoint of the paper's authors, or a folder or hub id of Difix, such as
     nvidia/difix."""
     output: Path | None = None
-    """The video, folder or image to write; by default beside the input, with `_restored` after its name."""
+    """The video, folder or image to write; by default beside the input, with `_restored` appended to its name."""
     photos: Path | None = None
-    """A folder of photos for a restorer that attends to some (nvidia/difix_ref): for each picture the nearest ones by
-    camera, where --cameras and a transforms.json in this folder have both, otherwise the most similar ones."""
+    """A folder of photos for a restorer with attended photos (nvidia/difix_ref). Each picture attends to the photos of
+    the nearest cameras, if --cameras and a transforms.json in this folder give both cameras, otherwise to the most
+    similar photos."""
     cameras: Path | None = None
-    """A transforms.json with the cameras of the input's images, or of the video's frames in their order; by default
-    the one in the input's folder, if it has one."""
+    """A transforms.json with the cameras of the input's images, or of the video's frames in order; by default the one
+    in the input's folder, if there is one."""
     num_photos: int | None = None
-    """How many photos to attend to; by default as many as the restorer was trained with."""
+    """Number of attended photos; by default the number used in training."""
     strength: float | None = None
-    """Share of the restorer's change to apply, 0 to 1; by default the share that served best in its training."""
+    """Share of the restorer's change to apply, from 0 to 1; by default the best share found in training."""
     batch_size: int = 1
     """Pictures to restore at once."""
     preview: bool = False
-    """Only restore the middle picture, and write it before and after, side by side, as a PNG."""
+    """Restore only the middle picture, and write it before and after, side by side, as a PNG."""
     overwrite: bool = False
-    """Replace what is at --output."""
+    """Replace the existing --output."""
     device: str | None = None
-    """Where to compute, such as cuda:1; by default the GPU if there is one, otherwise the CPU."""
+    """Device to use, such as cuda:1; by default the GPU if there is one, otherwise the CPU."""
     compile: CompileMode | None = None
-    """Compile the networks in this mode of torch.compile: faster, after a slow first picture."""
+    """Compile the networks with this mode of torch.compile: faster after a slow first picture."""
 
     def main(self) -> None:
-        """Check what was given, then restore and tell how fast."""
+        """Check the options, then restore and print the speed."""
         from nifi_ns.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Video
 
         if not self.input.exists():
             raise NifiError(f"no such file or folder: {self.input}")
         if (self.num_photos is not None and self.num_photos < 1) or self.batch_size < 1:
-            raise NifiError("--num-photos and --batch-size must be 1 or more")
+            raise NifiError("--num-photos and --batch-size must be at least 1")
         if self.strength is not None and not 0 <= self.strength <= 1:
-            raise NifiError(f"--strength is {self.strength}, expected 0 to 1")
+            raise NifiError(f"--strength is {self.strength}, expected a value in [0, 1]")
         suffix = self.input.suffix.lower()
         if not self.input.is_dir() and suffix not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
-            raise NifiError(f"{self.input} is no folder, image ({' '.join(IMAGE_SUFFIXES)}) or video")
-        restorer = self._restorer  # which may raise
+            raise NifiError(f"{self.input} is not a folder, image ({' '.join(IMAGE_SUFFIXES)}) or video")
+        restorer = self._restorer  # may raise
         if self.photos is not None and not restorer.settings.attended_photos:
-            raise NifiError(f"the restorer in {self.restorer} was not trained to attend to photos: leave out --photos")
-        assert self._photos is None or self._poses is not None  # both are read, and may raise, before long work
+            raise NifiError(f"the restorer in {self.restorer} was not trained with attended photos: omit --photos")
+        assert self._photos is None or self._poses is not None  # read both before long work, because they may raise
         if self.preview:
             self._preview()
         elif self.input.is_dir():
@@ -104,7 +105,7 @@ class Enhance:
 
     @cached_property
     def _poses(self) -> dict[int | str, np.ndarray]:
-        """Cameras of the input, by an image's name and by a frame's number."""
+        """Cameras of the input by image name and by frame number."""
         from nifi_ns.references import TRANSFORMS_FILE, read_poses
 
         beside = (self.input if self.input.is_dir() else self.input.parent) / TRANSFORMS_FILE
@@ -125,7 +126,7 @@ class Enhance:
         return self.output or self.input.with_name(name)
 
     def _restored(self, pictures: Iterable[tuple[str, int, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, restored) of (name, number, [H, W, 3] uint8), batched where sizes and references allow it."""
+        """Yield (name, restored) for (name, number, [H, W, 3] uint8). Batches share sizes and attended photos."""
         pending: list[tuple[str, np.ndarray]] = []
         shared: list[Path] = []
         for name, number, picture in pictures:
@@ -144,7 +145,7 @@ class Enhance:
         yield from zip((name for name, _ in pending), restored, strict=True)
 
     def _nearest(self, name: str, number: int, picture: np.ndarray) -> list[Path]:
-        """The reference photos of a picture."""
+        """Return the attended photos of a picture."""
         if self._photos is None:
             return []
         pose = self._poses.get(number, self._poses.get(Path(name).stem))
@@ -175,7 +176,7 @@ class Enhance:
         from nifi_ns.media import read_picture, write_picture
 
         if target.exists() and not self.overwrite:
-            raise NifiError(f"{target} is there already: give --overwrite or another --output")
+            raise NifiError(f"{target} already exists: give --overwrite or another --output")
         ((_, restored),) = self._restored([(self.input.name, -1, read_picture(self.input))])
         write_picture(target, restored, self.input)
         print(f"written to {target}")
@@ -184,7 +185,7 @@ class Enhance:
         from nifi_ns.media import read_picture, write_picture
 
         if folder.resolve() == self.input.resolve():
-            raise NifiError("--output must be another folder than the input: pictures keep their names")
+            raise NifiError("--output must be a different folder than the input, because pictures keep their names")
         by_name = {source.name: source for source in sources}
         if self.overwrite:
             for name in by_name:
@@ -197,12 +198,12 @@ class Enhance:
         print(f"{len(sources)} pictures in {folder}")
 
     def _video(self, video: "Video", target: Path) -> None:
-        """Frames are kept as pictures until all are there."""
+        """Restore a video. Frames are saved as pictures until all are done, so that it can be resumed."""
         from nifi_ns.media import images_in, read_picture, write_picture
 
         folder = target.with_name(f"{target.name}.frames")
         if target.exists() and not self.overwrite:
-            raise NifiError(f"{target} is there already: give --overwrite or another --output")
+            raise NifiError(f"{target} already exists: give --overwrite or another --output")
         if self.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
         done = {path.name for path in images_in(folder)} if folder.is_dir() else set()
@@ -217,7 +218,7 @@ class Enhance:
         print(f"{len(frames)} frames and {video.audio} sound tracks in {target}")
 
     def _begin(self, folder: Path, done: list[str]) -> None:
-        """Say in `folder` what fills it; what is `done` there has to be of the same command."""
+        """Record this command's options in `folder`, and refuse `done` pictures of other options."""
         from nifi_ns.files import write_text
 
         job = {"input": str(self.input.resolve()), "restorer": str(self.restorer), "strength": self.strength}
@@ -225,29 +226,29 @@ class Enhance:
             job |= {"photos": str(self.photos.resolve()), "num_photos": self._count}
         text, path = json.dumps(job, indent=1) + "\n", folder / _JOB_FILE
         if done and (not path.is_file() or path.read_text() != text):
-            raise NifiError(f"{folder} holds {done[0]} of something else: give --overwrite or another --output")
+            raise NifiError(f"{folder} holds {done[0]} of another command: give --overwrite or another --output")
         write_text(path, text)
 
     def _watched(
         self, restored: Iterator[tuple[str, np.ndarray]], left: int, total: int
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """The same, with a progress bar; and afterwards how fast it went."""
+        """Yield the pictures with a progress bar, then print the speed."""
         from rich.progress import track
 
         started, count, pixels = time.perf_counter(), 0, 0
         if left < total:
-            print(f"{total - left} of {total} were done before")
+            print(f"{total - left} of {total} are already done")
         for name, picture in track(restored, "restoring", total=left):
             count, pixels = count + 1, pixels + picture.shape[0] * picture.shape[1]
             yield name, picture
         if count:
             seconds = time.perf_counter() - started
-            print(f"{count / seconds:.2f} pictures a second, {1e9 * seconds / pixels:.0f} ms a megapixel")
+            print(f"{count / seconds:.2f} pictures per second, {1e9 * seconds / pixels:.0f} ms per megapixel")
 
 
 @lru_cache(maxsize=8)
 def _photo(path: Path) -> np.ndarray:
-    """A reference, which is near to many frames after one another."""
+    """Read a photo. Cached, because consecutive frames share photos."""
     from nifi_ns.media import read_picture
 
     return read_picture(path)

@@ -1,4 +1,4 @@
-"""`ns-nifi-eval`: bytes and every metric, held out, before compression, after it, and restored."""
+"""`ns-nifi-eval`: bytes and metrics on held-out views, before and after compression, and restored."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -23,21 +23,21 @@ class Eval:
     """Measure runs on their held-out photos: uncompressed, compressed, with reference residuals, restored."""
 
     load_config: tuple[Path, ...]
-    """The config.yml of one or more runs, or of scene files that ns-nifi-compress made of them."""
+    """The config.yml of one or more runs, or of scene files written by ns-nifi-compress."""
     output_path: Path = Path("eval.json")
-    """The .json to write; the same rows go to a .csv beside it."""
+    """The .json file to write. The same rows are written to a .csv beside it."""
     restorer: Path | None = None
     """The restorer for all runs; by default each run's own, if it has one."""
     images_dir: Path | None = None
     """Also write every view to IMAGES_DIR/<scene>_<rate>/<variant>/NAME.png."""
     decoder: str | None = None
-    """Decode with a small autoencoder in place of the backbone's own, which is faster: a folder or hub id of the
-    AutoencoderTiny for this backbone, such as madebyollin/taesd3 for SD3."""
+    """Decode with a small, faster autoencoder instead of the backbone's own: a folder or hub id of an AutoencoderTiny
+    for this backbone, such as madebyollin/taesd3 for SD3."""
     compile: CompileMode | None = None
-    """Compile the networks in this mode of torch.compile: faster, after a slow first view."""
+    """Compile the networks with this mode of torch.compile: faster after a slow first view."""
     consistency: bool = False
-    """Also measure flicker, which takes twice as long: compare each view with that of a camera a twentieth of the way
-    to the next training view, warped back by the splats' depth."""
+    """Also measure flicker, which takes twice as long: compare each view with the view of a camera a twentieth of the
+    way to the next training view, warped back by the splats' depth."""
 
     def main(self) -> None:
         """Measure every run, then write and print the table."""
@@ -52,7 +52,7 @@ class Eval:
         if self.output_path.suffix != ".json":
             raise NifiError(f"--output-path {self.output_path} must end in .json; the CSV is written beside it")
         if self.restorer is not None:
-            Restorer.from_pretrained(self.restorer)  # which may raise
+            Restorer.from_pretrained(self.restorer)  # may raise
         rows: list[Row] = []
         for config in self.load_config:
             opened = load_run(config)
@@ -62,14 +62,14 @@ class Eval:
                 opened.model.view_restorer.use(self._load_restorer(opened))
             faster = tuple(how for how in (self.decoder, self.compile) if how is not None)
             rows += evaluate(opened, consistency=self.consistency, on_view=partial(self._keep, opened), faster=faster)
-            results.save(self.output_path, rows)  # after each run, so that an interruption loses one at most
+            results.save(self.output_path, rows)  # after each run, so that an interruption loses at most one
         results.show(rows, title="held-out views, mean")
         if self.consistency:
             Console().print(_consistency_table(rows))
         Console().print(f"written to {self.output_path} and {self.output_path.with_suffix('.csv')}")
 
     def _keep(self, opened: "Run", view: "View", pictures: "dict[Variant, Tensor]") -> None:
-        """Write a view's pictures, if that was asked for."""
+        """Write a view's pictures if --images-dir is given."""
         from nifi_ns.media import write_picture
 
         if self.images_dir is None:
@@ -79,13 +79,13 @@ class Eval:
             write_picture(target, picture)
 
     def _load_restorer(self, opened: "Run") -> "Restorer":
-        """The run's restorer with what makes it faster, loaded at once, because either may fail."""
+        """Return the run's restorer with --decoder and --compile. Loaded at once, because both may fail."""
         from nifi_ns.errors import NifiError
         from nifi_ns.restore import Restorer
 
         folder = opened.model.restorer_folder
         if folder is None:
-            raise NifiError(f"--decoder and --compile are for a restorer, and {opened.scene} has none: give --restorer")
+            raise NifiError(f"--decoder and --compile need a restorer and {opened.scene} has none: give --restorer")
         device = opened.model.device
         return Restorer.from_pretrained(folder, device, decoder=self.decoder, compile=self.compile).load()
 

@@ -1,4 +1,4 @@
-"""`ns-nifi-export`: nerfstudio's `ns-export`, also without open3d's system libraries."""
+"""`ns-nifi-export`: nerfstudio's `ns-export`, which also works without open3d's system libraries."""
 
 
 def entrypoint() -> None:

@@ -1,4 +1,4 @@
-"""`ns-nifi-pairs`: degraded views beside the photos, as folders a restorer can be trained on."""
+"""`ns-nifi-pairs`: write pairs of degraded views and photos to train a restorer on."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,74 +16,74 @@ from nifi_ns.proxy import ProxySettings
 
 @dataclass(kw_only=True)
 class RunPairs:
-    """Write what scene files render to beside the photos. Pairs that are there and current stay."""
+    """Write pairs of scene file renders and photos. Current pairs are kept."""
 
     configs: Positional[tuple[Path, ...]]
-    """The config.yml of runs, or of scene files that ns-nifi-compress made of them."""
+    """The config.yml of runs, or of scene files written by ns-nifi-compress."""
     pairs: Annotated[RunOptions, OmitArgPrefixes] = field(default_factory=RunOptions)
-    """What to write."""
+    """Which pairs to write."""
 
     def main(self) -> None:
-        """Write what is missing or no longer current."""
+        """Write pairs that are missing or not current."""
         if not self.configs:
             raise NifiError("give the config.yml of one or more runs")
         if absent := [path for path in self.configs if not path.is_file()]:
             raise NifiError(f"no such config: {absent[0]}")
-        _tell(folder for config in self.configs for folder in write_run(config, self.pairs))
+        _print_counts(folder for config in self.configs for folder in write_run(config, self.pairs))
 
 
 @dataclass(kw_only=True)
 class Jobs:
-    """Write the pairs of many runs, each in a process of its own; one that fails does not end the others.
+    """Write the pairs of many runs, each in a separate process. If one fails, the others continue.
 
-    OUTPUT_DIR/jobs_*.json lists what is done, which is not done again until its scene file or checkpoint changes.
+    OUTPUT_DIR/jobs_*.json lists finished jobs. They are repeated only if their scene file or checkpoint changes.
     """
 
     file: Positional[Path]
-    """A text file with a config.yml a line."""
+    """A text file with one config.yml per line."""
     part: str = "1/1"
-    """K/N: only every N-th run, from the K-th on, for N machines that share the list and OUTPUT_DIR."""
+    """K/N: only every N-th run from the K-th on, to share the list and OUTPUT_DIR between N machines."""
     pairs: Annotated[RunOptions, OmitArgPrefixes] = field(default_factory=RunOptions)
-    """What to write."""
+    """Which pairs to write."""
 
     def main(self) -> None:
-        """Run every job that is not done."""
+        """Run every unfinished job."""
         run_jobs(read_jobs(self.file, self.part), self.pairs, self.part)
 
 
 @dataclass(kw_only=True)
 class Proxy:
-    """Degrade photos directly, where there are no splats yet."""
+    """Write pairs of directly degraded photos, without splats."""
 
     photos: Positional[tuple[Path, ...]]
-    """Folders of photos, or captures, with images/."""
+    """Folders of photos, or captures with images/."""
     output_dir: Path = Path("pairs")
     """Pairs go to OUTPUT_DIR/<folder>/rate_proxy-<strength>/{train,test}/{clean,degraded}."""
     degradation: Annotated[ProxySettings, OmitArgPrefixes] = field(default_factory=ProxySettings)
     """How to degrade."""
 
     def main(self) -> None:
-        """Write what is missing or no longer current."""
+        """Write pairs that are missing or not current."""
         from nifi_ns.commands._proxy import write_proxies
 
         if not self.photos:
             raise NifiError("give one or more folders of photos")
-        _tell(write_proxies(self.photos, self.output_dir, self.degradation))
+        _print_counts(write_proxies(self.photos, self.output_dir, self.degradation))
 
 
 @dataclass(kw_only=True)
 class Pack:
-    """Write folders of pairs as WebDataset shards: few large files are faster to copy, and to read over a network."""
+    """Write folders of pairs as WebDataset shards. A few large files are faster to copy and to read over a network."""
 
     pairs: Positional[tuple[Path, ...]]
     """Folders of pairs."""
     output_dir: Path = Path("shards")
-    """Shards are OUTPUT_DIR/pairs-000000.tar and on."""
+    """Shards are OUTPUT_DIR/pairs-000000.tar and so on."""
     shard_size: str = "500MB"
-    """About how large a shard is."""
+    """Approximate size of a shard."""
 
     def main(self) -> None:
-        """Write the shards, unless there are some."""
+        """Write the shards, unless the folder already has some."""
         from nifi_ns.files import parse_size
         from nifi_ns.pairs import find_pair_folders, write_shards
 
@@ -91,7 +91,7 @@ class Pack:
             raise NifiError("give one or more folders of pairs")
         size = parse_size(self.shard_size)
         if there := next(self.output_dir.glob("*.tar"), None):
-            raise NifiError(f"{there} is there already: give another --output-dir, or remove the shards in it")
+            raise NifiError(f"{there} already exists: give another --output-dir, or remove the shards in it")
         for shard in write_shards(find_pair_folders(self.pairs), self.output_dir, size):
             print(f"{shard}: {shard.stat().st_size / 1e6:.1f} MB")
 
@@ -104,7 +104,7 @@ Pairs = (
 )
 
 
-def _tell(folders: Iterable[PairFolder]) -> None:
+def _print_counts(folders: Iterable[PairFolder]) -> None:
     from rich.console import Console
 
     for folder in folders:

@@ -1,4 +1,4 @@
-"""`ns-nifi-process-data`: nerfstudio's `ns-process-data`, also without ffmpeg and open3d's system libraries."""
+"""`ns-nifi-process-data`: nerfstudio's `ns-process-data`, which also works without ffmpeg or open3d's libraries."""
 
 
 def entrypoint() -> None:

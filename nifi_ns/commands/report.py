@@ -1,4 +1,4 @@
-"""`ns-nifi-report`: one HTML file about a run: sizes, numbers, and held-out views before and after."""
+"""`ns-nifi-report`: write an HTML file about a run with sizes, metrics, and held-out views before and after."""
 
 import json
 import shlex
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """Measure every scene file of a run and write one HTML file with the numbers and with views to compare."""
+    """Measure every scene file of a run, and write an HTML file with metrics and views to compare."""
 
     load_config: Path
     """The run's config.yml."""
     output: Path | None = None
     """The file to write; by default nifi/report.html in the run's folder."""
     results: Path | None = None
-    """What ns-nifi-eval wrote: its numbers are taken over where nothing they depend on has changed, and only the others
-    are measured. By default eval.json, if there is one here."""
+    """Results written by ns-nifi-eval; by default eval.json in the current folder, if it exists. Results whose inputs
+    did not change are reused, and the rest is measured."""
     views: int = 4
-    """How many held-out views to show, evenly spread."""
+    """Number of held-out views to show, evenly spread."""
 
     def main(self) -> None:
-        """Measure, and write the page."""
+        """Measure and write the page."""
         from nifi_ns import results
         from nifi_ns.compress import info
         from nifi_ns.files import write_text
@@ -42,7 +42,7 @@ class Report:
         from nifi_ns.views import spaced_views
 
         if self.views < 1:
-            raise NifiError(f"--views is {self.views}, expected 1 or more")
+            raise NifiError(f"--views is {self.views}, expected at least 1")
         if self.output is not None and self.output.suffix != ".html":
             raise NifiError(f"--output {self.output} must end in .html")
         known = self._known_rows()
@@ -79,7 +79,7 @@ class Report:
 
 
 def _commands(opened: "Run", scene_files: list[Path]) -> list[str]:
-    """What leads from photos to this report; options that are not the method's defaults are in config.yml."""
+    """Return the commands that lead from photos to this report. Options other than defaults are in config.yml."""
     config = opened.config
     data = getattr(config.pipeline.datamanager, "data", None) or "DATA"
     made = [

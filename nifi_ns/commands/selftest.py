@@ -1,4 +1,4 @@
-"""`ns-nifi-selftest`: test this installation, from checks of the machine to the table of results."""
+"""`ns-nifi-selftest`: test this installation, from checks of the machine to a table of results."""
 
 import json
 import shutil
@@ -20,39 +20,39 @@ _MADE = ("logs", "diagnostics", "capture", "runs", "pairs", "restorer")
 _FILES = ("checks.json", "metrics.json", "metrics.csv", "run_manifest.json", "selftest_manifest.json")
 _MANIFEST = _FILES[-1]
 _HERE = "nifi_ns.commands.selftest"
-_BUILD_MINUTES = 45  # gsplat compiles its CUDA kernels when they are first used: 25 minutes were seen on two cores
+_BUILD_MINUTES = 45  # gsplat compiles its CUDA kernels on first use: 25 minutes measured on two cores
 
 
 @dataclass
 class Selftest:
-    """Check the machine, then train splats, write pairs, train a restorer and evaluate, each for a minute or so.
+    """Check the machine, then train splats, write pairs, train a restorer and evaluate, each for about a minute.
 
-    Each step is a command in a process of its own, which is stopped if it takes too long or hangs, and tried twice.
-    OUTPUT_DIR then holds logs/, run_manifest.json (versions, commands, times), selftest_manifest.json (what passed, and
-    what to do if something did not), metrics.json and .csv, and diagnostics/ of what hung or failed. Nothing is
-    downloaded. The numbers are those of a very short training.
+    Each step is a command in a separate process. It is stopped if it takes too long or hangs, and tried twice.
+    OUTPUT_DIR then holds logs/, run_manifest.json (versions, commands, times), selftest_manifest.json (results of the
+    steps and what to do after a failure), metrics.json and .csv, and diagnostics/ of steps that hung or failed. Nothing
+    is downloaded. The training is very short, so the metrics mean little.
     """
 
     data: Path | None = None
     """A folder with nerfstudio's transforms.json; by default a small capture is generated."""
     output_dir: Path = Path("selftest")
-    """The folder for everything; an earlier selftest in it is replaced."""
+    """The output folder. An earlier selftest in it is replaced."""
     checks_only: bool = False
     """Only check the machine: Python, packages, GPU, compiler, ffmpeg, weights, memory, disk."""
     time_limit: float = 10.0
-    """Minutes a step may take; large --data needs more."""
+    """Maximum minutes per step. Large --data needs more."""
     silence_limit: float = 60.0
-    """Seconds a step may write nothing and use less than 1 % of a core."""
+    """Maximum seconds that a step may write nothing and use less than 1 % of a core."""
 
     def main(self) -> None:
-        """Run the checks, or all steps; exit with status 1 if anything failed."""
+        """Run the checks or all steps. Exits with status 1 if anything fails."""
         if self.checks_only:
             return self._check()
         if self.data is not None and not (self.data / "transforms.json").is_file():
-            raise NifiError(f"no transforms.json in {self.data}: make it of photos with ns-nifi-process-data")
+            raise NifiError(f"no transforms.json in {self.data}: make one from photos with ns-nifi-process-data")
         if min(self.time_limit, self.silence_limit) <= 0:
             raise NifiError("--time-limit and --silence-limit must be larger than zero")
-        self._make_room()
+        self._clear_output()
         from rich.console import Console
 
         from nifi_ns.commands._steps import Journal
@@ -65,7 +65,7 @@ class Selftest:
             if check.level != "OK":
                 _show(console, check)
         if passed:
-            console.print(f"[bold green]PASS[/]: everything works; numbers and logs are in {self.output_dir}")
+            console.print(f"[bold green]PASS[/]: everything works; metrics and logs are in {self.output_dir}")
             return
         failure = journal.failure()
         console.print(f"[bold red]FAIL[/]: {failure['step']}: {failure['what_to_do']}", soft_wrap=True)
@@ -74,7 +74,7 @@ class Selftest:
         sys.exit(1)
 
     def _check(self) -> None:
-        """Look at everything, print it, and write checks.json if there is a folder for it."""
+        """Run and print all checks, and write checks.json if the output folder exists."""
         from rich.console import Console
 
         from nifi_ns.commands._checks import run_checks
@@ -96,11 +96,11 @@ class Selftest:
         file = self.output_dir / "checks.json"
         return [Check(**entry) for entry in json.loads(file.read_text())["checks"]] if file.is_file() else []
 
-    def _make_room(self) -> None:
-        """An empty folder, or what an earlier selftest has left of one."""
+    def _clear_output(self) -> None:
+        """Create the output folder, or remove an earlier selftest from it."""
         folder = self.output_dir
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _MANIFEST).is_file()):
-            raise NifiError(f"--output-dir {folder} is in use: give a new or empty folder")
+            raise NifiError(f"--output-dir {folder} is in use: give a new or an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         for name in _MADE:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -146,7 +146,7 @@ def _show(console: "Console", check: "Check") -> None:
 
 
 def capture() -> None:
-    """The capture that the selftest trains on, into the folder that is the only argument."""
+    """Write the selftest's capture to the folder given as the only argument."""
     from nifi_ns.capture import CaptureSettings, make_capture
 
     settings = CaptureSettings(views=16, width=160, height=120, samples=2, points=2000)

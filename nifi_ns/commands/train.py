@@ -1,4 +1,4 @@
-"""`ns-nifi-train`: train a restorer on what scene files render to, beside the photos."""
+"""`ns-nifi-train`: train a restorer on pairs of scene file renders and photos."""
 
 import argparse
 import math
@@ -15,7 +15,7 @@ from nifi_ns.presets import preset_names, read_preset, with_values
 from nifi_ns.restore import TrainingConfig
 
 PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
-"""What a preset may decide; data and folders are the command line's."""
+"""Options that a preset may set. Data and folders come from the command line."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -23,42 +23,43 @@ PRESET_FIELDS = ("backbone", "prompt", "inputs", "training")
 class Train:
     """Train a restorer on pairs of compressed renders and photos.
 
-    Keeps the step that is best on validation views (a part of the training views), at the strength that is best there;
-    test views are only measured. To train on several GPUs or machines, start it with `accelerate launch` or
-    `torchrun`; all processes have to see the same folders.
+    Saves the step and strength that are best on validation views, which are held out from the training views. Test
+    views are only measured. To train on several GPUs or machines, start it with `accelerate launch` or `torchrun`; all
+    processes need access to the same folders.
     """
 
     pairs: tuple[Path, ...] = ()
-    """Folders of pairs that ns-nifi-pairs wrote: of one rate or several, of one scene or many."""
+    """Folders of pairs written by ns-nifi-pairs, of one or several rates and scenes."""
     load_config: tuple[Path, ...] = ()
-    """The config.yml of scene files whose pairs to write first, unless they are there and current."""
+    """The config.yml of scene files. Their pairs are written first, unless they are current."""
     output_dir: Path | None = None
     """The restorer's folder; by default nifi/restorer in the first run of --load-config, where the viewer finds it."""
     backbone: str = NIFI_TINY
-    """The frozen diffusion model: nifi-tiny, which comes with the package, or a diffusers folder or hub id of an SD3,
-    SD2, SD1.5 or SD-Turbo. By default that of --preset."""
+    """The frozen diffusion model: nifi-tiny, which is part of the package, or a diffusers folder or hub id of an SD3,
+    SD2, SD1.5 or SD-Turbo. By default the backbone of --preset."""
     prompt: str | None = None
-    """The text to give --backbone with every view; "" for none. It is embedded once, and the embeddings are kept with
-    the restorer. nifi-tiny knows no text and takes none."""
+    """Prompt for --backbone with every view; "" for none. It is embedded once, and the embeddings are saved with the
+    restorer. nifi-tiny takes no prompt."""
     inputs: Input = "degraded"
-    """What to restore: plain renders, or renders with the photos' reference residuals."""
+    """Images to restore: plain renders, or renders with reference residuals."""
     start_from: Path | None = None
-    """A restorer to begin with, such as one trained on other scenes: of the same backbone, --rank and --vae-encoder."""
+    """A restorer to start from, such as one trained on other scenes, with the same backbone, --rank and
+    --vae-encoder."""
     device: str | None = None
-    """Where to compute, such as cuda:1; by default the GPU if there is one, for each process its own."""
+    """Device to use, such as cuda:1; by default a GPU for each process if there is one."""
     resume: bool = False
-    """Continue the training in --output-dir where it stopped; its settings must be the same, but for --steps."""
+    """Continue the training in --output-dir. Settings must match, except --steps, intervals and memory options."""
     overwrite: bool = False
     """Replace the training in --output-dir."""
     smoke: bool = False
-    """Train for ten steps, to see that everything works."""
+    """Train for ten steps only, to test that everything works."""
     preset: str | None = None
     """Defaults for all other options: nifi-tiny, laptop, sd3, sd3-24gb, sd-turbo, sd-turbo-12gb, or the path of a YAML
     file. By default the preset of --backbone's family."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def main(self) -> None:
-        """Check what was given, make pairs if need be, train, and print what came of it."""
+        """Check the options, write pairs if needed, train, and print the result."""
         from rich.console import Console
 
         from nifi_ns import results
@@ -78,7 +79,7 @@ class Train:
         checkpoint_to_write(output, self.resume, self.overwrite)
         config = _smoke(self.training) if self.smoke else self.training
         device = processes.join(self.device)
-        config.batch_per_process(processes.count())  # which may raise
+        config.batch_per_process(processes.count())  # may raise
         backbone = Backbone.from_pretrained(self.backbone, device, prompt=self._prompt(output))
         with processes.first_goes_first():
             folders += self._make_pairs()
@@ -92,27 +93,27 @@ class Train:
         results.show(trained.rows, title="test views, mean")
         less = 100 * (1 - math.exp(trained.choice.error_change))
         found = f"step {trained.step}, strength {trained.choice.strength:g}"
-        found += f": {less:.1f} % less error on validation views" if trained.choice.strength else " (it helped nowhere)"
+        found += f": {less:.1f} % less error on validation views" if trained.choice.strength else " (it did not help)"
         console.print(f"restorer in {trained.output}: {found}")
 
     def _output(self) -> Path:
         if self.output_dir is not None:
             return self.output_dir
         if not self.load_config:
-            raise NifiError("give --output-dir: the folder the restorer is written to")
+            raise NifiError("give --output-dir, the folder to write the restorer to")
         beside = self.load_config[0].parent
         scenes = beside.parent if (beside / "scene.nifi").is_file() else beside / "nifi"
         return scenes / "restorer"
 
     def _prompt(self, output: Path) -> Prompt | str | None:
-        """The prompt to load the backbone with: what a training that is resumed has stored, if it is the same."""
+        """Return the prompt for the backbone: the stored one of a resumed training, if it is the same text."""
         if not (self.resume and (output / PROMPT_FILE).is_file()):
             return self.prompt
         stored = Prompt.load(output / PROMPT_FILE)
         return stored if self.prompt in (None, stored.text) else self.prompt
 
     def _make_pairs(self) -> list[PairFolder]:
-        """The pairs of `load_config`, which are made unless they are there and current."""
+        """Write the pairs of `load_config` unless they are current, and return them."""
         if not self.load_config:
             return []
         from nifi_ns.plugin.run_pairs import write_pairs
@@ -121,21 +122,21 @@ class Train:
 
 
 def _smoke(config: TrainingConfig) -> TrainingConfig:
-    """Under a minute on one core with nifi-tiny."""
+    """Return a config that trains in under a minute on one core with nifi-tiny."""
     often = {"log_every": 2, "eval_every": 10, "eval_views": 2, "checkpoint_every": 5}
     return config.with_options(steps=10, batch_size=2, **often)
 
 
 def preset(name: str, backbone: str | None = None) -> Train:
-    """Return the command as a preset has it: `preset("nifi-tiny").training` is how nifi-tiny is trained.
+    """Return the command with the options of a preset, such as `preset("nifi-tiny").training`.
 
     Args:
-        name: of a preset that comes with the package, or the path of a YAML file. A file says what it changes of its
-            `base`, which by default is the preset of its backbone's family.
-        backbone: the backbone of a file that names neither base nor backbone; by default nifi-tiny.
+        name: name of a packaged preset, or path of a YAML file. A file lists changes to its `base`, by default the
+            preset of its backbone's family.
+        backbone: backbone of a file with neither base nor backbone; by default nifi-tiny.
 
     Raises:
-        NifiError: if there is no such preset or backbone, or a value does not fit.
+        NifiError: if the preset or backbone does not exist, or a value is invalid.
     """
     values = read_preset(name)
     base = values.pop("base", None)
@@ -147,10 +148,10 @@ def preset(name: str, backbone: str | None = None) -> Train:
 
 
 def _defaults() -> Train:
-    """Return the options' defaults, those of --preset or --backbone, which are looked for before others are parsed.
+    """Return the defaults of --preset or --backbone. These two options are parsed before all others.
 
     Raises:
-        NifiError: if the preset is for a backbone of another family than --backbone.
+        NifiError: if the preset and --backbone are of different families.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
@@ -161,14 +162,14 @@ def _defaults() -> Train:
     chosen = preset(given.preset, given.backbone)
     if given.backbone is not None and _trained_like(given.backbone) != _trained_like(chosen.backbone):
         raise NifiError(
-            f"--preset {given.preset} is for {chosen.backbone} and does not fit --backbone {given.backbone}: "
-            f"leave out --preset, or give --preset {default_preset(given.backbone)}"
+            f"--preset {given.preset} is for {chosen.backbone} and does not match --backbone {given.backbone}: "
+            f"omit --preset, or give --preset {default_preset(given.backbone)}"
         )
     return chosen
 
 
 def _trained_like(backbone: str) -> str:
-    """Return the backbone of the preset that fits `backbone`; those that presets name are not looked for on the hub."""
+    """Return the backbone of the preset for `backbone`. Backbones named in presets need no look-up on the hub."""
     named = {preset(name).backbone for name in preset_names()}
     return backbone if backbone in named else preset(default_preset(backbone)).backbone
 

@@ -1,4 +1,4 @@
-"""`ns-nifi-export` and `ns-nifi-process-data` where there is neither ffmpeg nor what open3d needs to be imported."""
+"""`ns-nifi-export` and `ns-nifi-process-data` on a machine without ffmpeg and open3d's system libraries."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ BARE = Path(__file__).parents[1] / "support" / "bare"
 
 
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A command, as its script starts it, with a PATH of Python's alone and without an open3d that works."""
+    """Run a command like its script, with only Python on PATH and a broken open3d."""
     code = f"from {module} import entrypoint; entrypoint()"
     paths = os.pathsep.join((str(BARE), *sys.path[1:]))
     environment = {**os.environ, "PYTHONPATH": paths, "PATH": str(Path(sys.executable).parent)}
@@ -29,7 +29,7 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_what_the_scene_file_decodes_to_is_exported(trained: Trainer, run_config: Path, tmp_path: Path) -> None:
+def test_a_scene_file_is_exported(trained: Trainer, run_config: Path, tmp_path: Path) -> None:
     done = run(
         "nifi_ns.commands.export", "gaussian-splat", "--load-config", run_config, "--output-dir", tmp_path / "exported"
     )
@@ -47,7 +47,7 @@ def test_photos_become_a_capture(tiny_capture: Path, tmp_path: Path) -> None:
     done = run(
         "nifi_ns.commands.process_data",
         *("images", "--data", photos, "--output-dir", output, "--num-downscales", 1),
-        *("--skip-colmap", "--colmap-cmd", "true"),  # what COLMAP finds needs COLMAP
+        *("--skip-colmap", "--colmap-cmd", "true"),  # the test runs without COLMAP
     )
     assert done.returncode == 0, done.stdout + done.stderr
     copies, halves = sorted((output / "images").iterdir()), sorted((output / "images_2").iterdir())
@@ -57,25 +57,25 @@ def test_photos_become_a_capture(tiny_capture: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_open3d(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As before anything imported open3d; afterwards as it was."""
+    """Remove open3d from the imported modules, and restore them afterwards."""
     for name in ("open3d", "open3d.io"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
         del sys.modules[name]
 
 
 @pytest.mark.usefixtures("without_open3d")
-def test_what_open3d_is_used_for_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_using_open3d_raises_the_reason_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BARE)
     late_open3d.install()
     import open3d as o3d
 
-    assert not hasattr(o3d, "__file__")  # which `inspect` asks of every module
+    assert not hasattr(o3d, "__file__")  # `inspect` reads it from every module
     with pytest.raises(OSError, match="libusb"):
         _ = o3d.io
 
 
 @pytest.mark.usefixtures("without_open3d")
-def test_open3d_is_imported_when_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open3d_is_imported_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "open3d").mkdir()
     (tmp_path / "open3d" / "__init__.py").write_text("from open3d import io\n")
     (tmp_path / "open3d" / "io.py").write_text("def read(): return 'points'\n")
@@ -88,7 +88,7 @@ def test_open3d_is_imported_when_it_is_used(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("command", ["exporter", "process_data"])
-def test_nerfstudios_own_command_still_fails_there(command: str) -> None:
-    """Once this fails, upstream imports open3d late: drop the repair, and our two commands with it."""
+def test_nerfstudios_own_command_still_fails_without_open3d(command: str) -> None:
+    """If this fails, upstream imports open3d late: remove the repair and our two commands."""
     done = run(f"nerfstudio.scripts.{command}", "--help")
     assert done.returncode == 1 and "OSError: libusb-1.0.so.0" in done.stderr

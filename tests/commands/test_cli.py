@@ -35,7 +35,7 @@ run(Warns)
 """
 
 
-def test_future_warnings_of_libraries_are_shown_only_to_who_asks_for_them() -> None:
+def test_future_warnings_of_libraries_are_shown_only_on_request() -> None:
     def said(*options: str) -> str:
         command = [sys.executable, *options, "-c", COMMAND]
         plain = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
@@ -45,7 +45,7 @@ def test_future_warnings_of_libraries_are_shown_only_to_who_asks_for_them() -> N
     assert "of a library" in said("-Wdefault")
 
 
-def test_a_command_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_does_not_change_warning_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass
     class Nothing:
         def main(self) -> None: ...
@@ -56,11 +56,11 @@ def test_a_command_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pyte
     assert warnings.filters == before
 
 
-def test_a_package_that_is_missing_is_one_line() -> None:
+def test_a_missing_package_is_reported_in_one_line() -> None:
     def said(name: str) -> str:
         command = [sys.executable, "-c", IMPORTS, "--name", name]
         return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
-    wanted = "error: absent is not installed: this command needs all that pip install nifi-ns brings\n"
+    wanted = "error: absent is not installed: this command needs all dependencies, pip install nifi-ns\n"
     assert said("absent.package") == wanted
     assert "Traceback" in said("nifi_ns.absent")

@@ -27,13 +27,13 @@ def ply(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scene(ply: Path) -> Path:
-    """The same as a scene file."""
+    """A scene file of the same gaussians."""
     path = ply.with_name("scene.nifi")
     path.write_bytes(encode(formats.load(ply), BITS["mid"]))
     return path
 
 
-def test_compresses_a_ply_and_says_what_became_of_it(ply: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_ply_is_compressed_and_the_result_reported(ply: Path, capsys: pytest.CaptureFixture[str]):
     settings = CompressionSettings(target_size="1KB", steps=2, importance_views=4)
     CompressSplats(file=ply, compression=settings).main()
     scene = info(ply.with_suffix(".nifi").read_bytes())
@@ -42,11 +42,11 @@ def test_compresses_a_ply_and_says_what_became_of_it(ply: Path, capsys: pytest.C
     assert f"{scene.count} of 300 gaussians kept" in printed
     assert re.search(r"1[67]x smaller than the plain .ply", printed)
     assert all(
-        word in printed for word in ("means", "bits a gaussian", "encoding", "decoding", "before", "after", "psnr")
+        word in printed for word in ("means", "bits per gaussian", "encoding", "decoding", "before", "after", "psnr")
     )
 
 
-def test_decodes_to_a_ply(scene: Path, tmp_path: Path):
+def test_a_scene_file_is_decoded_to_a_ply(scene: Path, tmp_path: Path):
     Decode(scene=scene, output=tmp_path / "back" / "again.ply").main()
     back, decoded = formats.load(tmp_path / "back" / "again.ply"), decode(scene.read_bytes())
     assert torch.equal(back.means, decoded.means)
@@ -56,25 +56,25 @@ def test_decodes_to_a_ply(scene: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".spz", ".splat", ".compressed.ply", ".sog"])
-def test_decodes_to_and_compresses_from_other_formats(scene: Path, tmp_path: Path, suffix: str):
+def test_other_formats_are_written_and_compressed(scene: Path, tmp_path: Path, suffix: str):
     Decode(scene=scene, output=tmp_path / f"back{suffix}").main()
     settings = CompressionSettings(target_size="1KB", steps=0, importance_views=2)
     CompressSplats(file=tmp_path / f"back{suffix}", output=tmp_path / "again.nifi", compression=settings).main()
     assert info((tmp_path / "again.nifi").read_bytes()).count > 30
 
 
-def test_tells_what_is_inside(scene: Path, capsys: pytest.CaptureFixture[str]):
+def test_info_describes_a_scene_file(scene: Path, capsys: pytest.CaptureFixture[str]):
     Info(scene=scene).main()
     printed = capsys.readouterr().out
     assert "300 gaussians, SH degree 0, version 1" in printed
     assert all(stream in printed for stream in info(scene.read_bytes()).sizes)
 
 
-def test_tells_which_levels_are_inside(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_info_lists_levels_of_detail(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = encode(formats.load(ply), BITS["coarse"], counts=[70, 230])
     (tmp_path / "cut.nifi").write_bytes(data[: info(data).levels[0].size])
     Info(scene=tmp_path / "cut.nifi").main()
-    assert re.search(r"gaussians by level: 70 in \S+, 1 cut off", capsys.readouterr().out)
+    assert re.search(r"gaussians by level of detail: 70 in \S+, 1 truncated", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_tells_which_levels_are_inside(ply: Path, tmp_path: Path, capsys: pytest
         (CompressRun(config=Path("c.yml"), sizes=("1KB", "some")), "cannot read the size 'some'"),
     ],
 )
-def test_says_what_is_wrong_before_any_work(command: Command, message: str):
+def test_invalid_options_are_refused_before_any_work(command: Command, message: str):
     with pytest.raises(NifiError, match=re.escape(message)):
         command.main()
 
 
-def test_antialiasing_goes_from_format_to_format(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_antialiasing_is_kept_across_formats(ply: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settings = CompressionSettings(target_size="3KB", steps=0, importance_views=1)
     formats.save(tmp_path / "smooth.ply", formats.load(ply), antialiased=True)
     for source, smooth in ((ply, False), (tmp_path / "smooth.ply", True)):
@@ -102,13 +102,13 @@ def test_antialiasing_goes_from_format_to_format(ply: Path, tmp_path: Path, caps
         assert info(scene.read_bytes()).antialiased == smooth
         capsys.readouterr()
         Info(scene=scene).main()
-        assert ("drawn antialiased" in capsys.readouterr().out) == smooth
+        assert ("antialiased" in capsys.readouterr().out) == smooth
         for suffix in (".spz", ".sog"):
             Decode(scene=scene, output=tmp_path / f"{source.stem}{suffix}").main()
             assert formats.is_antialiased(tmp_path / f"{source.stem}{suffix}") == smooth
 
 
-def test_what_cannot_be_compressed_leaves_no_file(ply: Path, tmp_path: Path):
+def test_a_failed_compression_leaves_no_file(ply: Path, tmp_path: Path):
     with pytest.raises(NifiError, match="not a single gaussian fits into 60"):
         CompressSplats(file=ply, compression=CompressionSettings(target_size="60", steps=0, importance_views=1)).main()
     _ply.save(tmp_path / "empty.ply", formats.load(ply)[torch.zeros(300, dtype=torch.bool)])
@@ -144,7 +144,7 @@ def test_errors_are_one_line_and_status_one(arguments: list[str], message: str):
         (["info", "a.nifi", "--output", "b.ply"], "--output"),
     ],
 )
-def test_what_does_not_go_together_is_not_parsed(arguments: list[str], message: str):
+def test_conflicting_options_are_refused(arguments: list[str], message: str):
     done = typed(*arguments)
     assert done.returncode == 2
     assert message in done.stderr

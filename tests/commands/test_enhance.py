@@ -1,4 +1,4 @@
-"""`ns-nifi-enhance`: videos, folders and images, interrupted, with and without photos to look at."""
+"""`ns-nifi-enhance`: videos, folders and images, interruptions, with and without attended photos."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
-    """Photos 10 to 13, taken at x = 0 to 3, the last one the other way."""
+    """Photos 10 to 13 with cameras at x = 0 to 3. The last camera faces the other way."""
     root = tmp_path / "capture"
     (root / "images").mkdir(parents=True)
     frames = []
@@ -45,7 +45,7 @@ def capture(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_folder_keeps_names_and_sizes_and_goes_on(
+def test_a_folder_keeps_names_and_sizes_and_is_resumed(
     folder: Path, difix_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = Enhance(folder, difix_folder, batch_size=2, device="cpu")
@@ -56,7 +56,7 @@ def test_a_folder_keeps_names_and_sizes_and_goes_on(
     assert restored.keys() == {f"view{i}.png" for i in range(4)}
     for name, pixels in restored.items():
         assert np.abs(pixels.astype(int) - restorer(read_picture(folder / name))).max() <= 1
-    assert "ms a megapixel" in capsys.readouterr().out
+    assert "ms per megapixel" in capsys.readouterr().out
 
     (output / "view2.png").unlink()
     before = (output / "view1.png").stat().st_mtime_ns
@@ -66,13 +66,13 @@ def test_a_folder_keeps_names_and_sizes_and_goes_on(
     Enhance(folder, difix_folder, device="cpu").main()
     assert seen == [1] and (output / "view1.png").stat().st_mtime_ns == before
     assert np.array_equal(read_picture(output / "view2.png"), restored["view2.png"])
-    with pytest.raises(NifiError, match=r"holds view0\.png of something else: give --overwrite"):
+    with pytest.raises(NifiError, match=r"holds view0\.png of another command: give --overwrite"):
         Enhance(folder, difix_folder, strength=0.5, device="cpu").main()
     Enhance(folder, difix_folder, strength=0.0, overwrite=True, device="cpu").main()
     assert np.array_equal(read_picture(output / "view1.png"), read_picture(folder / "view1.png"))
 
 
-def test_a_video_goes_on_where_it_stopped(tmp_path: Path, difix_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_video_is_resumed(tmp_path: Path, difix_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "flight.mp4")
     with monkeypatch.context() as patch:
         frames = Video.frames
@@ -96,11 +96,11 @@ def test_a_video_goes_on_where_it_stopped(tmp_path: Path, difix_folder: Path, mo
     video = Video(tmp_path / "flight_restored.mp4")
     assert (len(list(video.frames())), video.audio) == (8, 1)
     assert {path.name for path in tmp_path.iterdir()} == {"flight.mp4", "flight_restored.mp4"}
-    with pytest.raises(NifiError, match=r"flight_restored\.mp4 is there already"):
+    with pytest.raises(NifiError, match=r"flight_restored\.mp4 already exists"):
         job.main()
 
 
-def test_an_image_and_a_preview(tmp_path: Path, folder: Path, difix_folder: Path) -> None:
+def test_an_image_and_a_preview_are_written(tmp_path: Path, folder: Path, difix_folder: Path) -> None:
     Enhance(folder / "view0.png", difix_folder, tmp_path / "better.png", device="cpu").main()
     restored = read_picture(tmp_path / "better.png")
     assert restored.shape == (32, 40, 3)
@@ -123,7 +123,7 @@ def test_photos_are_chosen_by_camera_or_by_appearance(
     assert photos.by_appearance(np.asarray(picture(12, (80, 64))), 1)[0].stem == "photo2"
 
     def photos_beside(**options: object) -> list[list[str]]:
-        """What each picture's photos are."""
+        """Record the photos of each picture."""
         seen = []
         monkeypatch.setattr(
             "nifi_ns.commands.enhance.Enhance._restore",
@@ -143,7 +143,7 @@ def test_photos_are_chosen_by_camera_or_by_appearance(
     assert photos_beside(photos=capture, cameras=cameras) == [["photo2"], ["photo2"], ["photo1"], ["photo0"]]
 
 
-def test_says_what_is_wrong(
+def test_invalid_input_is_refused(
     tmp_path: Path, folder: Path, capture: Path, difix_folder: Path, backbone_folders: dict[str, Path]
 ) -> None:
     from nifi_ns.diffusion import Backbone
@@ -156,13 +156,13 @@ def test_says_what_is_wrong(
     (capture / "images" / "transforms.json").write_text("[]")
     for options, message in (
         ({"input": tmp_path / "none.mp4"}, r"no such file or folder: .*none\.mp4"),
-        ({"input": folder / "notes.txt"}, r"notes\.txt is no folder, image \(\.png .* or video"),
+        ({"input": folder / "notes.txt"}, r"notes\.txt is not a folder, image \(\.png .* or video"),
         ({"input": tmp_path / "empty"}, "no images in .*empty"),
         ({"output": folder}, "--output must be another folder than the input"),
-        ({"strength": 1.5}, r"--strength is 1\.5, expected 0 to 1"),
-        ({"batch_size": 0}, "--num-photos and --batch-size must be 1 or more"),
+        ({"strength": 1.5}, r"--strength is 1\.5, expected a value in \[0, 1\]"),
+        ({"batch_size": 0}, "--num-photos and --batch-size must be at least 1"),
         ({"restorer": tmp_path / "empty"}, "no restorer in .*empty"),
-        ({"restorer": own, "photos": capture}, "was not trained to attend to photos: leave out --photos"),
+        ({"restorer": own, "photos": capture}, "was not trained with attended photos: omit --photos"),
         ({"photos": tmp_path / "empty"}, "no photos in .*empty"),
         ({"photos": capture / "images"}, r"transforms\.json holds no cameras"),
         ({"photos": capture, "cameras": tmp_path / "no.json"}, r"no such file: .*no\.json"),

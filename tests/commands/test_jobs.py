@@ -1,4 +1,4 @@
-"""`ns-nifi-pairs jobs`: many runs, one process each, restarted and shared out; `pack`."""
+"""`ns-nifi-pairs jobs`: many runs in a process each, restarted and distributed; and `ns-nifi-pairs pack`."""
 
 import json
 import os
@@ -16,7 +16,7 @@ made: list[str] = []
 
 
 def stand_in(config: Path, options: RunOptions) -> dict[str, str]:
-    """A job without nerfstudio: `config`'s text is the scene, or what goes wrong."""
+    """A job without nerfstudio. The text of `config` is the scene or the kind of failure."""
     scene = config.read_text()
     if scene == "killed":
         os._exit(9)
@@ -33,7 +33,7 @@ def stand_in(config: Path, options: RunOptions) -> dict[str, str]:
 
 @pytest.fixture
 def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A list of four configs; jobs are noted in `made`, and run in this process."""
+    """A list of four configs. Jobs run in this process and are recorded in `made`."""
     configs = [tmp_path / name / "config.yml" for name in "abcd"]
     for config in configs:
         config.parent.mkdir()
@@ -49,10 +49,10 @@ def typed(*words: object, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs.entrypoint()
 
 
-def test_jobs_are_done_once_and_again_when_their_run_changes(listed, tmp_path, monkeypatch) -> None:
+def test_jobs_run_once_and_again_after_their_run_changes(listed, tmp_path, monkeypatch) -> None:
     words = ("jobs", listed, "--output-dir", tmp_path / "pairs")
     typed(*words, monkeypatch=monkeypatch)
-    assert made == ["a", "b", "c", "d"]  # a once, though it is listed twice
+    assert made == ["a", "b", "c", "d"]  # a only once, though it is listed twice
     manifest = json.loads((tmp_path / "pairs" / "jobs_1_of_1.json").read_text())
     assert {Path(config).parent.name for config in manifest} == set("abcd")
     assert {f.root: f.fingerprint for f in find_pair_folders([tmp_path / "pairs"])} == {
@@ -68,7 +68,7 @@ def test_jobs_are_done_once_and_again_when_their_run_changes(listed, tmp_path, m
     assert made[6:] == ["a", "b", "c", "d"]
 
 
-def test_parts_are_all_of_the_list_and_know_what_others_did(listed, tmp_path) -> None:
+def test_parts_cover_the_list_and_skip_jobs_done_by_others(listed, tmp_path) -> None:
     parts = [read_jobs(listed, f"{k}/3") for k in (1, 2, 3)]
     assert [[config.parent.name for config in part] for part in parts] == [["a", "d"], ["b"], ["c"]]
     options = RunOptions(tmp_path / "pairs", None, True)
@@ -80,10 +80,10 @@ def test_parts_are_all_of_the_list_and_know_what_others_did(listed, tmp_path) ->
     failed = {config: {"made_of": entry["made_of"], "error": "once"} for config, entry in failed.items()}
     (tmp_path / "pairs" / "jobs_1_of_4.json").write_text(json.dumps(failed))
     run_jobs(read_jobs(listed, "1/1"), options, "1/1")
-    assert len(made) == 4  # what failed in another list has been done since
+    assert len(made) == 4  # the job that failed in another list is done now
 
 
-def test_an_interrupted_list_goes_on_where_it_stopped(listed, tmp_path, monkeypatch) -> None:
+def test_an_interrupted_list_is_resumed(listed, tmp_path, monkeypatch) -> None:
     words = ("jobs", listed, "--output-dir", tmp_path / "pairs")
     job = _jobs._in_own_process
 
@@ -117,13 +117,13 @@ def test_a_job_that_fails_or_is_killed_does_not_end_the_others(listed, tmp_path,
     assert {f.scene for f in find_pair_folders([tmp_path / "pairs"])} == {"a", "b", "d"}
 
 
-def test_runs_of_one_name_are_told_apart(listed, tmp_path, monkeypatch) -> None:
+def test_runs_with_the_same_name_are_refused(listed, tmp_path, monkeypatch) -> None:
     (tmp_path / "d" / "config.yml").write_text("b")
     with pytest.raises(SystemExit, match=r"d/config\.yml: its pairs overwrote those of \S*b/config\.yml: give"):
         typed("jobs", listed, "--output-dir", tmp_path / "pairs", monkeypatch=monkeypatch)
 
 
-def test_mistakes_are_one_line_before_any_job(listed, tmp_path, monkeypatch) -> None:
+def test_mistakes_are_refused_in_one_line_before_any_job(listed, tmp_path, monkeypatch) -> None:
     def refused(*words: object) -> str:
         with pytest.raises(SystemExit) as exit_:
             typed(*words, "--output-dir", tmp_path / "pairs", monkeypatch=monkeypatch)
@@ -139,7 +139,7 @@ def test_mistakes_are_one_line_before_any_job(listed, tmp_path, monkeypatch) -> 
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "jobs_1_of_2.json").write_text('{"a": 3}')
     listed.write_text("")
-    assert "is no manifest of jobs" in refused("jobs", listed)
+    assert "is not a manifest of jobs" in refused("jobs", listed)
 
 
 def test_folders_are_packed_into_shards(tmp_path, monkeypatch) -> None:
@@ -154,7 +154,7 @@ def test_folders_are_packed_into_shards(tmp_path, monkeypatch) -> None:
     typed(*words, monkeypatch=monkeypatch)
     assert len(list((tmp_path / "shards").glob("pairs-*.tar"))) > 1
     assert [f.label for f in find_pair_folders([tmp_path / "shards"])] == ["a/9KB", "b/9KB"]
-    with pytest.raises(SystemExit, match=r"pairs-\d+\.tar is there already"):
+    with pytest.raises(SystemExit, match=r"pairs-\d+\.tar already exists"):
         typed(*words, monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match="give one or more folders of pairs"):
         typed("pack", monkeypatch=monkeypatch)

@@ -1,4 +1,4 @@
-"""`ns-nifi-pairs proxy`: folders of photos become pairs that the trainer reads; mistakes are one line."""
+"""`ns-nifi-pairs proxy`: pairs from folders of photos, and one-line errors."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def typed(*words: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def refused(monkeypatch, tmp_path):
-    """Type a command line; its one-line error. Nothing is written."""
+    """Function that runs a command line and returns its one-line error. Checks that nothing is written."""
 
     def call(*words: object) -> str:
         with pytest.raises(SystemExit) as exit_:
@@ -75,7 +75,7 @@ def test_photos_become_pairs_that_the_trainer_reads(photos, tmp_path, monkeypatc
     assert "roses/proxy-0.25: 9 train + 2 test pairs" in capsys.readouterr().out
 
 
-def test_a_seed_decides_and_what_is_current_stays(photos, tmp_path, monkeypatch):
+def test_the_seed_determines_the_pairs_and_current_pairs_are_kept(photos, tmp_path, monkeypatch):
     def write(where: str, *words: object) -> list[np.ndarray]:
         options = ("--output-dir", tmp_path / where, "--strengths", 0.5, *FAST, *words)
         typed("proxy", photos, *options, monkeypatch=monkeypatch)
@@ -92,7 +92,7 @@ def test_a_seed_decides_and_what_is_current_stays(photos, tmp_path, monkeypatch)
     assert PairFolder.open(listed.parent).load("train", "1")[0].shape == (35, 40, 3)
 
 
-def test_an_interrupted_writing_is_not_taken_for_a_whole_one(photos, tmp_path, monkeypatch):
+def test_interrupted_pairs_are_not_current(photos, tmp_path, monkeypatch):
     from nifi_ns.commands import _proxy
 
     calls = []
@@ -111,7 +111,7 @@ def test_an_interrupted_writing_is_not_taken_for_a_whole_one(photos, tmp_path, m
 
 
 @pytest.mark.parametrize("given", [".", "images"])
-def test_a_captures_own_split_is_kept_and_its_smaller_copies_are_not_taken(tmp_path, monkeypatch, given):
+def test_a_captures_split_is_used_and_its_smaller_copies_are_ignored(tmp_path, monkeypatch, given):
     capture = write_photos(tmp_path / "fox", *(f"images/{i}.png" for i in range(5)), "images_2/0.png")
     held_out = {"val_filenames": ["images/3.png"], "test_filenames": ["./images/4.png"]}
     (capture / "transforms.json").write_text(json.dumps({"frames": [], **held_out}))
@@ -121,9 +121,9 @@ def test_a_captures_own_split_is_kept_and_its_smaller_copies_are_not_taken(tmp_p
     assert folder.splits == {"train": ("0", "1", "2"), "test": ("3", "4")}
 
 
-def test_photos_lie_as_they_are_shown(tmp_path, monkeypatch):
+def test_photos_are_rotated_by_their_exif_orientation(tmp_path, monkeypatch):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     (tmp_path / "turned").mkdir()
     lying = Image.new("RGB", (40, 20), "red")
     lying.paste("blue", (20, 0, 40, 20))
@@ -136,7 +136,7 @@ def test_photos_lie_as_they_are_shown(tmp_path, monkeypatch):
     assert clean[0, 10].argmax() == 0 and clean[-1, 10].argmax() == 2  # red above blue
 
 
-def test_mistakes_are_one_line_before_anything_is_written(photos, tmp_path, refused):
+def test_mistakes_are_refused_in_one_line_before_writing(photos, tmp_path, refused):
     assert "give one or more folders of photos" in refused("proxy")
     assert "give the config.yml" in refused("run")
     assert "no such config" in refused("run", tmp_path / "config.yml")
@@ -151,7 +151,7 @@ def test_mistakes_are_one_line_before_anything_is_written(photos, tmp_path, refu
     assert "3.png cannot be read" in refused("proxy", photos)
 
 
-def test_a_restorer_is_trained_on_proxies_alone(photos, tmp_path, monkeypatch, capsys):
+def test_a_restorer_can_be_trained_on_proxies_alone(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     words = ("proxy", photos, "--output-dir", tmp_path / "pairs", "--strengths", 0.5, 1)
     typed(*words, "--degradations", "blotches", monkeypatch=monkeypatch)
@@ -161,6 +161,6 @@ def test_a_restorer_is_trained_on_proxies_alone(photos, tmp_path, monkeypatch, c
     train.entrypoint()
     assert Restorer.from_pretrained(tmp_path / "restorer", device="cpu").input == "degraded"
     printed = capsys.readouterr().out
-    assert "proxy-0.5" in printed and "proxy-1" in printed  # a row each, in place of bytes
+    assert "proxy-0.5" in printed and "proxy-1" in printed  # one row each, with the rate instead of bytes
     rows = json.loads((tmp_path / "restorer" / "metrics.json").read_text())["rows"]
     assert {row["rate"] for row in rows} == {"proxy-0.5", "proxy-1"} and set(METRICS) <= set(rows[0])

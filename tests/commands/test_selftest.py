@@ -1,4 +1,4 @@
-"""`ns-nifi-selftest`: what it makes of steps that hang, fail or work, and the real thing."""
+"""`ns-nifi-selftest`: steps that hang, fail or pass, and a complete selftest."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_steps_that_pass_leave_logs_and_manifests_and_no_diagnostics(tmp_path: P
     assert manifest["versions"]["torch"] and manifest["versions"]["python"]
 
 
-def test_a_silent_hang_is_stopped_twice_and_tells_where_it_hung(tmp_path: Path) -> None:
+def test_a_silent_hang_is_stopped_twice_and_its_stack_written(tmp_path: Path) -> None:
     started = time.monotonic()
     passed, verdict, manifest = run(tmp_path, "hangs", "passes")
     assert not passed and time.monotonic() - started < 2 * LIMITS.time
@@ -60,37 +60,37 @@ def test_a_silent_hang_is_stopped_twice_and_tells_where_it_hung(tmp_path: Path) 
     assert not psutil.pid_exists(helper) or psutil.Process(helper).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_step_that_fails_once_passes_at_the_second_attempt(tmp_path: Path) -> None:
+def test_a_step_that_fails_once_passes_on_the_second_attempt(tmp_path: Path) -> None:
     passed, verdict, manifest = run(tmp_path, "fails_once", "passes")
     assert passed and [c["exit_code"] for c in manifest["commands"]] == [1, 0, 0]
     assert verdict["steps"][0]["attempts"] == 2 and "second attempt" in verdict["steps"][0]["what_to_do"]
     assert "RuntimeError: the first attempt" in (tmp_path / "diagnostics" / "fails_once_1.txt").read_text()
 
 
-def test_what_to_do_is_read_from_the_log(tmp_path: Path) -> None:
+def test_advice_is_derived_from_the_log(tmp_path: Path) -> None:
     passed, verdict, _ = run(tmp_path, "needs_a_disk")
-    assert not passed and "make room" in verdict["what_to_do"]
+    assert not passed and "free disk space" in verdict["what_to_do"]
 
 
-def test_a_crash_leaves_its_stack(tmp_path: Path) -> None:
+def test_the_stack_of_a_crash_is_written(tmp_path: Path) -> None:
     passed, _, manifest = run(tmp_path, "crashes")
     assert not passed and manifest["commands"][0]["exit_code"] == -11
     assert "in crashes" in (tmp_path / "diagnostics" / "crashes_1.txt").read_text()
 
 
-def test_work_without_output_is_no_silence(tmp_path: Path) -> None:
+def test_work_without_output_is_not_silent(tmp_path: Path) -> None:
     passed, verdict, _ = run(tmp_path, "works_in_silence")
     assert passed and verdict["steps"][0]["attempts"] == 1 and verdict["steps"][0]["seconds"] > LIMITS.silence
 
 
-def test_output_is_no_excuse_beyond_the_time_limit(tmp_path: Path) -> None:
+def test_a_step_with_output_is_stopped_at_the_time_limit(tmp_path: Path) -> None:
     passed, verdict, manifest = run(tmp_path, "chatters", limits=Limits(time=3, silence=2))
     assert not passed and "--time-limit" in verdict["what_to_do"]
     assert [c["ending"] for c in manifest["commands"]] == ["late", "late"]
     assert "in chatters" in (tmp_path / "diagnostics" / "chatters_2.txt").read_text()
 
 
-def test_a_step_without_its_result_has_failed_though_an_older_one_is_there(tmp_path: Path) -> None:
+def test_a_step_that_writes_no_new_result_fails(tmp_path: Path) -> None:
     (tmp_path / "forgets").write_text("old")
     passed, verdict, _ = run(tmp_path, "forgets")
     assert not passed and "no result" in verdict["what_to_do"]
@@ -107,7 +107,9 @@ def test_a_command_that_is_not_installed_is_named(tmp_path: Path) -> None:
 # -- the checks ------------------------------------------------------------------------------------------------------
 
 
-def test_a_check_that_raises_is_a_problem_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_raises_is_reported_as_a_problem_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_: Path) -> tuple[_checks.Level, str]:
         raise ImportError("libfoo.so:\n  no such file")
 
@@ -132,13 +134,13 @@ def test_missing_weights_compiler_and_ffmpeg_are_notes(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(("free", "level"), [(10**8, "problem"), (10**9, "note"), (10**11, "OK")])
-def test_a_full_disk_is_noticed(free: int, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(free: int, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr(_checks.shutil, "disk_usage", lambda _: usage)
     assert _checks._disk(tmp_path / "not" / "there")[0] == level
 
 
-def test_nothing_of_the_users_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_user_are_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").touch()
     monkeypatch.setattr(sys, "argv", ["ns-nifi-selftest", "--output-dir", str(tmp_path)])
@@ -147,11 +149,11 @@ def test_nothing_of_the_users_is_removed(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "runs" / "mine").exists()
 
 
-# -- the real thing --------------------------------------------------------------------------------------------------
+# -- a complete selftest ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_whole_selftest_passes_and_so_does_it_again_in_its_folder(tmp_path: Path) -> None:
+def test_the_complete_selftest_passes_twice_in_the_same_folder(tmp_path: Path) -> None:
     folder = tmp_path / "selftest"
     words = [sys.executable, "-m", "nifi_ns.commands.selftest", "--output-dir", str(folder)]
     finished = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -166,7 +168,7 @@ def test_the_whole_selftest_passes_and_so_does_it_again_in_its_folder(tmp_path: 
     assert {row["variant"] for row in rows} >= {"uncompressed", "compressed", "restored"}
     checks = {check["name"]: check["level"] for check in json.loads((folder / "checks.json").read_text())["checks"]}
     assert len(checks) == len(_checks._CHECKS) and "problem" not in checks.values()
-    # started again on the same photos, it replaces what it made
+    # started again on the same photos, it replaces its output
     again = subprocess.run([*words, "--data", str(tmp_path / "absent")], capture_output=True, text=True, check=False)
     assert again.returncode == 1 and "no transforms.json" in again.stderr
     assert (folder / "metrics.json").is_file(), "a mistake in the command line removes nothing"

@@ -1,4 +1,4 @@
-"""`ns-nifi-train`: what a user types, and the one line they get when it does not fit."""
+"""`ns-nifi-train`: command lines, presets and one-line errors."""
 
 import sys
 from dataclasses import asdict, replace
@@ -37,7 +37,7 @@ def typed(*words: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Type a command line; its one-line error."""
+    """Function that runs a command line and returns its one-line error."""
 
     def call(*words: object) -> str:
         monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: pytest.fail("the backbone was loaded"))
@@ -49,8 +49,8 @@ def refused(monkeypatch, capsys):
     return call
 
 
-def test_a_smoke_training_leaves_a_restorer(pairs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "300")  # the table would be cut, and lines wrapped, as on a terminal of 80
+def test_a_smoke_training_writes_a_restorer(pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")  # otherwise the table is cut and lines wrap at 80 columns
     output = tmp_path / "restorer"
     words = ("--pairs", tmp_path / "pairs", "--output-dir", output, "--device", "cpu", "--smoke", "--crop", 48)
     typed(*words, monkeypatch=monkeypatch)
@@ -60,7 +60,7 @@ def test_a_smoke_training_leaves_a_restorer(pairs, tmp_path, monkeypatch, capsys
     assert "restored" in printed and "step 10, strength" in printed
 
 
-def test_mistakes_are_one_line_before_anything_is_loaded(pairs, tmp_path, refused):
+def test_mistakes_are_refused_in_one_line_before_loading(pairs, tmp_path, refused):
     assert "give --pairs" in refused()
     assert "give --output-dir" in refused("--pairs", pairs.root)
     assert "no such folder" in refused("--pairs", tmp_path / "absent", "--output-dir", tmp_path)
@@ -81,7 +81,7 @@ def test_the_default_output_is_where_the_viewer_looks(tmp_path):
         assert Train(load_config=(config,))._output() == run / "nifi" / "restorer"
 
 
-def test_pairs_of_runs_are_made_and_go_with_those_given(run_config, pairs, tmp_path, monkeypatch, capsys):
+def test_pairs_of_runs_are_written_and_joined_with_given_pairs(run_config, pairs, tmp_path, monkeypatch, capsys):
     config = copy_run(run_config, tmp_path / "runs")
     words = ("--pairs", pairs.root, "--load-config", config, "--device", "cpu", "--smoke", "--crop", 16)
     typed(*words, monkeypatch=monkeypatch)
@@ -96,11 +96,11 @@ def test_pairs_of_runs_are_made_and_go_with_those_given(run_config, pairs, tmp_p
     image = torch.rand(40, 48, 3)
     assert restorer(image, strength=1.0).shape == image.shape
     stamp = (made.root / "pairs.json").stat().st_mtime_ns
-    typed(*words, "--resume", monkeypatch=monkeypatch)  # the same pairs, which are kept, and so the same settings
+    typed(*words, "--resume", monkeypatch=monkeypatch)  # the pairs are kept, so the settings are the same
     assert (made.root / "pairs.json").stat().st_mtime_ns == stamp
 
 
-def test_the_prompt_goes_to_the_backbone_and_is_not_embedded_again(pairs, tmp_path, monkeypatch):
+def test_the_prompt_reaches_the_backbone_and_is_embedded_once(pairs, tmp_path, monkeypatch):
     output = tmp_path / "restorer"
     words = ("--pairs", tmp_path / "pairs", "--output-dir", output, "--device", "cpu", "--smoke", "--crop", 48)
     typed(*words, monkeypatch=monkeypatch)
@@ -125,7 +125,7 @@ def test_the_prompt_goes_to_the_backbone_and_is_not_embedded_again(pairs, tmp_pa
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_that_ships_loads_and_names_its_backbone(name):
+def test_every_packaged_preset_loads_and_names_its_backbone(name):
     tiny = name in ("laptop", "nifi-tiny")
     assert (train.preset(name).backbone == "nifi-tiny") is tiny
     assert {"base", "backbone"} & read_preset(name).keys()
@@ -133,7 +133,7 @@ def test_every_preset_that_ships_loads_and_names_its_backbone(name):
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("sd")])
-def test_presets_of_large_backbones_leave_nothing_of_the_miniatures_objective(name):
+def test_presets_of_large_backbones_inherit_nothing_from_nifi_tiny(name):
     objective = train.preset(name).training.objective
     its_own = {"guidance_scale", "prompt_dropout"}
     assert {k: v for k, v in asdict(objective).items() if k not in its_own} == {
@@ -150,7 +150,7 @@ def test_presets_for_less_memory_give_the_same_result():
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """Type a command line; the command it becomes, which is not run."""
+    """Function that parses a command line and returns the command without running it."""
 
     def call(*words: object) -> Train:
         seen: list[Train] = []
@@ -165,12 +165,12 @@ def parsed(monkeypatch):
     return call
 
 
-def test_a_preset_alone_decides_the_backbone(parsed):
+def test_a_preset_alone_sets_the_backbone(parsed):
     assert parsed("--preset", "sd-turbo").backbone == "stabilityai/sd-turbo"
     assert parsed("--preset", "laptop").backbone == parsed().backbone == "nifi-tiny"
 
 
-def test_a_backbone_alone_brings_the_training_of_its_family(parsed, backbone_folders):
+def test_a_backbone_alone_selects_the_preset_of_its_family(parsed, backbone_folders):
     assert parsed().training == parsed("--backbone", "nifi-tiny").training == train.preset("nifi-tiny").training
     folder = backbone_folders["sd3"]
     command = parsed("--backbone", folder, "--steps", 9)
@@ -179,17 +179,17 @@ def test_a_backbone_alone_brings_the_training_of_its_family(parsed, backbone_fol
     assert command.prompt == train.preset("sd3").prompt
 
 
-def test_a_preset_and_a_backbone_have_to_fit(parsed, refused, backbone_folders):
-    """Also without a network: the backbones that presets name are not looked for."""
+def test_a_preset_and_a_backbone_must_match(parsed, refused, backbone_folders):
+    """Works without a network, because backbones named in presets need no look-up."""
     sd3, turbo = backbone_folders["sd3"], backbone_folders["sd-turbo"]
     assert parsed("--preset", "sd3-24gb", "--backbone", sd3).training == train.preset("sd3-24gb").training
     said = refused("--preset", "sd-turbo", "--backbone", "nifi-tiny")
-    assert said.endswith("does not fit --backbone nifi-tiny: leave out --preset, or give --preset nifi-tiny")
+    assert said.endswith("does not match --backbone nifi-tiny: omit --preset, or give --preset nifi-tiny")
     assert "--preset sd3 is for stabilityai/" in refused("--preset", "sd3", "--backbone", turbo)
     assert "--preset laptop is for nifi-tiny" in refused("--preset", "laptop", "--backbone", sd3)
 
 
-def test_a_file_stands_on_its_base_or_on_its_backbones_preset(parsed, refused, tmp_path, backbone_folders):
+def test_a_preset_file_extends_its_base_or_its_backbones_preset(parsed, refused, tmp_path, backbone_folders):
     mine = tmp_path / "mine.yaml"
 
     def trained(text: str, *words: object):
@@ -207,7 +207,7 @@ def test_a_file_stands_on_its_base_or_on_its_backbones_preset(parsed, refused, t
     assert "base is 'mine.yaml', expected one of laptop, " in refused("--preset", mine)
 
 
-def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, parsed):
+def test_options_override_presets_and_presets_override_defaults(tmp_path, parsed):
     training = "{steps: 7, optimization: {lr: 5e-6}, objective: {alpha: 0.5, t0: 99}}"
     (tmp_path / "p.yaml").write_text(f"base: nifi-tiny\nbackbone: mine\ntraining: {training}\n")
     command = parsed("--preset", tmp_path / "p.yaml", "--steps", 8, "--t0", 50)
@@ -241,7 +241,7 @@ def test_options_override_a_preset_and_a_preset_the_defaults(tmp_path, parsed):
         ("pairs: [x]", "unknown option 'pairs'"),
     ],
 )
-def test_a_preset_that_does_not_fit_is_one_line(tmp_path, text, message):
+def test_an_invalid_preset_is_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(NifiError, match=message):
         train.preset(str(tmp_path / "p.yaml"))

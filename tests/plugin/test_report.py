@@ -29,7 +29,7 @@ def test_the_page_contains_numbers_pictures_and_commands(
     assert kinds <= views[0]["pictures"].keys()
     assert list(views[0]["pictures"])[:3] == ["photo", "uncompressed", "compressed"]  # in the order of the menu
     assert all(url.startswith("data:image/jpeg;base64,") for url in views[0]["pictures"].values())
-    for words in ("<td>compressed</td>", "bits a gaussian", "ns-train", "ns-nifi-report --load-config", "<svg"):
+    for words in ("<td>compressed</td>", "bits per gaussian", "ns-train", "ns-nifi-report --load-config", "<svg"):
         assert words in text
     other = tmp_path / "elsewhere.html"
     Report(own_run, other, views=1).main()

@@ -131,7 +131,7 @@ def test_a_failure_is_reported_with_the_last_lines_of_the_log(codec, settings, o
         ("stale", r"feat_\*\.b has 41500 bytes in 3 files, but HAC\+\+'s log says"),
         ("no-renders", r"wrote no renders to .*test.*renders"),
         ("no-photo", r"wrote 00001 to .*renders but not to .*gt"),
-        ("size", r"train view 00001 is 56x39 but its photo 56x40"),
+        ("size", r"train view 00001 is 56x39 but its photo \S+ is 56x40"),
     ],
 )
 def test_inconsistent_results_are_not_imported(codec, settings, output, behaviour, message):
