@@ -1,4 +1,4 @@
-"""Backbones of the real ones' shapes with random weights: time and memory do not depend on the values."""
+"""Backbones with the shapes of real ones and random weights: time and memory do not depend on the values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedu
 
 
 def schedule_of(name: str) -> FlowMatching | Diffusion:
-    """The noise schedule of an architecture. It needs its numbers: not to be made of tensors without content."""
+    """Return the noise schedule of an architecture. Its values are needed, so create it outside `without_content`."""
     if name == "sd3":
         return FlowMatching.from_config({"num_train_timesteps": 1000, "shift": 3.0})
     return Diffusion.from_config({"num_train_timesteps": 1000, "prediction_type": "epsilon", **_BETAS})
@@ -50,10 +50,10 @@ def schedule_of(name: str) -> FlowMatching | Diffusion:
 
 @contextmanager
 def without_content() -> Iterator[None]:
-    """Within it, tensors have shapes and no content, and cost neither memory nor time."""
+    """Create tensors with shapes but without content within the block, at no cost of memory or time."""
     from diffusers.models.modeling_utils import ModelMixin
 
-    def stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:  # such tensors cannot be moved, nor need they be
+    def stay(module: nn.Module, *_: Any, **__: Any) -> nn.Module:  # fake tensors cannot be moved and need not be
         return module
 
     moves = (mock.patch.object(kind, "to", stay) for kind in (nn.Module, ModelMixin))
@@ -68,7 +68,7 @@ def random_backbone(
     dtype: torch.dtype,
     shapes: dict[str, dict[str, Any]] | None = None,
 ) -> Backbone:
-    """The architecture called `name`, of its own shapes or others, with random weights."""
+    """Return the architecture `name` with its own or other shapes and random weights."""
     shapes = shapes or ARCHITECTURES[name]
     torch.set_default_dtype(dtype)
     try:

@@ -1,4 +1,4 @@
-"""The demo's picture: held-out views as rows; photo, uncompressed, compressed and repaired as columns."""
+"""The demo's comparison image: a row per held-out view; columns photo, uncompressed, compressed and restored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ CAPTION = 34
 
 
 def save_comparison(path: Path, rows: Sequence[Row], pictures: Path, photos: Path) -> None:
-    """Draw the smallest rate of `rows` on a few views, with what each variant weighs and scores.
+    """Draw a few views at the smallest rate of `rows`, with size and metrics of each variant.
 
     Args:
         path: the PNG to write.
-        rows: what `ns-nifi-eval` measured.
-        pictures: the folder it was given as `--images-dir`.
+        rows: results of `ns-nifi-eval`.
+        pictures: the `--images-dir` of `ns-nifi-eval`.
         photos: the folder of the held-out photos, undistorted like the pictures.
     """
     means = {r.variant: r for r in rows if r.image is None and r.rate == _smallest_rate(rows)}

@@ -1,4 +1,4 @@
-"""From photos to restored views in one go: every step is a command that can be typed by hand, and is printed."""
+"""Run all steps from photos to restored views. Each step is a printed command that can be run by hand."""
 
 import hashlib
 import json
@@ -26,26 +26,26 @@ console = Console(highlight=False)
 
 @dataclass
 class Demo:
-    """Capture, train, compress to two sizes, train a restorer, render a video, measure.
+    """Capture, train, compress to two sizes, train a restorer, render a video and measure.
 
-    Finished steps are not repeated: an interrupted demo continues when it is started again.
+    Finished steps are not repeated. An interrupted demo continues when it is started again.
     """
 
     data: Path | None = None
     """A folder with nerfstudio's transforms.json; by default a capture is generated."""
     output: Path | None = None
-    """Where everything goes; by default `demo`, or `demo/<name of the data>`."""
+    """The output folder; by default `demo`, or `demo/<name of the data>`."""
     sizes: tuple[str, str] = ("60KB", "20KB")
     """The two sizes to compress to."""
     quick: bool = False
-    """A tenth of the work, to see that everything runs; the numbers mean little."""
+    """A tenth of the work, to test that everything runs. The metrics mean little."""
 
     def main(self) -> None:
         """Run the steps and print the table."""
         for size in self.sizes:
             parse_size(size)
         if self.data is not None and not (self.data / "transforms.json").is_file():
-            raise NifiError(f"no transforms.json in {self.data}: make it of photos with ns-nifi-process-data")
+            raise NifiError(f"no transforms.json in {self.data}: make one from photos with ns-nifi-process-data")
         started = time.monotonic()
         scene = "garden" if self.data is None else self.data.resolve().name
         output = self.output or Path("demo") / ("" if self.data is None else scene)
@@ -100,10 +100,10 @@ class Demo:
 
 
 class Steps:
-    """Commands run one after the other, each logged, none of them twice."""
+    """Runs commands in order, logs each, and skips finished ones."""
 
     def __init__(self, folder: Path) -> None:
-        """Remember in `folder` what is done."""
+        """Keep logs and the record of finished steps in `folder`."""
         self._logs = folder / "logs"
         self._record = folder / "steps.json"
         self._done: dict[str, str] = json.loads(self._record.read_text()) if self._record.is_file() else {}
@@ -136,7 +136,7 @@ class Steps:
 
 
 def _run(name: str, command: Sequence[str], log: Path) -> int:
-    """Run `command` from this environment with its output in `log`; returns its status."""
+    """Run `command` in this environment with its output in `log`, and return its status."""
     log.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(sys.executable).parent
     environment = {**os.environ, **LOGGED, "PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"}

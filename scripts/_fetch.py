@@ -1,4 +1,4 @@
-"""Large files over HTTP, in parts and in spite of lost connections, and what is unpacked of them, safely."""
+"""Download large files over HTTP, in ranges and despite lost connections, and unpack them safely."""
 
 import base64
 import hashlib
@@ -20,54 +20,54 @@ from typing import Any
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.files import atomic_path, write_text
 
-ATTEMPTS = 6  # in a row that may bring nothing
+ATTEMPTS = 6  # consecutive attempts without data
 _CHUNK = 1 << 20
-_READ_AHEAD = 1 << 22  # a request for so many bytes, whoever asks for fewer
+_READ_AHEAD = 1 << 22  # minimum bytes per request
 _TIMEOUT = 30.0
 _LOST = (OSError, http.client.HTTPException)
 _Advance = Callable[[int], Any]
 
 
 class RangesRefused(Exception):
-    """The server sends whole files only."""
+    """The server sends only whole files."""
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on a server, read where it is needed: seekable, and asked again when a connection is lost.
+    """A seekable file on a server, read in ranges. Lost connections are retried.
 
-    remotezip (0.12) reads members in ranges, too, but gives up on a lost connection, begins the member anew when it is
-    asked again, and fails for good where the connection broke before the first byte.
+    remotezip (0.12) also reads members in ranges, but it fails on a lost connection, restarts the member on the next
+    try, and cannot recover if the connection broke before the first byte.
     """
 
     def __init__(self, url: str) -> None:
-        """Ask for the first byte, to learn the size.
+        """Request the first byte, to get the size.
 
         Raises:
-            RangesRefused: if the server has no ranges.
-            NifiError: if it does not answer, or has no such file.
+            RangesRefused: if the server does not support ranges.
+            NifiError: if it does not answer or does not have the file.
         """
         self._url, self._position, self._size = url, 0, 1
         self._read(1)
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Where the next byte is read."""
+        """Return the position of the next byte."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
+        """Set the position, as for any file."""
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """At least one byte, unless the file ends."""
+        """Read at least one byte unless at the end of the file."""
         data = self._read(min(len(buffer), self._size - self._position))
         buffer[: len(data)] = data
         self._position += len(data)
@@ -96,7 +96,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _partial(response: Any, count: int) -> bytes:
-    """What arrives of `count` bytes before the connection ends."""
+    """Return up to `count` bytes that arrive before the connection ends."""
     data = b""
     while len(data) < count:
         try:
@@ -110,14 +110,14 @@ def _partial(response: Any, count: int) -> bytes:
 
 
 def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None:
-    """Fetch a whole file to `target`; a file that was begun, by an earlier call too, is continued.
+    """Download a whole file to `target`. A partial file is continued, also from an earlier call.
 
-    A server's length and MD5 (Google's `x-goog-hash`), where it tells them, are checked. They come over the same
-    connection, so they show damage, not forgery: against that there is only https. `advance` gets counts.
+    The length and MD5 (Google's `x-goog-hash`) are checked if the server sends them. They detect damage, not forgery,
+    since they come over the same connection; https protects against forgery. `advance` is called with byte counts.
 
     Raises:
-        NifiError: if the server does not answer, or has no such file.
-        CorruptFileError: if what arrived is not what the server has.
+        NifiError: if the server does not answer or does not have the file.
+        CorruptFileError: if the MD5 does not match.
     """
     if target.is_file():
         return
@@ -130,10 +130,10 @@ def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None
         conditions = {"Range": f"bytes={begun}-", "If-Range": tag_file.read_text()} if begun else {}
         try:
             with _open(url, conditions) as response:
-                if response.status != 206:  # the whole: it has changed, or there are no ranges
+                if response.status != 206:  # the whole file: it changed, or the server has no ranges
                     begun = 0
                     tag_file.unlink(missing_ok=True)
-                    if (tag := response.headers.get("ETag", "W/")).startswith('"'):  # a weak one says nothing of bytes
+                    if (tag := response.headers.get("ETag", "W/")).startswith('"'):  # weak ETags do not identify bytes
                         write_text(tag_file, tag)
                 size = begun + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
                 advance(begun - counted)
@@ -150,7 +150,7 @@ def download(url: str, target: Path, advance: _Advance = lambda _: None) -> None
                     tag_file.unlink(missing_ok=True)
                     return
         except _LOST as error:
-            if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # more is there than the server has
+            if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # longer than the server's file
                 tag_file.unlink(missing_ok=True)
             else:
                 why = _give_up_on(url, error)
@@ -172,19 +172,19 @@ def _check_md5(part: Path, hashes: Sequence[str]) -> None:
             digest.update(data)
     if base64.b64encode(digest.digest()).decode() != expected:
         part.unlink()
-        raise CorruptFileError(f"{part} has another MD5 than the server says; it is removed: start again")
+        raise CorruptFileError(f"{part} has another MD5 than the server's and is removed: start again")
 
 
 @contextmanager
 def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
-    # the bytes are wanted as they are stored: positions count in those
+    # without content encoding, because positions refer to the stored bytes
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", **headers})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         yield response
 
 
 def _give_up_on(url: str, error: Exception) -> object:
-    """What is wrong. Raises if trying again cannot help: the server says that there is no such file, or refuses it."""
+    """Return the reason of a failure. Raises if retrying cannot help, because the file is missing or refused."""
     if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429):
         raise NifiError(f"{url}: the server says {error.code} {error.reason}") from error
     return getattr(error, "reason", error)
@@ -196,13 +196,13 @@ def _pause(attempt: int) -> float:
 
 @contextmanager
 def open_zip(source: str, cache: Path, advance: _Advance = lambda _: None) -> Iterator[zipfile.ZipFile]:
-    """A zip file on disk or on a server, of which only what is read is fetched.
+    """Open a zip file on disk or on a server. Only the parts that are read are downloaded.
 
-    A server that has no ranges gets its zip downloaded into `cache` first.
+    If the server does not support ranges, the whole zip is downloaded to `cache` first.
 
     Raises:
-        NifiError: if it cannot be had.
-        CorruptFileError: if it is none.
+        NifiError: if it cannot be read or downloaded.
+        CorruptFileError: if it is not a zip file.
     """
     if re.match(r"https?://", source):
         try:
@@ -219,16 +219,16 @@ def open_zip(source: str, cache: Path, advance: _Advance = lambda _: None) -> It
         try:
             archive = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
-            raise CorruptFileError(f"{source} is no zip file: {error}") from error
+            raise CorruptFileError(f"{source} is not a zip file: {error}") from error
         with archive:
             yield archive
 
 
 def check_members(members: Sequence[zipfile.ZipInfo], max_bytes: float) -> None:
-    """Refuse members that would leave their folder, are no plain files, or are too large together.
+    """Refuse members that would be written outside the folder, are not plain files, or are too large in total.
 
     Raises:
-        CorruptFileError: naming the first such member.
+        CorruptFileError: names the first such member.
     """
     for member in members:
         path = PurePosixPath(member.filename)
@@ -246,7 +246,7 @@ def check_members(members: Sequence[zipfile.ZipInfo], max_bytes: float) -> None:
 
 
 def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Write a member to `target`, whole or not at all; its checksum is checked, also of a file that is there already.
+    """Write a member to `target` atomically, unless `target` already has its size and checksum.
 
     Raises:
         CorruptFileError: if the member is damaged.
@@ -255,7 +255,7 @@ def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
         return
     try:
         with archive.open(member) as source, atomic_path(target) as temporary, temporary.open("wb") as file:
-            shutil.copyfileobj(source, file, _CHUNK)  # no more than `file_size`, which zipfile sees to
+            shutil.copyfileobj(source, file, _CHUNK)  # zipfile limits this to `file_size`
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise CorruptFileError(f"the archive's member {member.filename!r} is damaged: {error}") from error
 

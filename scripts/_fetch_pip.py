@@ -1,6 +1,6 @@
-"""Install pip into the environment that runs this: for systems whose Python comes without `ensurepip`.
+"""Install pip into the current environment, for systems whose Python has no `ensurepip`.
 
-The wheel comes from the package index that pip itself would ask, and must have the hash written here.
+The wheel comes from the package index that pip would use, and must have the hash below.
 """
 
 import configparser
@@ -20,7 +20,7 @@ SHA256 = "9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
 
 
 def setting(name: str) -> str | None:
-    """What pip is told about `name`: from the environment, or the first of its configuration files that has it."""
+    """Return pip's setting `name` from the environment or the first configuration file that has it."""
     if value := os.environ.get(f"PIP_{name.upper().replace('-', '_')}"):
         return value
     home = Path.home()
@@ -39,7 +39,7 @@ def fetch(url: str, context: ssl.SSLContext) -> bytes:
 
 
 def main() -> None:
-    """Fetch, check, install."""
+    """Download, check and install pip."""
     page = (setting("index-url") or "https://pypi.org/simple").rstrip("/") + "/pip/"
     context = ssl.create_default_context(cafile=setting("cert"))
     try:
@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WHEEL
         path.write_bytes(wheel)
-        # a wheel of pip runs as it is
+        # pip's wheel can be run directly
         subprocess.run([sys.executable, f"{path}/pip", "install", "--quiet", "--no-index", str(path)], check=True)
 
 

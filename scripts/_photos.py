@@ -1,4 +1,4 @@
-"""Training crops for pretrain_tiny: photos, and procedural textures that need no licence."""
+"""Training crops for pretrain_tiny from photos and procedural textures."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ _TEXTURES, _TEXTURE_SIDE = 24, 256
 
 
 class Photos:
-    """Photos in memory, every fifth of them held out, and procedural textures beside the others."""
+    """Photos in memory, with every fifth held out, and procedural textures for training."""
 
     def __init__(self, folders: tuple[Path, ...], seed: int) -> None:
         files = sorted(
@@ -34,7 +34,10 @@ class Photos:
         self.held_out_names = [file.name for file in files[2::5]]
 
     def crops(self, batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """[batch, 3, height, width] in [0, 1] and [batch] whether from a photo; random scale, place, flips, colours."""
+        """Return random crops [batch, 3, height, width] in [0, 1], and [batch] whether each is from a photo.
+
+        Scale, position, flips and colours are random.
+        """
 
         def uniform(low: float, high: float) -> float:
             return low + (high - low) * float(torch.rand((), generator=generator))
@@ -69,7 +72,7 @@ def _read(file: Path) -> Tensor:
 
 
 def _dead_leaves(seed: int) -> Tensor:
-    """[3, S, S]: occluding textured ellipses and rectangles of power-law sizes, whose statistics resemble photos'."""
+    """Return [3, S, S] of occluding textured shapes with power-law sizes, whose statistics resemble photos."""
     random = torch.Generator().manual_seed(seed)
     rand = lambda *shape: torch.rand(shape, generator=random)  # noqa: E731
     side = _TEXTURE_SIDE

@@ -1,4 +1,4 @@
-"""Scenes as `ns-train --data DIR` reads them: `images/`, `transforms.json`, and `sparse_pc.ply` if points are known."""
+"""Write scenes for `ns-train --data DIR`: `images/`, `transforms.json`, and `sparse_pc.ply` if points are known."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from nifi_ns.files import atomic_path, write_text
 from nifi_ns.views import evenly_spaced
 
 TEST_EVERY = 8
-"""Every 8th image by name is held out, as papers on these datasets do."""
+"""Every 8th image by name is held out, as in papers on these datasets."""
 
 
 def chosen(names: list[str], count: int | None) -> list[str]:
@@ -22,7 +22,7 @@ def chosen(names: list[str], count: int | None) -> list[str]:
 
 
 def from_colmap(folder: Path) -> None:
-    """Write `transforms.json` of `folder`/sparse/0 and those of its images that are there.
+    """Write `transforms.json` from `folder`/sparse/0 for the images that exist.
 
     Raises:
         CorruptFileError: if the reconstruction cannot be read.
@@ -32,8 +32,8 @@ def from_colmap(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         try:
             colmap_to_json(folder / "sparse" / "0", Path(made))
-        except Exception as error:  # struct, index, assertion and other errors: the reader checks nothing
-            raise CorruptFileError(f"{folder / 'sparse' / '0'} is no COLMAP reconstruction: {error!r}") from error
+        except Exception as error:  # the reader checks nothing, so any error is possible
+            raise CorruptFileError(f"{folder / 'sparse' / '0'} is not a COLMAP reconstruction: {error!r}") from error
         document = json.loads((Path(made) / "transforms.json").read_text())
         with atomic_path(folder / document["ply_file_path"]) as temporary:
             shutil.copyfile(Path(made) / document["ply_file_path"], temporary)
@@ -41,12 +41,12 @@ def from_colmap(folder: Path) -> None:
 
 
 def from_transforms(source: Path, folder: Path, max_images: int | None) -> None:
-    """Link (or copy) a scene in nerfstudio's format, whose images may be there at a fraction of their size only.
+    """Link (or copy) a scene in nerfstudio's format, whose images may exist only at a reduced size.
 
-    DL3DV's scenes are such: their `transforms.json` names `images/`, and only `images_4/` or another is there.
+    In DL3DV's scenes, `transforms.json` names `images/`, but only `images_4/` or another exists.
 
     Raises:
-        CorruptFileError: if it is not in that format.
+        CorruptFileError: if it is not in nerfstudio's format.
         NifiError: if images are missing.
     """
     try:
@@ -82,15 +82,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _finish(folder: Path, document: dict[str, Any]) -> None:
-    """Write `transforms.json`, last of all: of the frames whose images are there, at the sizes that these have."""
+    """Write `transforms.json` as the last file, for the frames whose images exist, at the sizes of these images."""
     from PIL import Image
 
     frames = sorted(document["frames"], key=lambda frame: frame["file_path"])
     frames = [frame for frame in frames if (folder / frame["file_path"]).is_file()]
     if len(frames) < 2:
-        raise NifiError(
-            f"{folder}: {len(frames)} of its {len(document['frames'])} images are there, expected 2 or more"
-        )
+        raise NifiError(f"{folder}: {len(frames)} of its {len(document['frames'])} images exist, expected at least 2")
     sizes = set()
     for frame in frames:
         with Image.open(folder / frame["file_path"]) as image:
@@ -99,7 +97,7 @@ def _finish(folder: Path, document: dict[str, Any]) -> None:
                 _rescale(frame, *image.size)
     if "fl_x" in document:
         if len(sizes) > 1:
-            raise NifiError(f"{folder}: images of {len(sizes)} sizes, but one camera for all")
+            raise NifiError(f"{folder}: images have {len(sizes)} sizes, expected one, because they share a camera")
         _rescale(document, *sizes.pop())
     names = [frame["file_path"] for frame in frames]
     held_out = names[::TEST_EVERY]
@@ -109,7 +107,7 @@ def _finish(folder: Path, document: dict[str, Any]) -> None:
 
 
 def _rescale(camera: dict[str, Any], width: int, height: int) -> None:
-    """A camera's intrinsics for its image at another size."""
+    """Rescale a camera's intrinsics to another image size."""
     try:
         across, down = width / camera["w"], height / camera["h"]
         for name, factor in (("fl_x", across), ("cx", across), ("fl_y", down), ("cy", down)):

@@ -1,4 +1,4 @@
-"""The two models of nifi-tiny before training; the autoencoder starts as a principal component analysis of patches."""
+"""The initial models of nifi-tiny. The autoencoder starts as a principal component analysis of patches."""
 
 from typing import Any
 
@@ -14,25 +14,25 @@ from nifi_ns.diffusion import Embeddings, Prompt
 PATCH = 4
 LATENT_CHANNELS = 24
 LATENT_NOISE = 0.03
-"""Standard deviation of the autoencoder's posterior, in units of a latent's."""
+"""Standard deviation of the autoencoder's posterior, relative to that of the latents."""
 PROMPT_DIM = 32
 _CHANNELS = 64
 _ANCHOR = 100.0
 
 
 def fixed_prompt() -> Prompt:
-    """nifi-tiny has no text encoder: "photo" is one fixed embedding, the null prompt zeros."""
+    """Return the fixed embedding of "photo", with zeros as null prompt, because nifi-tiny has no text encoder."""
     photo = Embeddings(torch.eye(PROMPT_DIM)[None, :2], torch.eye(PROMPT_DIM)[:1])
     return Prompt("photo", photo, Embeddings(torch.zeros(1, 2, PROMPT_DIM), torch.zeros(1, PROMPT_DIM)))
 
 
 def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
-    """SD3's transformer in miniature, which is to begin with a linear map of each patch.
+    """Return a miniature SD3 transformer, initialised as a linear map of each patch.
 
     Its blocks start as the identity (adaLN-zero, Peebles & Xie 2023). The residual stream carries the patch's values in
-    dimensions that the position table leaves alone, and two constants at +-_ANCHOR that keep LayerNorm from
-    forgetting how bright a patch is. What a layer norm makes small for that reason its modulation makes large again,
-    so that blocks, and adapters on them, see inputs of unit size.
+    dimensions that the position table does not use, and two constants at +-_ANCHOR so that LayerNorm keeps the
+    brightness of a patch. The constants make the output of layer norms small, so their modulation scales it up again.
+    Blocks and adapters then have inputs of unit size.
 
     Args:
         width: a multiple of 32, at least 128.
@@ -82,13 +82,13 @@ def build_transformer(width: int, layers: int) -> SD3Transformer2DModel:
 
 
 def build_autoencoder(photos: list[Tensor]) -> AutoencoderKL:
-    """An AutoencoderKL of 4x4 patches (48 channels) that is, to begin with, the best linear one.
+    """Return an AutoencoderKL of 4x4 patches (48 channels), initialised as the best linear autoencoder.
 
-    There is no down- or upsampling inside, so all its work is at a quarter of the image's sides. Three things keep an
-    AutoencoderKL from being linear, and each has its way round: residual branches (their last convolution starts at 0),
-    SiLU (`silu(x) - silu(-x) = x`: channels come in pairs of opposite sign), and GroupNorm (two constant channels at
-    +-_ANCHOR make up nearly all of the variance, so that it divides by a constant). The last stays true in training:
-    what a patch becomes does not depend on what else is in the image, and tiles fit together.
+    It has no down- or upsampling inside, so it works at a quarter of the image's sides. Three parts of an AutoencoderKL
+    are not linear, and each is neutralised: the last convolution of residual branches starts at 0; for SiLU, channels
+    come in pairs of opposite sign (`silu(x) - silu(-x) = x`); for GroupNorm, two constant channels at +-_ANCHOR hold
+    nearly all of the variance, so that it divides by a constant. The last property persists in training: the result of
+    a patch does not depend on the rest of the image, so tiles match.
 
     Args:
         photos: [3, H, W] each, in [0, 1].
@@ -99,8 +99,8 @@ def build_autoencoder(photos: list[Tensor]) -> AutoencoderKL:
     mean = samples.mean(1)
     variances, basis = torch.linalg.eigh(torch.cov(samples))
     variances, basis = variances.flip(0), basis.flip(1)
-    # Of all scalings to a mean variance of 1 this loses least of the picture to noise in the latents: in component k it
-    # costs 1/scale^2, and the sum of these is least where scale^2 goes as 1/sqrt(variance).
+    # This scaling to a mean variance of 1 minimises the effect of noise in the latents: component k costs 1/scale^2,
+    # and the sum is lowest for scale^2 proportional to 1/sqrt(variance).
     scales = variances[:LATENT_CHANNELS] ** -0.25
     scales = scales / (scales.square() * variances[:LATENT_CHANNELS]).mean().sqrt()
     analysis = scales[:, None] * basis[:, :LATENT_CHANNELS].T  # [latent, 48]
@@ -163,7 +163,7 @@ def _anchors() -> slice:
 
 
 def _linearize(norm: nn.GroupNorm) -> None:
-    """Undo the division by the standard deviation that the two anchors give the group; the anchors become +-1."""
+    """Undo the division by the standard deviation from the two anchors. The anchors become +-1."""
     gain = _ANCHOR * (2 / norm.num_channels) ** 0.5
     nn.init.constant_(norm.weight, gain)
     norm.weight[_anchors()] = gain / _ANCHOR

@@ -1,17 +1,17 @@
-"""Rate and distortion of our scene files beside other codecs', on the same splats, in one run.
+"""Compare rate and distortion of our scene files with other codecs on the same splats.
 
     python scripts/bench_codec.py --load-config outputs/fox/nifi-splat-lite/demo/config.yml
 
-For every run: the splats as trained, with and without view-dependent colour, in formats that keep all gaussians, and
-our smallest file of one level that loses at most `--max-drop` dB of the training photos, without fine-tuning; then
-files of a given size: ours, fine-tuned on the training photos, and the first of the other formats after decimation to
-as many gaussians as fit. Quality is that of the held-out photos, and every byte is counted. With `--splat-transform`
-the others are written by PlayCanvas's own program (the npm package @playcanvas/splat-transform), which decimates by
-merging pairs; without it, by `nifi_ns.formats`, after leaving away what matters least. `gsplat-png` is gsplat's
-PngCompression without view-dependent colour and without PLAS, which need CUDA: its gaussians are in Morton order.
+For every run it measures the trained splats, with and without view-dependent colour, in formats that keep all
+gaussians, and our smallest file of one level that loses at most `--max-drop` dB on the training photos, without
+fine-tuning. Then it measures files of a given size: ours, fine-tuned on the training photos, and the first of the other
+formats, decimated to as many gaussians as fit. Quality is measured on held-out photos, and every byte is counted. With
+`--splat-transform`, PlayCanvas's program (npm package @playcanvas/splat-transform) writes the others and decimates by
+merging pairs. Otherwise `nifi_ns.formats` writes them without the least important gaussians. `gsplat-png` is gsplat's
+PngCompression without view-dependent colour and without PLAS, which needs CUDA: gaussians are in Morton order.
 
-`--ablate` repeats our file of the first size with one thing left away at a time, at the same steps. `--splats` measures
-how long files with no run take.
+`--ablate` repeats our file of the first size with one part removed at a time, at the same steps. `--splats` measures
+coding times of files without a run.
 """
 
 import math
@@ -48,7 +48,7 @@ from nifi_ns.results import Row, save
 from nifi_ns.splats import Splats
 from nifi_ns.views import spaced_views
 
-_TRIES = 6  # to decimate to a size
+_TRIES = 6  # attempts to decimate to a size
 _ABLATIONS: dict[str, dict[str, Any]] = {
     "neither quantisers nor levels in the loop": {"quantize_from": 1.0},
     "pruned at once": {"stages": 1},
@@ -60,29 +60,29 @@ _ABLATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class BenchCodec:
-    """Measure our scene files beside other formats."""
+    """Compare our scene files with other formats."""
 
     load_config: tuple[Path, ...] = ()
     """The config.yml of trained runs."""
     splats: tuple[Path, ...] = ()
-    """Splats in any format, to be timed."""
+    """Splats in any format to time."""
     sizes: tuple[str, ...] = ("11KB", "21KB", "52KB", "100KB")
     """Sizes to fine-tune to."""
     steps: int = CompressionSettings.steps
     """Steps of fine-tuning."""
     max_drop: float = 0.1
-    """dB that a file without fine-tuning may lose against the training photos."""
+    """Maximum loss in dB on the training photos of a file without fine-tuning."""
     peers: tuple[str, ...] = (".sog", ".spz", ".compressed.ply")
-    """Other formats, as suffixes; the first is decimated to the sizes, too."""
+    """Other formats, as suffixes. The first is also decimated to the sizes."""
     ablate: bool = False
-    """Also measure what each part of the fine-tuning is worth."""
+    """Also measure the effect of each part of the fine-tuning."""
     splat_transform: str | None = None
-    """PlayCanvas's program."""
+    """PlayCanvas's splat-transform program."""
     output: Path = Path("results/bench_codec.json")
-    """Where the numbers go, as JSON and CSV; the plot beside them as PNG."""
+    """JSON file for the results, with a CSV and a PNG plot beside it."""
 
     def main(self) -> None:
-        """Measure, print a table, write the numbers and draw them."""
+        """Measure, print a table, and write the results and the plot."""
         if not self.load_config and not self.splats:
             raise NifiError("give at least one --load-config or --splats")
         for size in self.sizes:
@@ -147,7 +147,7 @@ class BenchCodec:
             yield [_row(opened, f"nifi, {what}", made.splats, len(made.data), target=size, seconds=seconds)]
 
     def _decimated(self, opened: Run, target: int) -> tuple[int, Splats] | None:
-        """The first of the peers with as many gaussians as fit into `target` bytes; None if not even a few do."""
+        """Return the first peer with as many gaussians as fit into `target` bytes; None if too few fit."""
         splats = opened.uncompressed.with_sh_degree(0)
         with torch.no_grad():
             importance = measure_importance(splats, spaced_views(opened.train_views, 96), **_drawn(opened))
@@ -167,7 +167,7 @@ class BenchCodec:
         return best
 
     def _written(self, splats: Splats, suffix: str, count: int | None = None) -> tuple[int, Splats]:
-        """Bytes of the splats in another format, and what it decodes to."""
+        """Return the bytes of the splats in another format and the decoded splats."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"splats{suffix}"
             if self.splat_transform is None:
@@ -189,7 +189,7 @@ class BenchCodec:
 
 
 def _timings(path: Path) -> list[Row]:
-    """How long our codec takes for the splats of a file, coarse and fine, at every degree they have."""
+    """Return times of our codec for the splats of a file, coarse and fine, at every SH degree."""
     splats, rows = formats.load(path), []
     encode(splats[torch.arange(min(len(splats), 100))], BITS["coarse"])  # compiles
     for degree in sorted({0, splats.sh_degree}):
@@ -204,7 +204,7 @@ def _timings(path: Path) -> list[Row]:
 
 
 def _gsplat_png(splats: Splats) -> tuple[int, Splats]:
-    """Bytes of gsplat's own compression of splats without view-dependent colour, and what it decodes to."""
+    """Return the bytes of gsplat's own compression without view-dependent colour, and the decoded splats."""
     from gsplat.compression import PngCompression
 
     from nifi_ns.morton import morton_codes

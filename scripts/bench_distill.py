@@ -1,15 +1,15 @@
-"""What repairs bring that go back into the splats: the rows of Difix3D's ablation, on held-out photos.
+"""Measure distillation of restored views into the splats: the rows of Difix3D's ablation on held-out photos.
 
     python scripts/bench_distill.py --data fox --views 8 --sizes 25KB 50KB
 
-Trains on a few of a capture's views: *plain*, with *one* repair in the midst of training, and *progressive*, with all
-repairs of `--fix.steps`. Those without repairs and progressive are also shown with the repair at render time
-(*post-fix*), which is the teacher's own. All are trained for the same number of iterations: those that look at a
-repaired view are taken from the photos'. Then each is compressed to the sizes, in a stage whose iterations go on
-looking at the repaired views. `--dropout` adds a row without repairs, and is what the repaired ones are trained with.
+Trains on a few of a capture's views: *plain*, with *one* restoration during training, and *progressive*, with all
+restorations of `--distill.steps`. Plain and progressive are also measured with restoration at render time by the same
+teacher (*post-fix*). All have the same number of iterations: those on restored views replace iterations on photos. Then
+each is compressed to the sizes, in a stage that continues to train on the restored views. `--dropout` is used with
+restorations, and adds a row without them.
 
-The teacher is the capture's photos (`references`); with `--restorer` there are rows with it as the teacher, too.
-Everything that was trained is kept in `--work` and not trained again.
+The teacher is the capture's photos (`references`). `--restorer` adds rows with a restorer as the teacher. Trained runs
+are kept in `--work` and not trained again.
 """
 
 import hashlib
@@ -42,38 +42,38 @@ from nifi_ns.results import Row, Variant, save
 from nifi_ns.views import View
 
 _SHOWN = ("psnr", "ms_ssim", "haarpsi", "gmsd", "lpips", "dists")
-_REPAIRED_AT = (0.7, 0.8, 0.9)  # of the steps, where --fix.steps does not say
+_REPAIRED_AT = (0.7, 0.8, 0.9)  # fractions of the steps, if --distill.steps is not given
 
 
 @dataclass
 class BenchDistill:
-    """Measure what repairs in training bring, beside repairs at render time."""
+    """Compare restoration during training with restoration at render time."""
 
     data: Path
     """A capture, as for ns-train --data."""
     views: int = 8
-    """Train on this many of its views."""
+    """Number of views to train on."""
     sizes: tuple[str, ...] = ("25KB", "50KB")
-    """Sizes to compress to; none: the splats are not compressed."""
+    """Sizes to compress to. If empty, the splats are not compressed."""
     method: Literal["nifi-splat-lite", "nifi-splat"] = "nifi-splat-lite"
-    """What to train."""
+    """Method to train."""
     steps: int = 2000
-    """Training steps before compression; all schedules are scaled to them."""
+    """Training steps before compression. All schedules are scaled to them."""
     compression_steps: int = 700
     """Steps of the compression stage."""
     restorer: Path | None = None
-    """A restorer's folder or hub id, to be the teacher in rows of its own."""
+    """A restorer's folder or hub id, the teacher in additional rows."""
     dropout: float = 0.0
-    """The model's, in every training but the plain one."""
+    """Dropout of the model in every training except the plain one."""
     distill: DistillationConfig = field(default_factory=DistillationConfig)
-    """How views are restored and how much they count; `steps` are those of the progressive rows."""
+    """How views are restored and weighted. `steps` are those of the progressive rows."""
     work: Path = Path("outputs/bench_distill")
-    """Where the runs are kept."""
+    """Folder of the trained runs."""
     output: Path = Path("results/bench_distill.json")
-    """Where the numbers go, as JSON and CSV."""
+    """JSON file for the results, with a CSV beside it."""
 
     def main(self) -> None:
-        """Train, measure, print a table and write the numbers."""
+        """Train, measure, print a table and write the results."""
         if not self.data.exists():
             raise NifiError(f"no capture at {self.data}")
         if self.steps < 10 or self.compression_steps < 1:
@@ -110,7 +110,7 @@ class BenchDistill:
                 yield self._rows(self._compressed(uncompressed, size), name, teacher, post)
 
     def _trained(self, name: str, fix: DistillationConfig, dropout: float) -> Path:
-        """The config.yml of a run before compression."""
+        """Return the config.yml of a run before compression."""
         config = deepcopy(all_methods[self.method])
         pipeline = config.pipeline
         assert isinstance(pipeline, NifiPipelineConfig)
@@ -132,7 +132,7 @@ class BenchDistill:
         return _train(config)
 
     def _compressed(self, uncompressed: Path, size: str) -> Path:
-        """The config.yml of a run that goes on from `uncompressed` and ends in a scene file."""
+        """Return the config.yml of a run that continues from `uncompressed` and ends with a scene file."""
         config = load_run(uncompressed).config
         config.load_dir = uncompressed.parent / config.relative_model_dir
         config.timestamp = f"{uncompressed.parent.name}-{size}-{self.compression_steps}"
@@ -144,7 +144,7 @@ class BenchDistill:
         return _train(config)
 
     def _rows(self, path: Path, training: str, teacher: str | None, post: Sequence[DistillationConfig]) -> list[Row]:
-        """What a run shows of the held-out views: as it is, and repaired when it is looked at."""
+        """Return the row of a run on held-out views, rendered directly or restored at render time."""
         opened = load_run(path)
         file, splats = opened.scene_file, opened.model.splats
         size = splats.ply_size if file is None else file.stat().st_size
@@ -166,13 +166,13 @@ class BenchDistill:
 
 
 def _train(config: TrainerConfig) -> Path:
-    """Train, unless it has been done; the run's config.yml."""
+    """Train unless already done, and return the run's config.yml."""
     path = config.get_base_dir() / "config.yml"
     if any(config.get_checkpoint_dir().glob("step-*.ckpt")):
         return path
     config.vis, config.logging.local_writer.enable = "tensorboard", False
-    config.steps_per_save = 10**9  # once, at the end: a checkpoint says that the training is done
-    # held-out photos are looked at when all is done
+    config.steps_per_save = 10**9  # once, at the end: a checkpoint means that the training is done
+    # held-out photos are measured at the end only
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
     config.save_config()
     train_loop(0, 1, config)
@@ -180,7 +180,7 @@ def _train(config: TrainerConfig) -> Path:
 
 
 def _post_fixed(opened: Run, view: View, rgb: Tensor, depth: Tensor, fix: DistillationConfig) -> Tensor:
-    """[H, W, 3]: a view as the teacher repairs it when it is looked at."""
+    """Return a view [H, W, 3] restored by the teacher at render time."""
     model = opened.model
     choice = None if fix.teacher == "references" else model.trained_choice(fix.restorer)
     request = model.view_restorer.request(view, rgb, depth, choice=choice)
@@ -188,7 +188,7 @@ def _post_fixed(opened: Run, view: View, rgb: Tensor, depth: Tensor, fix: Distil
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    """Rows by size; the first of each is what the others are to be compared with."""
+    """Return the rows by size. The first row of each is the baseline."""
     shown = [name for name in _SHOWN if any(r[name] is not None for r in rows)]
     table = Table(title="held-out photos, mean", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("training", "teacher", "post-fix"):

@@ -1,11 +1,11 @@
-"""How fast views are restored, and how fast they could be on this machine.
+"""Measure how fast views are restored, and the limit of this machine.
 
-    python scripts/bench_inference.py                                    # nifi-tiny, on whatever there is
+    python scripts/bench_inference.py                                    # nifi-tiny on the GPU or CPU
     python scripts/bench_inference.py --backbones sd3 sd-turbo --device cuda --compile default
 
-SD3 medium and SD-Turbo are of their own shapes with random weights, as time does not depend on the values; without a
-GPU only their arithmetic is counted, on tensors without content. The floor is the time that the arithmetic of a frame
-takes at the rate of this machine's best matrix product. Nothing reaches it: memory has to be read and written, too.
+SD3 medium and SD-Turbo have real shapes and random weights, because time does not depend on the values. Without a GPU
+only their operations are counted, on tensors without content. The floor is the time for the operations of a frame at
+the rate of this machine's best matrix product. It cannot be reached, because memory must also be read and written.
 """
 
 import json
@@ -37,23 +37,23 @@ _RANK = 16
 
 @dataclass
 class BenchInference:
-    """The time of a restored frame, beside the time that its arithmetic takes."""
+    """Compare the time of a restored frame with the time of its operations."""
 
     backbones: tuple[Literal["nifi-tiny", "sd3", "sd-turbo"], ...] = ("nifi-tiny",)
-    """What to measure."""
+    """Backbones to measure."""
     width: int = 960
-    """Of the frame."""
+    """Width of the frame in pixels."""
     height: int = 640
-    """Of the frame."""
+    """Height of the frame in pixels."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to."""
+    """Device to use."""
     compile: CompileMode | None = None
-    """Also measure with networks compiled in this mode of torch.compile."""
+    """Also measure networks compiled with this mode of torch.compile."""
     output: Path = Path("results/bench_inference.json")
-    """Where the numbers go."""
+    """JSON file for the results."""
 
     def main(self) -> None:
-        """Measure, print a table, write the numbers."""
+        """Measure, print a table and write the results."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise NifiError("--device cuda: there is no GPU")
         if min(self.width, self.height) < 64:
@@ -110,7 +110,7 @@ class BenchInference:
 
 
 def _settings(name: str) -> RestorerSettings:
-    """As each is used by default: the miniature without noise."""
+    """Return the default settings of each backbone. nifi-tiny restores without noise."""
     return RestorerSettings(t0=50, noise_scale=0.0) if name == NIFI_TINY else RestorerSettings()
 
 
@@ -120,14 +120,14 @@ def _with_adapters(backbone: Backbone) -> Backbone:
 
 
 def _flop(work: Callable[[], Any]) -> int:
-    """Multiplications and additions of `work`."""
+    """Return the number of multiplications and additions of `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, int | None]:
-    """Median milliseconds, and on a GPU the most bytes in use."""
+    """Return the median milliseconds, and on a GPU the peak bytes in use."""
     work()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -143,7 +143,7 @@ def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, int | 
 
 
 def _peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Arithmetic operations a second of a large matrix product, the best of several."""
+    """Return the operations per second of a large matrix product, the best of several."""
     side = _MATRIX[device.type]
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
     best = 0.0

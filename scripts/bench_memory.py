@@ -1,12 +1,12 @@
-"""How much memory the training of a Stable Diffusion 3 medium takes, with and without a GPU.
+"""Measure how much memory the training of Stable Diffusion 3 medium takes, with or without a GPU.
 
-    python scripts/bench_memory.py                  # calculated: needs neither a GPU nor weights, only seconds
-    python scripts/bench_memory.py --device cuda    # measured there, with random weights
+    python scripts/bench_memory.py                  # calculated in seconds, without a GPU or weights
+    python scripts/bench_memory.py --device cuda    # measured with random weights
 
-Calculated means: two steps of `ns-nifi-train --preset sd3` at a batch of 1 are run on tensors without
-content (FakeTensorMode), and each storage counts from its making until autograd and Python let it go. So what is saved
-for the backward pass, what is computed again, and what lives for a moment is all in it; what a CUDA context, a kernel's
-own workspace and the allocator's gaps take is not. Attention is counted as PyTorch's flash attention saves it.
+The calculation runs two steps of `ns-nifi-train --preset sd3` at a batch of 1 on tensors without content
+(FakeTensorMode). Each storage counts until autograd and Python release it. This includes tensors saved for the backward
+pass, recomputed ones and temporary ones. It excludes the CUDA context, workspaces of kernels and fragmentation of the
+allocator. Attention is counted as in PyTorch's flash attention.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from nifi_ns.restore import LossNoise, TrainingConfig, critic_loss, restorer_los
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within this, `now` and `peak` are the bytes of all tensors that were made and still live."""
+    """Count the bytes of all live tensors created within the block, as `now` and `peak`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class LiveBytes(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def add(self, tensor: Tensor) -> None:
-        """Count the tensor's storage, once, while it lives."""
+        """Count the tensor's storage once while it lives."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)
@@ -57,7 +57,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator, and count what it makes."""
+        """Run an operator and count its outputs."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -67,23 +67,23 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass
 class BenchMemory:
-    """The memory that training Stable Diffusion 3 medium takes, by what it is for."""
+    """Measure the memory of training Stable Diffusion 3 medium, by purpose."""
 
     device: Literal["calculated", "cuda"] = "calculated"
-    """calculated: without a GPU; cuda: measured on one."""
+    """calculated: without a GPU; cuda: measured on a GPU."""
     crop: int = 512
-    """Side of the crops."""
+    """Side of the crops in pixels."""
     batch_size: int = 1
-    """Crops that are worked off at once: the batch over --gradient-accumulation."""
+    """Crops processed at once: the batch divided by --gradient-accumulation."""
     gradient_checkpointing: bool = True
-    """As the option of ns-nifi-train."""
+    """Same as the option of ns-nifi-train."""
     output: Path = Path("results/bench_memory.json")
-    """Where the numbers go."""
+    """JSON file for the results."""
 
     def main(self) -> None:
-        """Run two steps, print a table, write the numbers."""
+        """Run two steps, print a table and write the results."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise NifiError("--device cuda: there is no GPU; leave out --device to calculate")
+            raise NifiError("--device cuda: there is no GPU; omit --device to calculate")
         training = preset("sd3").training
         training = training.with_options(
             crop=self.crop, batch_size=self.batch_size, gradient_checkpointing=self.gradient_checkpointing
@@ -100,7 +100,7 @@ class BenchMemory:
 
 
 def measure(training: TrainingConfig, device: torch.device, shapes: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """Bytes by what they are for, after two steps; on a CPU they are calculated."""
+    """Return bytes by purpose after two steps. On a CPU they are calculated."""
     real = device.type == "cuda"
     schedule = schedule_of("sd3")
     with contextlib.ExitStack() as stack:
@@ -119,7 +119,7 @@ def measure(training: TrainingConfig, device: torch.device, shapes: dict[str, di
             live.add(tensor)
         peaks = {}
         with contextlib.nullcontext() if real else live:
-            for _ in range(2):  # the first one makes the moments
+            for _ in range(2):  # the first step creates the moments
                 for phase in _step(training, backbone, perceptual, optimizers, device):
                     peaks[phase] = torch.cuda.max_memory_allocated() if real else live.peak
                     live.peak = live.now
@@ -144,7 +144,7 @@ def _build(
     device: torch.device,
     shapes: dict[str, dict[str, Any]],
 ) -> tuple[Backbone, nn.Module]:
-    """SD3 in bfloat16 with random weights and both adapters, and LPIPS."""
+    """Return SD3 in bfloat16 with random weights and both adapters, and LPIPS."""
     import lpips
 
     perceptual = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
@@ -163,7 +163,7 @@ def _step(
     optimizers: dict[str, torch.optim.Optimizer],
     device: torch.device,
 ) -> Iterator[str]:
-    """What `Trainer` does in a step; yields the names of its phases as they end."""
+    """Run a step like `Trainer`, and yield the name of each phase when it ends."""
     objective, count, side = training.objective, training.batch_size, training.data.crop // backbone.downsampling
     clean, degraded = torch.rand(2, count, 3, training.data.crop, training.data.crop)
     noise = torch.randn(2, count, backbone.latent_channels, side, side)

@@ -2,10 +2,10 @@
 
     python scripts/bench_rasterize.py
 
-An iteration is what training does: activations, projection, spherical harmonics of degree 3, tile lists, blending, L1 +
-SSIM, the backward pass with absgrad, fused Adam. Each measurement has a process of its own, so that its peak memory is
-its own. Ratios refer to PyTorch's faster run, and denormal numbers are kept from slowing it down. On a machine that
-others use, compare CPU time too: it says what the work costs, wherever it waited.
+An iteration covers activations, projection, spherical harmonics of degree 3, tile lists, blending, L1 + SSIM, the
+backward pass with absgrad, and fused Adam. Each measurement runs in its own process, so that peak memory is separate.
+Ratios refer to PyTorch's faster run, without the slowdown of denormal numbers. On a shared machine, compare CPU time
+too, which excludes waiting.
 """
 
 import os
@@ -39,22 +39,22 @@ class BenchRasterize:
     """Time whole training iterations: our CPU kernels against plain PyTorch."""
 
     gaussians: tuple[int, ...] = (20_000, 20_000, 100_000, 100_000)
-    """How many gaussians each scene has."""
+    """Number of gaussians of each scene."""
     sizes: tuple[int, ...] = (256, 512, 256, 512)
     """Width and height of each scene's image."""
     iterations: int = 20
-    """At most this many iterations are timed, after two that are not."""
+    """Maximum number of timed iterations, after two untimed ones."""
     seconds: float = 20.0
-    """No further iteration is begun after this time."""
+    """Start no iteration after this many seconds."""
     torch_threads: tuple[int, ...] = (1, 2)
-    """Plain PyTorch is measured with each of these. Leave it at 1 on a busy machine, where more take minutes."""
+    """Thread counts for plain PyTorch. Use 1 on a busy machine, where more threads take minutes."""
     output: Path = Path("results/bench_rasterize.json")
-    """Where the numbers go, as JSON and CSV."""
+    """JSON file for the results, with a CSV beside it."""
 
     def main(self) -> None:
-        """Measure, print a table, write the numbers."""
+        """Measure, print a table and write the results."""
         runs: list[tuple[Implementation, int]] = [("torch", threads) for threads in self.torch_threads]
-        runs.append(("kernels", 1))  # beside our own threads, torch's would only wait for each other
+        runs.append(("kernels", 1))  # torch's threads would only compete with our own
         scenes = list(zip(self.gaussians, self.sizes, strict=True))
         load = os.getloadavg()[0]
         rows = []
@@ -79,7 +79,7 @@ def _in_own_process(
 def measure(
     n: int, size: int, implementation: Implementation, torch_threads: int, iterations: int, seconds: float
 ) -> dict[str, float]:
-    """Wall and CPU time of an iteration (medians, seconds), and the process's peak memory and its growth (bytes)."""
+    """Return wall and CPU time of an iteration (median seconds), and peak memory and its growth (bytes)."""
     torch.set_num_threads(torch_threads)
     step = training(n, size, implementation)
     torch.set_flush_denormal(implementation == "torch")
@@ -100,12 +100,12 @@ def measure(
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def training(n: int, size: int, implementation: Implementation) -> Callable[[], None]:
-    """A function that does one training iteration on a random scene with about 45 alpha hits in a pixel."""
+    """Return a function that runs one training iteration on a random scene with about 45 alpha hits per pixel."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -140,7 +140,7 @@ def training(n: int, size: int, implementation: Implementation) -> Callable[[], 
 
 
 def _implementation(name: Implementation) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
-    """How to draw, and SSIM."""
+    """Return the render function and SSIM."""
     if name == "torch":
         from pytorch_msssim import SSIM
 

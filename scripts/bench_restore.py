@@ -1,18 +1,18 @@
-"""What restoring brings: held-out views as compressed, restored in several ways, and with reference photos.
+"""Compare held-out views as compressed, restored in several ways, and with reference residuals.
 
     python scripts/bench_restore.py --pairs outputs/fox/nifi-splat-lite/demo/nifi/pairs --generic restorer
 
-`--pairs` are folders as `ns-nifi-pairs` writes them, with referenced views. For every scene two restorers are trained
-on all of its rates with the same steps: one of compressed renders (*adapted*), one of views that reference photos have
-already corrected (*referenced + network*). Where the pairs name reference photos, a third looks at these beside the
-compressed render (*reference-guided*), and is also shown none. `--generic` is to be one that has seen none of the
-scenes. Beside the metrics of likeness stand those that reward plausible detail: `swd` and `spectrum`. They also reward
-detail that knows nothing of the scene, so an unsharp mask with grain, the same for every picture, is shown, too.
+`--pairs` are folders written by `ns-nifi-pairs` with referenced views. For every scene, two restorers are trained on
+all rates with the same steps: one on compressed renders (*adapted*), and one on renders with reference residuals
+(*referenced + network*). If the pairs list attended photos, a third restorer attends to them (*reference-guided*) and
+is measured with and without them. `--generic` is a restorer trained on other scenes. Besides the reference metrics,
+`swd` and `spectrum` reward plausible detail. They also reward detail unrelated to the scene, so an unsharp mask with
+grain, the same for every picture, is measured as a baseline.
 
-`--ablate` trains on the first scene with one thing changed at a time, with the same steps and crops; what comes out is
-shown after the last step and at full strength, not chosen by any view.
+`--ablate` trains on the first scene with one option changed at a time, with the same steps and crops. It measures the
+last step at full strength, without selection on validation views.
 
-Everything that was trained is kept in `--work` and not trained again.
+Trained restorers are kept in `--work` and not trained again.
 """
 
 import json
@@ -50,7 +50,7 @@ from nifi_ns.restore import (
 from nifi_ns.results import Row, Variant, save
 
 _GRID_VIEWS = 3
-_SHARPENING, _GRAIN = 0.4, 0.007  # share of what a blur of one pixel takes away; standard deviation, of 0 to 1
+_SHARPENING, _GRAIN = 0.4, 0.007  # share of the detail removed by a blur of one pixel; standard deviation in [0, 1]
 _WHOLE = "as the defaults"
 _ABLATIONS: dict[str, dict[str, Any]] = {
     _WHOLE: {},
@@ -74,39 +74,39 @@ _ABLATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class BenchRestore:
-    """Measure restorers beside what they restore."""
+    """Compare restorers with their inputs."""
 
     pairs: tuple[Path, ...]
-    """Folders of pairs with referenced views: of one rate, one scene or many."""
+    """Folders of pairs with referenced views, of one or several rates and scenes."""
     generic: Path | None = None
-    """A restorer that was trained on other scenes."""
+    """A restorer trained on other scenes."""
     backbone: str = "nifi-tiny"
-    """As for ns-nifi-train."""
+    """Same as for ns-nifi-train."""
     steps: int = 300
     """Steps of every training."""
     attended_photos: int = 2
-    """Photos that the reference-guided restorer looks at; 0: it is left out."""
+    """Attended photos of the reference-guided restorer; 0 omits it."""
     ablate: bool = False
-    """Also measure what each part of the training is worth, on the first scene."""
+    """Also measure the effect of each part of the training, on the first scene."""
     work: Path = Path("outputs/bench_restore")
-    """Where the trained restorers are kept."""
+    """Folder of the trained restorers."""
     output: Path = Path("results/bench_restore.json")
-    """Where the numbers go, as JSON and CSV; a grid of views for every scene at a rate beside them as PNG."""
+    """JSON file for the results, with a CSV and a PNG grid of views per scene and rate beside it."""
 
     def main(self) -> None:
-        """Train, measure, print tables, write the numbers and the grids."""
+        """Train, measure, print tables, and write the results and the grids."""
         if self.steps < 1:
-            raise NifiError(f"--steps is {self.steps}, expected 1 or more")
+            raise NifiError(f"--steps is {self.steps}, expected at least 1")
         folders = find_pair_folders(self.pairs, "referenced")
         if untested := [folder.label for folder in folders if not folder.splits["test"]]:
             raise NifiError(f"{untested[0]} has no test views to measure")
         if self.generic is not None:
-            Restorer.from_pretrained(self.generic)  # which may raise
+            Restorer.from_pretrained(self.generic)  # may raise
         rows: list[Row] = []
         for more in self._measured(folders):
             rows += more
             save(self.output, rows, backbone=self.backbone)
-        console = Console(width=max(Console().width, 150))  # also where there is no terminal
+        console = Console(width=max(Console().width, 150))  # also without a terminal
         for title, shown in (
             ("held-out views, mean", [r for r in rows if "ablation" not in r.more]),
             (
@@ -147,7 +147,7 @@ class BenchRestore:
             config = whole.with_options(**change)
             try:
                 way = _Way(what, self._trained(folders, f"ablations/{number}", config, last=True))
-            except NifiError as error:  # weights of a loss that cannot be had
+            except NifiError as error:  # weights of a loss are not available
                 Console().print(f"[yellow]{what}: {error}")
                 continue
             ways = [way, replace(way, name="its latents decoded as a whole", decode="full")] if not change else [way]
@@ -163,14 +163,14 @@ class BenchRestore:
         inputs: Input = "degraded",
         last: bool = False,
     ) -> Path:
-        """The restorer `name` of `work`, trained unless it is there.
+        """Return the restorer `name` in `work`, training it if missing.
 
-        `last`: as it is after the last step, at full strength, in place of what validation views choose.
+        `last` takes the last step at full strength instead of the one chosen on validation views.
         """
         output = self.work / name
         about: dict[str, Any] = {"settings": config.options(), "inputs": inputs, "backbone": self.backbone}
         about |= {"pairs": [folder.fingerprint for folder in folders], "weights": packaged_weights(self.backbone)}
-        about = json.loads(json.dumps(about))  # as it is read back
+        about = json.loads(json.dumps(about))  # JSON values, for the comparison below
         kept = output / "kept"
         if not (kept / RESTORER_FILE).is_file() or Description.read(kept).training["bench"] != about:
             started = time.perf_counter()
@@ -184,7 +184,7 @@ class BenchRestore:
         return kept
 
     def _rows(self, folder: PairFolder, ways: "Sequence[_Way]", *, grid: bool = True) -> list[Row]:
-        """A row for each way of showing the test views of a folder; their grid beside the output."""
+        """Return a row for each way of restoring the test views of a folder, and write their grid beside the output."""
         measured: dict[str, list[dict[str, float | None]]] = {way.name: [] for way in ways}
         restorers = [way.restorer() for way in ways]
         pictures: list[list[Tensor]] = []
@@ -218,16 +218,16 @@ class BenchRestore:
 
 @dataclass(frozen=True)
 class _Way:
-    """One way of showing a view."""
+    """One way of restoring a view."""
 
     name: str
     folder: Path | None = None
-    """Of a restorer."""
+    """Folder of the restorer; None for none."""
     inputs: Input = "degraded"
     decode: Decode | None = None
-    """Other than the restorer's own."""
+    """Replaces the restorer's own setting."""
     photos: bool = True
-    """Whether it is shown the reference photos that it was trained with."""
+    """Whether the restorer gets attended photos, if it was trained with some."""
     sharpened: bool = False
 
     @property
@@ -251,7 +251,7 @@ class _Way:
 
 
 def _sharpened(image: Tensor) -> Tensor:
-    """[H, W, 3] in [0, 1], of such."""
+    """Return an image [H, W, 3] in [0, 1], sharpened and with grain."""
     from torchvision.transforms.functional import gaussian_blur
 
     blurred = gaussian_blur(image.movedim(-1, 0), [5, 5], [1.0, 1.0]).movedim(0, -1)

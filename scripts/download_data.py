@@ -1,12 +1,12 @@
-"""Scenes of Mip-NeRF 360, Tanks & Temples and Deep Blending, fetched; or of DL3DV, from a copy on this machine.
+"""Download scenes of Mip-NeRF 360, Tanks & Temples and Deep Blending, or link scenes of a local copy of DL3DV.
 
     python scripts/download_data.py --scenes garden truck --max-images 60
     ns-train nifi-splat --data data/garden
 
-Of the official archives only the images asked for are fetched, by HTTP ranges. What is interrupted goes on where it
-stopped. The authors publish no checksums: what is trusted is the server's certificate; each image's checksum in the
-archive shows damage alone. The datasets have terms of their own: see their pages. This was tested against a local
-server that misbehaves; the official addresses could not be reached from where it was written.
+Only the requested images of the official archives are downloaded, by HTTP ranges. Interrupted downloads continue. The
+authors publish no checksums, so authenticity rests on the server's certificate; image checksums in the archive only
+detect damage. The datasets have their own terms: see their pages. This script was tested against a misbehaving local
+server, but not against the official addresses.
 """
 
 import sys
@@ -34,31 +34,31 @@ ARCHIVES = {
 
 @dataclass
 class DownloadData:
-    """Fetch scenes into OUTPUT_DIR/<scene>, which ns-train --data takes; every 8th image is held out.
+    """Download scenes to OUTPUT_DIR/<scene> for ns-train --data. Every 8th image is held out.
 
     Mip-NeRF 360 (bicycle, bonsai, counter, garden, kitchen, room, stump, flowers, treehill), Tanks & Temples (train,
     truck) and Deep Blending (drjohnson, playroom), the latter two as 3D Gaussian Splatting's authors host them.
     """
 
     scenes: tuple[str, ...] = ()
-    """Which; `all` for all. With --source or --dl3dv by default all that are in there."""
+    """Scenes to download, or `all`. With --source or --dl3dv the default is all scenes in it."""
     max_images: int | None = None
-    """At most so many images of each scene, evenly spread."""
+    """Maximum number of images per scene, evenly spread."""
     downscale: int | None = None
-    """Fetch images at 1/DOWNSCALE of their size: 1, 2, 4 or 8 where the archive has them. By default as papers do: 4
-    for Mip-NeRF 360 outdoors and 2 indoors, else 1."""
+    """Download images at 1/DOWNSCALE of their size: 1, 2, 4 or 8 if the archive has them. By default as in papers: 4
+    for Mip-NeRF 360 outdoors, 2 indoors, else 1."""
     source: str | None = None
-    """Another address of an archive, or a zip file, to take the scenes from in place of the official one."""
+    """URL of an archive, or a zip file, to use instead of the official archive."""
     dl3dv: Path | None = None
-    """In place of fetching: a folder with scenes of DL3DV, at most two levels down. Images are linked, or copied from
-    another disk."""
+    """Instead of downloading, use a folder with scenes of DL3DV, at most two levels down. Images are linked, or copied
+    from another disk."""
     output_dir: Path = Path("data")
-    """Where scenes go; archives from servers without ranges go to OUTPUT_DIR/archives."""
+    """Folder for the scenes. Archives from servers without ranges are written to OUTPUT_DIR/archives."""
     max_gigabytes: float = 20.0
-    """Refuse to unpack more than this of a scene."""
+    """Maximum size of a scene to unpack."""
 
     def main(self) -> None:
-        """Fetch or link, and say where."""
+        """Download or link the scenes, and print their folders."""
         if self.max_images is not None and self.max_images < 2:
             raise NifiError(f"--max-images is {self.max_images}, expected 2 or more")
         if self.dl3dv is not None:
@@ -70,7 +70,7 @@ class DownloadData:
                 self._fetch(source, scenes, progress)
 
     def _sources(self) -> dict[str, tuple[str, ...] | None]:
-        """Archives, and the scenes to take from each; None: all."""
+        """Return archives and the scenes to take from each; None for all."""
         wanted = None if "all" in self.scenes else self.scenes
         if self.source is not None:
             return {self.source: wanted or None}
@@ -109,7 +109,7 @@ class DownloadData:
                 progress.console.print(f"{self.output_dir / scene}: {len(members) - 3} images")
 
     def _members(self, archive: zipfile.ZipFile, root: PurePosixPath, scene: str) -> dict[str, zipfile.ZipInfo]:
-        """What a scene needs, by where it goes in the scene's folder."""
+        """Return the members of a scene by their target path in the scene's folder."""
         factor = self.downscale or (1 if scene not in _mip_nerf_360() else 2 if scene in _INDOORS else 4)
         folder = "images" if factor == 1 else f"images_{factor}"
         found = {path.relative_to(root): path for path in _files(archive) if path.is_relative_to(root)}
@@ -121,13 +121,13 @@ class DownloadData:
         try:
             return {target: archive.getinfo(str(root / name)) for target, name in wanted.items()}
         except KeyError as error:
-            raise NifiError(f"{scene} is not whole in this archive: {error.args[0]}") from error
+            raise NifiError(f"{scene} is incomplete in this archive: {error.args[0]}") from error
 
     def _link(self, folder: Path) -> None:
         if not folder.is_dir():
             raise NifiError(f"--dl3dv {folder}: no such folder")
         found = [file.parent for depth in ("", "*/", "*/*/") for file in sorted(folder.glob(f"{depth}transforms.json"))]
-        # the benchmark's scenes are in folders that are all called "nerfstudio"
+        # all scenes of the benchmark are in folders called "nerfstudio"
         named = {(p.parent if p.name == "nerfstudio" else p).resolve().name: p for p in found}
         if "all" not in self.scenes and self.scenes:
             if absent := sorted(set(self.scenes) - set(named)):

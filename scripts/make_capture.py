@@ -14,13 +14,13 @@ class MakeCapture:
     """Write a generated capture (`transforms.json`, `images/`, `sparse_pc.ply`) into a folder."""
 
     output: tyro.conf.Positional[Path]
-    """The folder; made if need be."""
+    """The output folder, created if missing."""
     settings: tyro.conf.OmitArgPrefixes[CaptureSettings] = field(default_factory=CaptureSettings)
     workers: int = 2
-    """Photos that are taken at a time."""
+    """Number of photos rendered in parallel."""
 
     def main(self) -> None:
-        """Generate and say where."""
+        """Generate the capture and print its folder."""
         print(make_capture(self.output, self.settings, workers=self.workers))
 
 

@@ -1,7 +1,7 @@
-"""How large the house is and how it hangs together: packages, circles, duplicates, names, words, start-up.
+"""Measure the code base: packages, import cycles, duplicates, public names, words and start-up time.
 
-python scripts/measure_house.py                      # of this checkout
-python scripts/measure_house.py --checkout ../other  # of another one, in this environment
+python scripts/measure_house.py                      # this checkout
+python scripts/measure_house.py --checkout ../other  # another checkout, in this environment
 
 Only `ns-train --help` imports the checkout.
 """
@@ -19,7 +19,7 @@ from statistics import median
 from nifi_ns.commands import run
 from nifi_ns.errors import NifiError
 
-BLOCK = 6  # lines, blank ones and imports not counted, from which on equal code is a duplicate
+BLOCK = 6  # minimum lines of a duplicate, without blank lines and imports
 
 
 def parse(package: Path) -> dict[str, ast.Module]:
@@ -29,7 +29,7 @@ def parse(package: Path) -> dict[str, ast.Module]:
 
 
 def circles(trees: dict[str, ast.Module]) -> list[list[str]]:
-    """Return the groups of modules that import each other: in functions and for type checkers, too."""
+    """Return groups of modules that import each other, including imports in functions and for type checkers."""
     reach: dict[str, set[str]] = {}
     for name, tree in trees.items():
         found: set[str] = set()
@@ -49,7 +49,7 @@ def circles(trees: dict[str, ast.Module]) -> list[list[str]]:
 
 
 def public_names(trees: dict[str, ast.Module]) -> int:
-    """Count what can be imported without an underscore: `__all__` where there is one, else what a module defines."""
+    """Count public names: `__all__` if a module has it, else its definitions without an underscore."""
     count = 0
     for name, tree in trees.items():
         if not any(part.startswith("_") for part in name.split(".")):
@@ -62,7 +62,7 @@ def public_names(trees: dict[str, ast.Module]) -> int:
 
 
 def duplicated_lines(files: list[Path]) -> int:
-    """Count the lines that are part of `BLOCK` or more equal ones in a row, here and elsewhere."""
+    """Count lines in runs of at least `BLOCK` equal lines that occur more than once."""
     texts = [[line.strip() for line in file.read_text().splitlines()] for file in files]
     texts = [[line for line in text if line and not line.startswith(("import ", "from ", "#"))] for text in texts]
     blocks = [[tuple(text[i : i + BLOCK]) for i in range(len(text) - BLOCK + 1)] for text in texts]
@@ -72,7 +72,7 @@ def duplicated_lines(files: list[Path]) -> int:
 
 
 def start_up(checkout: Path) -> float:
-    """Return the seconds that `ns-train --help` takes."""
+    """Return the seconds of `ns-train --help`."""
     program = shutil.which("ns-train")
     if program is None:
         raise NifiError("no ns-train on PATH: activate the environment that nerfstudio is installed in")
@@ -84,15 +84,15 @@ def start_up(checkout: Path) -> float:
 
 @dataclass
 class MeasureHouse:
-    """Print the size of each package, and what holds for all code, as tables in Markdown."""
+    """Print the size of each package and totals as Markdown tables."""
 
     checkout: Path = Path(__file__).parents[1]
     """A checkout of this project."""
     runs: int = 5
-    """How often to start ns-train; 0 leaves it out."""
+    """Number of ns-train starts to measure; 0 for none."""
 
     def main(self) -> None:
-        """Measure and print."""
+        """Measure and print the tables."""
         package = self.checkout / "nifi_ns"
         if not package.is_dir():
             raise NifiError(f"no nifi_ns/ in {self.checkout}: give a checkout of this project")

@@ -1,14 +1,13 @@
-"""Train the backbone nifi-tiny from nothing: its autoencoder, its flow-matching transformer, and its decoder once more.
+"""Train the backbone nifi-tiny from scratch: its autoencoder, its flow-matching transformer, and its decoder again.
 
-The autoencoder is trained to survive the noise that restoring starts from, the decoder in the end to show what the
-transformer makes of it.
+The autoencoder is trained to be robust to the noise that restoring starts from. In the end the decoder is trained on
+outputs of the transformer.
 
     python scripts/pretrain_tiny.py --data PHOTOS --output nifi_ns/weights/nifi-tiny
 
-PHOTOS are folders of images; every fifth, in the order of their names, is held out and measured. Procedural textures
-are added to the rest. Every step draws from its own generator, seeded by (seed, stage, step), and progress is kept on
-disk: a run that was interrupted goes on when the command is repeated, and ends with what it would have ended with.
---output is written anew, and usable, at every measurement.
+PHOTOS are folders of images. Every fifth image by name is held out and measured. Procedural textures are added to the
+rest. Every step has its own generator, seeded by (seed, stage, step), and progress is saved: an interrupted run
+continues when the command is repeated, with the same result. Every measurement updates a usable --output.
 """
 
 import json
@@ -50,7 +49,7 @@ class PretrainTiny:
     output: Path = Path("nifi_ns/weights/nifi-tiny")
     """The diffusers folder to write."""
     progress: Path = Path("outputs/pretrain_tiny")
-    """Where the state of the run is kept."""
+    """Folder for the state of the run."""
     autoencoder_steps: int = 2400
     """Steps of the first stage (16 crops of 64 pixels each)."""
     steps: int = 2400
@@ -65,13 +64,13 @@ class PretrainTiny:
     """Steps between measurements on the held-out photos."""
     seed: int = 0
     threads: int = 1
-    """CPU threads; another number may round differently."""
+    """CPU threads. Another number may round differently."""
     device: str = "cpu"
     smoke: bool = False
-    """A few steps of a smaller model, to see that everything runs."""
+    """Train a smaller model for a few steps, to test that everything runs."""
 
     def main(self) -> None:
-        """Train both stages, or go on where a run stopped."""
+        """Train all stages, or continue an interrupted run."""
         torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
         if self.smoke:
@@ -108,7 +107,7 @@ class PretrainTiny:
         family = StableDiffusion3(transformer, SCHEDULE)
         device = torch.device(self.device)
         backbone = Backbone("nifi-tiny", family, vae, fixed_prompt(), device=device, dtype=torch.float32)
-        for parameter, flag in trains:  # a Backbone freezes what it is given
+        for parameter, flag in trains:  # a Backbone freezes its networks
             parameter.requires_grad_(flag)
         return backbone
 
@@ -124,7 +123,7 @@ class Stage:
         self._average: dict[str, Tensor] = {}
 
     def train(self, loss: Any, report: Any) -> None:
-        """Minimize `loss(self)` from where the run stopped, with `report(self)` now and then; end with the average."""
+        """Minimise `loss(self)` from the last step, calling `report(self)` regularly. End with the averaged weights."""
         if self._file.is_file():
             self._load()
         else:
@@ -140,7 +139,7 @@ class Stage:
         self.model.load_state_dict(self._average)
 
     def generator(self) -> torch.Generator:
-        """The random numbers of this step."""
+        """Generator of this step's random numbers."""
         stage = sum(self.name.encode())
         return torch.Generator().manual_seed((self._options.seed * 1_000_003 + stage) * 1_000_003 + self.step)
 
@@ -177,20 +176,20 @@ class Stage:
 
 
 def autoencoder_loss(stage: Stage, photos: Photos, device: str) -> Tensor:
-    """Reconstruction of crops: half of them from clean latents, half from latents with the noise at T0."""
+    """Return the reconstruction loss of crops, half from clean latents and half from latents with the noise at T0."""
     generator = stage.generator()
     crops, _ = photos.crops(16, 64, 64, generator)
     vae: Any = stage.model
     mode = vae.encode(_patches(crops, device)).latent_dist.mode()
     level = torch.tensor([LATENT_NOISE, SCHEDULE.sigma(T0) / SCHEDULE.signal(T0)]).repeat(8)[:, None, None, None]
     noise = (level * torch.randn(mode.shape, generator=generator)).to(device)
-    # In units of the latents', so that they cannot outgrow it.
+    # relative to the latents' scale, so that they cannot outgrow the noise
     noise = noise * mode.square().mean().sqrt()
     return _image_loss(F.pixel_shuffle(vae.decode(mode + noise).sample, PATCH), crops.to(device) * 2 - 1)
 
 
 def decoder_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
-    """Reconstruction of crops: half of them from clean latents, half from what one step makes of noised ones."""
+    """Return the reconstruction loss of crops, half from clean latents and half from noised ones after one step."""
     generator = stage.generator()
     crops, _ = photos.crops(8, 128, 128, generator)
     with torch.no_grad():
@@ -202,7 +201,7 @@ def decoder_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
 
 
 def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tensor:
-    """The velocity's squared error, over noise levels and sizes."""
+    """Return the squared error of the velocity, over noise levels and sizes."""
     generator, device = stage.generator(), backbone.device
     batch, height, width = SIZES[stage.step % len(SIZES)]
     crops, is_photo = photos.crops(batch, height, width, generator)
@@ -213,7 +212,7 @@ def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tens
     anywhere = 0.02 + 0.98 * torch.rand(batch, generator=generator)
     t = 1000 * torch.where(torch.rand(batch, generator=generator) < 0.5, near, anywhere).to(device)
     noise = torch.randn(z.shape, generator=generator).to(device)
-    # The prompt means a photo; the null prompt anything.
+    # The prompt stands for photos, the null prompt for any image.
     photo = (is_photo & (torch.rand(batch, generator=generator) < 0.8)).float().to(device)
     positive, null = backbone.prompt.positive, backbone.prompt.null
     assert positive.pooled is not None and null.pooled is not None
@@ -227,7 +226,7 @@ def flow_matching_loss(stage: Stage, photos: Photos, backbone: Backbone) -> Tens
 
 @contextmanager
 def _position_table_moved(pos_embed: Any, rows: int, columns: int, generator: torch.Generator) -> Iterator[None]:
-    """Let small crops see all of the position table: SD3 takes its centre, which alone would then be trained."""
+    """Train all of the position table with small crops, of which SD3 uses only the centre."""
     table, side = pos_embed.pos_embed, pos_embed.pos_embed_max_size
     limits = [(side - length) // 2 for length in (rows, columns)]
     moves = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
@@ -239,7 +238,7 @@ def _position_table_moved(pos_embed: Any, rows: int, columns: int, generator: to
 
 
 def _image_loss(images: Tensor, clean: Tensor) -> Tensor:
-    # The absolute error counts faint texture, which squares neglect.
+    # The absolute error weights faint texture more than the squared error.
     error = images - clean
     return error.square().mean() + 0.02 * error.abs().mean()
 
@@ -249,13 +248,13 @@ def _patches(images: Tensor, device: str) -> Tensor:
 
 
 def _whole(photo: Tensor, multiple: int = 2 * PATCH) -> Tensor:
-    """[1, 3, H, W]: cropped to whole patches."""
+    """Return the photo [1, 3, H, W], cropped to whole patches."""
     return photo[None, :, : photo.shape[1] // multiple * multiple, : photo.shape[2] // multiple * multiple]
 
 
 @torch.no_grad()
 def measure(backbone: Backbone, photos: Photos) -> dict[str, float]:
-    """Mean PSNR over the held-out photos: of the autoencoder, of latents noised to T0, and of one step from there."""
+    """Return the mean PSNR over held-out photos: autoencoder, latents noised to T0, and one step from there."""
     scores: dict[str, list[float]] = {"autoencoder_psnr": [], "noisy_psnr": [], "self_denoising_psnr": []}
     for i, photo in enumerate(photos.held_out):
         image = _whole(photo).to(backbone.device)
@@ -275,7 +274,7 @@ def _psnr(a: Tensor, b: Tensor) -> float:
 
 
 def write_backbone(output: Path, vae: Any, transformer: Any, training: dict[str, Any]) -> None:
-    """The diffusers folder, in half precision: fine enough for weights of this size, and half the bytes."""
+    """Write the diffusers folder in half precision, which is precise enough and halves the size."""
     for name, model in (("vae", vae), ("transformer", transformer)):
         half = type(model).from_config(model.config).half()
         half.load_state_dict(model.state_dict())

@@ -275,7 +275,7 @@ def test_a_damaged_archive_is_one_line(server: Server, archive: bytes, tmp_path:
     with pytest.raises(CorruptFileError, match=r"IMG_00\.JPG' is damaged"):
         fetch(server, tmp_path)
     server.data = b"no zip" * 100
-    with pytest.raises(CorruptFileError, match="is no zip file"):
+    with pytest.raises(CorruptFileError, match="is not a zip file"):
         fetch(server, tmp_path)
 
 
