@@ -158,7 +158,7 @@ def test_invalid_input_is_refused(
         ({"input": tmp_path / "none.mp4"}, r"no such file or folder: .*none\.mp4"),
         ({"input": folder / "notes.txt"}, r"notes\.txt is not a folder, image \(\.png .* or video"),
         ({"input": tmp_path / "empty"}, "no images in .*empty"),
-        ({"output": folder}, "--output must be another folder than the input"),
+        ({"output": folder}, "--output must be a different folder than the input"),
         ({"strength": 1.5}, r"--strength is 1\.5, expected a value in \[0, 1\]"),
         ({"batch_size": 0}, "--num-photos and --batch-size must be at least 1"),
         ({"restorer": tmp_path / "empty"}, "no restorer in .*empty"),
