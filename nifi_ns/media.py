@@ -52,9 +52,9 @@ def picture_size(path: Path, content: BinaryIO | None = None) -> tuple[int, int]
     """Return the upright width and height of a picture from its header. Raises the errors of `read_picture`."""
     with _opened(path, content) as image:
         # the base class's method, because PNG's reads all pixels to find EXIF data behind them
-        lies = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
+        rotated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
         width, height = image.size
-    return (height, width) if lies else (width, height)
+    return (height, width) if rotated else (width, height)
 
 
 def write_picture(path: Path, pixels: np.ndarray | Tensor, like: Path | None = None) -> None:
@@ -97,7 +97,7 @@ class Video:
             self.audio = len(container.streams.audio)
 
     @property
-    def about(self) -> int:
+    def approximate_frames(self) -> int:
         """Approximate number of frames, from the duration in the header."""
         return max(1, round(self.seconds * self.rate))
 

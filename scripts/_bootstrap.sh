@@ -47,7 +47,7 @@ _with_progress() {
   wait "$pid" || status=$?
   if ((status)); then
     tail -n 40 "$log" >&2
-    echo "error: '$*' failed; mend what it says above and start again" >&2
+    echo "error: '$*' failed; fix the error above and start again" >&2
   fi
   rm -f "$log"
   trap - EXIT

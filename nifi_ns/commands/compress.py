@@ -204,5 +204,5 @@ def _report(
 
 
 def entrypoint() -> None:
-    """`ns-nifi-compress`."""
+    """Run `ns-nifi-compress`."""
     run(Compress, description="Compress splats to a scene file of a given size, decode it, or print its contents.")

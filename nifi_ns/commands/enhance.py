@@ -159,7 +159,7 @@ class Enhance:
         source = self.input
         if self.input.suffix.lower() in VIDEO_SUFFIXES:
             video = Video(self.input)
-            number = video.about // 2
+            number = video.approximate_frames // 2
             picture = next(islice(video.frames(), number, None), None)
             if picture is None:
                 raise NifiError(f"{self.input} has fewer frames than its header says: nothing to preview")
@@ -193,7 +193,7 @@ class Enhance:
         self._begin(folder, [name for name in by_name if (folder / name).is_file()])
         left = [source for source in sources if not (folder / source.name).is_file()]
         pictures = ((source.name, -1, read_picture(source)) for source in left)
-        for name, restored in self._watched(self._restored(pictures), len(left), len(sources)):
+        for name, restored in self._with_progress(self._restored(pictures), len(left), len(sources)):
             write_picture(folder / name, restored, by_name[name])
         print(f"{len(sources)} pictures in {folder}")
 
@@ -210,7 +210,8 @@ class Enhance:
         self._begin(folder, sorted(done))
         numbered = ((f"{number:06d}.png", number, frame) for number, frame in enumerate(video.frames()))
         left = (item for item in numbered if item[0] not in done)
-        for name, restored in self._watched(self._restored(left), max(video.about - len(done), 0), video.about):
+        total = video.approximate_frames
+        for name, restored in self._with_progress(self._restored(left), max(total - len(done), 0), total):
             write_picture(folder / name, restored)
         frames = images_in(folder)
         video.write(target, map(read_picture, frames))
@@ -229,7 +230,7 @@ class Enhance:
             raise NifiError(f"{folder} holds {done[0]} of another command: give --overwrite or another --output")
         write_text(path, text)
 
-    def _watched(
+    def _with_progress(
         self, restored: Iterator[tuple[str, np.ndarray]], left: int, total: int
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the pictures with a progress bar, then print the speed."""
@@ -255,5 +256,5 @@ def _photo(path: Path) -> np.ndarray:
 
 
 def entrypoint() -> None:
-    """`ns-nifi-enhance`."""
+    """Run `ns-nifi-enhance`."""
     run(Enhance)

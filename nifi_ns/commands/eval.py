@@ -105,5 +105,5 @@ def _consistency_table(rows: "list[Row]") -> "Table":
 
 
 def entrypoint() -> None:
-    """`ns-nifi-eval`."""
+    """Run `ns-nifi-eval`."""
     run(Eval)

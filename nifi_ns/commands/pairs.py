@@ -113,7 +113,7 @@ def _print_counts(folders: Iterable[PairFolder]) -> None:
 
 
 def entrypoint() -> None:
-    """`ns-nifi-pairs`."""
+    """Run `ns-nifi-pairs`."""
     run(Pairs, description="Write (degraded view, photo) pairs, one folder for each scene and rate.")
 
 

@@ -95,5 +95,5 @@ def _commands(opened: "Run", scene_files: list[Path]) -> list[str]:
 
 
 def entrypoint() -> None:
-    """`ns-nifi-report`."""
+    """Run `ns-nifi-report`."""
     run(Report)

@@ -154,7 +154,7 @@ def capture() -> None:
 
 
 def entrypoint() -> None:
-    """`ns-nifi-selftest`."""
+    """Run `ns-nifi-selftest`."""
     run(Selftest)
 
 

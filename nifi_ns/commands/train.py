@@ -81,7 +81,7 @@ class Train:
         device = processes.join(self.device)
         config.batch_per_process(processes.count())  # may raise
         backbone = Backbone.from_pretrained(self.backbone, device, prompt=self._prompt(output))
-        with processes.first_goes_first():
+        with processes.first_before_others():
             folders += self._make_pairs()
         begun = {"start": self.start_from, "resume": self.resume, "overwrite": self.overwrite}
         trained = Trainer(backbone, folders, output, config, inputs=self.inputs, **begun).train()
@@ -175,7 +175,7 @@ def _trained_like(backbone: str) -> str:
 
 
 def entrypoint() -> None:
-    """`ns-nifi-train`."""
+    """Run `ns-nifi-train`."""
     run(Train, _defaults)
 
 

@@ -66,7 +66,7 @@ def average(tensors: Sequence[Tensor]) -> None:
     if count() == 1:
         return
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    with _others():
+    with _lost_process_in_one_line():
         dist.all_reduce(flat)
     flat /= count()
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -77,14 +77,14 @@ def from_first(value: T | None) -> T:
     """Return the `value` of process 0 in every process. The others wait. Raises the errors of `average`."""
     values = [value]
     if count() > 1:
-        with _others():
+        with _lost_process_in_one_line():
             dist.broadcast_object_list(values)
     assert values[0] is not None
     return values[0]
 
 
 @contextmanager
-def first_goes_first() -> Iterator[None]:
+def first_before_others() -> Iterator[None]:
     """Run the block in process 0 first and then in the others. Raises the errors of `average`."""
     if index() > 0:
         from_first(None)
@@ -94,7 +94,7 @@ def first_goes_first() -> Iterator[None]:
 
 
 @contextmanager
-def _others() -> Iterator[None]:
+def _lost_process_in_one_line() -> Iterator[None]:
     """Raise a one-line error if another process ended.
 
     NCCL may hang instead, until the launcher ends the remaining processes, as it does when one fails.

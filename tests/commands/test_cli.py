@@ -36,13 +36,13 @@ run(Warns)
 
 
 def test_future_warnings_of_libraries_are_shown_only_on_request() -> None:
-    def said(*options: str) -> str:
+    def stderr_of(*options: str) -> str:
         command = [sys.executable, *options, "-c", COMMAND]
         plain = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
         return subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stderr
 
-    assert said() == ""
-    assert "of a library" in said("-Wdefault")
+    assert stderr_of() == ""
+    assert "of a library" in stderr_of("-Wdefault")
 
 
 def test_a_command_does_not_change_warning_filters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +57,10 @@ def test_a_command_does_not_change_warning_filters(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_package_is_reported_in_one_line() -> None:
-    def said(name: str) -> str:
+    def stderr_of(name: str) -> str:
         command = [sys.executable, "-c", IMPORTS, "--name", name]
         return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
     wanted = "error: absent is not installed: this command needs all dependencies, pip install nifi-ns\n"
-    assert said("absent.package") == wanted
-    assert "Traceback" in said("nifi_ns.absent")
+    assert stderr_of("absent.package") == wanted
+    assert "Traceback" in stderr_of("nifi_ns.absent")

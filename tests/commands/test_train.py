@@ -183,8 +183,8 @@ def test_a_preset_and_a_backbone_must_match(parsed, refused, backbone_folders):
     """Works without a network, because backbones named in presets need no look-up."""
     sd3, turbo = backbone_folders["sd3"], backbone_folders["sd-turbo"]
     assert parsed("--preset", "sd3-24gb", "--backbone", sd3).training == train.preset("sd3-24gb").training
-    said = refused("--preset", "sd-turbo", "--backbone", "nifi-tiny")
-    assert said.endswith("does not match --backbone nifi-tiny: omit --preset, or give --preset nifi-tiny")
+    error = refused("--preset", "sd-turbo", "--backbone", "nifi-tiny")
+    assert error.endswith("does not match --backbone nifi-tiny: omit --preset, or give --preset nifi-tiny")
     assert "--preset sd3 is for stabilityai/" in refused("--preset", "sd3", "--backbone", turbo)
     assert "--preset laptop is for nifi-tiny" in refused("--preset", "laptop", "--backbone", sd3)
 

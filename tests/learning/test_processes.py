@@ -47,7 +47,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_a_single_process_does_not_wait():
     value = torch.tensor([1.0, torch.nan])
     processes.average([value])
-    with processes.first_goes_first():
+    with processes.first_before_others():
         assert (processes.count(), processes.index(), processes.from_first("x")) == (1, 0, "x")
     assert value[0] == 1 and value[1].isnan()
 

@@ -153,8 +153,8 @@ def test_thousands_of_scenes_are_not_held_in_memory(kind: str, tmp_path: Path) -
             continue
         for split, views in names.items():
             for view in views:
-                said = json.dumps({**about, "split": split, "name": view}).encode()
-                parts = (said, *pictures)
+                about_json = json.dumps({**about, "split": split, "name": view}).encode()
+                parts = (about_json, *pictures)
                 for part, data in zip(("json", "clean.png", "degraded.png"), parts, strict=True):
                     members[f"{scene:06d}{view}.{part}"] = data
     if kind == "shards":
