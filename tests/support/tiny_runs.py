@@ -8,7 +8,7 @@ import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods  # first: importing the plugin first would be circular
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-from nerfstudio.utils.writer import EVENT_WRITERS
+from nerfstudio.utils.writer import EVENT_WRITERS, TensorboardWriter
 
 from nifi_ns.plugin.compression_stage import CompressionStageConfig
 from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
@@ -42,6 +42,9 @@ def train(config: TrainerConfig) -> Trainer:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     trainer.train()
+    for writer in EVENT_WRITERS:
+        if isinstance(writer, TensorboardWriter):
+            writer.tb_writer.close()  # its thread would write to the run's folder later
     EVENT_WRITERS.clear()  # else the next training would write to this one's log too
     return trainer
 
