@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -81,8 +82,7 @@ def test_open3d_is_imported_on_first_use(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "open3d" / "io.py").write_text("def read(): return 'points'\n")
     monkeypatch.syspath_prepend(tmp_path)
     late_open3d.install()
-    import open3d as o3d
-
+    o3d: Any = import_module("open3d")
     assert "open3d.io" not in sys.modules
     assert import_module("open3d.io") is o3d.io and o3d.io.read() == "points"
 
