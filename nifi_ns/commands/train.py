@@ -54,8 +54,8 @@ class Train:
     smoke: bool = False
     """Train for ten steps only, to test that everything works."""
     preset: str | None = None
-    """Defaults for all other options: nifi-tiny, laptop, sd3, sd3-24gb, sd-turbo, sd-turbo-12gb, or the path of a YAML
-    file. By default the preset of --backbone's family."""
+    """Defaults for all other options: nifi-tiny, laptop, sd3, sd3-24gb, sd, sd-turbo, sd-turbo-12gb, or the path of a
+    YAML file. By default the preset of --backbone's family."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def main(self) -> None:
