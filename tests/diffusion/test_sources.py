@@ -37,7 +37,7 @@ def test_a_name_that_looks_like_a_path_never_accesses_the_hub(
     with pytest.raises(NifiError, match="no backbone") as error:
         resolve(name)
     assert "\n" not in str(error.value)
-    with pytest.raises(NifiError, match=r"no restorer in .*expected a restorer\.json, .*\.ckpt.* Difix"):
+    with pytest.raises(NifiError, match=r"no restorer in .*expected a restorer\.json .*\.ckpt.* Difix"):
         Restorer.from_pretrained(name)
 
 
