@@ -65,7 +65,9 @@ class Selftest:
             if check.level != "OK":
                 _show(console, check)
         if passed:
-            console.print(f"[bold green]PASS[/]: everything works; metrics and logs are in {self.output_dir}")
+            console.print(
+                f"[bold green]PASS[/]: everything works; metrics and logs are in {self.output_dir}", soft_wrap=True
+            )
             return
         failure = journal.failure()
         console.print(f"[bold red]FAIL[/]: {failure['step']}: {failure['what_to_do']}", soft_wrap=True)
