@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -134,7 +135,8 @@ def changes(page: "Page", unlike: np.ndarray) -> np.ndarray:
 def choose(page: "Page", label: str, option: str) -> None:
     """Choose the option that begins with `option` in the dropdown `label`."""
     page.get_by_label(label, exact=True).and_(page.locator("input:visible")).first.click()
-    page.get_by_role("option").filter(visible=True, has_text=option).first.click()
+    label_begins = re.compile(rf"^\s*{re.escape(option)}\b")  # "2.4KB" contains "4KB"
+    page.get_by_role("option").filter(visible=True, has_text=label_begins).first.click()
 
 
 def box(page: "Page", label: str) -> "Locator":
