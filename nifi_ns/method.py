@@ -12,12 +12,12 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nifi_ns.plugin import repairs
-from nifi_ns.plugin.compression_stage import CompressionStageConfig
-from nifi_ns.plugin.datamanager import NifiDataManagerConfig
-from nifi_ns.plugin.model import NifiSplatModelConfig
+from nifi_ns.plugin.data.datamanager import NifiDataManagerConfig
 from nifi_ns.plugin.nerfacto import NifiNerfactoModelConfig, NifiNerfactoPipelineConfig, NifiRayManagerConfig
-from nifi_ns.plugin.pipeline import NifiPipelineConfig
 from nifi_ns.plugin.repairs.viewer_host import LOCAL
+from nifi_ns.plugin.splat.compression_stage import CompressionStageConfig
+from nifi_ns.plugin.splat.model import NifiSplatModelConfig
+from nifi_ns.plugin.splat.pipeline import NifiPipelineConfig
 
 repairs.install()
 

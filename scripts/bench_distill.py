@@ -33,11 +33,11 @@ from nifi_ns.compress import target_bytes
 from nifi_ns.errors import NifiError
 from nifi_ns.files import format_size
 from nifi_ns.metrics import LOWER_IS_BETTER
-from nifi_ns.plugin.compression_stage import CompressionStageConfig
-from nifi_ns.plugin.distillation import OFF, DistillationConfig
-from nifi_ns.plugin.model import NifiSplatModelConfig
-from nifi_ns.plugin.pipeline import NifiPipelineConfig
+from nifi_ns.plugin.distill.distillation import OFF, DistillationConfig
 from nifi_ns.plugin.runs import Run, load_run
+from nifi_ns.plugin.splat.compression_stage import CompressionStageConfig
+from nifi_ns.plugin.splat.model import NifiSplatModelConfig
+from nifi_ns.plugin.splat.pipeline import NifiPipelineConfig
 from nifi_ns.results import Row, Variant, save
 from nifi_ns.views import View
 

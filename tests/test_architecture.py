@@ -47,12 +47,21 @@ ALLOWED: dict[str, set[str]] = {
     "restore": BASICS | {"diffusion", "distributions", "learning", "media", "metrics", "pairs", "results"},
     "report": BASICS | {"media", "metrics", "results"},
     # the nerfstudio plugin and the commands use both
-    "plugin": SCENE | {"compress", "media", "metrics", "pairs", "rasterize", "references", "restore", "results"},
-    "method": {"plugin"},
+    "plugin.repairs": {"errors", "rasterize"},
+    "plugin.data": {"errors", "views"},
+    "plugin.restoration": BASICS
+    | {"compress", "metrics", "plugin.data", "plugin.repairs", "references", "restore", "splats", "views"},
+    "plugin.distill": SCENE - {"splats"} | {"media", "plugin.data", "plugin.restoration", "references"},
+    "plugin.splat": SCENE
+    | {"compress", "plugin.data", "plugin.distill", "plugin.repairs", "plugin.restoration", "rasterize"},
+    "plugin": SCENE
+    | {"compress", "metrics", "pairs", "references", "results"}
+    | {"plugin.data", "plugin.distill", "plugin.repairs", "plugin.restoration", "plugin.splat"},
+    "method": {"plugin", "plugin.data", "plugin.repairs", "plugin.splat"},
 }
 TOP = {"nifi_ns", "commands"}
 """Packages that may import everything."""
-NESTED = ("compress.codec", "compress.external")
+NESTED = tuple(name for name in ALLOWED if "." in name)
 
 
 def module_of(file: Path) -> str:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from nifi_ns.errors import NifiError
 from nifi_ns.plugin import repairs
-from nifi_ns.plugin.datamanager import NifiDataManagerConfig
-from nifi_ns.plugin.dataset_views import DatasetViews, camera_of
-from nifi_ns.plugin.distillation import OFF, DistillationConfig, distillation_callbacks
+from nifi_ns.plugin.data.datamanager import NifiDataManagerConfig
+from nifi_ns.plugin.data.dataset_views import DatasetViews, camera_of
+from nifi_ns.plugin.data.training_views import TrainingViews, TrainingViewsConfig
+from nifi_ns.plugin.distill.distillation import OFF, DistillationConfig, distillation_callbacks
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
-from nifi_ns.plugin.restorable import RenderSnapshot
-from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
-from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
+from nifi_ns.plugin.restoration.restorable import RenderSnapshot
+from nifi_ns.plugin.restoration.restored_outputs import RestoredOutputs, RestoredOutputsConfig
 from nifi_ns.views import View
 
 _EMPTY = 1e-3

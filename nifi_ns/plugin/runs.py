@@ -10,10 +10,10 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.dataset_views import DatasetViews
-from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
-from nifi_ns.plugin.pipeline import NifiPipelineConfig
-from nifi_ns.plugin.scene_files import save_scene
+from nifi_ns.plugin.data.dataset_views import DatasetViews
+from nifi_ns.plugin.splat.model import NifiSplatModel, NifiSplatModelConfig
+from nifi_ns.plugin.splat.pipeline import NifiPipelineConfig
+from nifi_ns.plugin.splat.scene_files import save_scene
 from nifi_ns.splats import Splats
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from nerfstudio.configs.method_configs import all_methods
 
-from nifi_ns.plugin.model import NifiSplatModelConfig
+from nifi_ns.plugin.splat.model import NifiSplatModelConfig
 
 HEAVY = {"diffusers", "numba", "peft", "lpips", "piq", "plyfile", "imageio_ffmpeg"}
 """Nerfstudio itself imports transformers, through torchmetrics."""

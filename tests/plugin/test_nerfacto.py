@@ -14,9 +14,9 @@ from nerfstudio.scripts.render import RenderInterpolated
 from PIL import Image
 from tiny_runs import save_restorer, train
 
-from nifi_ns.plugin.dataset_views import camera_of, view_of
-from nifi_ns.plugin.distillation import DistillationConfig
-from nifi_ns.plugin.generations import Generation
+from nifi_ns.plugin.data.dataset_views import camera_of, view_of
+from nifi_ns.plugin.distill.distillation import DistillationConfig
+from nifi_ns.plugin.distill.generations import Generation
 from nifi_ns.plugin.nerfacto import NifiNerfactoModel, NifiRayManager
 
 

@@ -28,7 +28,6 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 from tiny_runs import model_of, train, training_config
 
 from nifi_ns.errors import CorruptFileError
-from nifi_ns.plugin import model as model_module
 from nifi_ns.plugin.repairs import (
     ffmpeg,
     lost_steps,
@@ -38,6 +37,7 @@ from nifi_ns.plugin.repairs import (
     spiral,
     viewmat,
 )
+from nifi_ns.plugin.splat import model as model_module
 
 
 @pytest.fixture(params=[True, False], ids=["repaired", "upstream"])
@@ -148,7 +148,7 @@ def test_a_model_is_built_without_internet_access(
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     if not repaired:
-        monkeypatch.setattr("nifi_ns.plugin.model.without_lpips", nullcontext)
+        monkeypatch.setattr("nifi_ns.plugin.splat.model.without_lpips", nullcontext)
     with works_only(repaired, OSError, "no network"):
         pipeline = training_config(tiny_capture, tmp_path).pipeline.setup(device="cpu")
         assert not [name for name in pipeline.state_dict() if "lpips" in name]

@@ -9,7 +9,7 @@ from tiny_runs import save_restorer
 
 from nifi_ns import results
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.distillation import DistillationConfig
+from nifi_ns.plugin.distill.distillation import DistillationConfig
 
 
 def test_every_row_is_trained_as_long_and_measured(tiny_capture: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from nerfstudio.configs.method_configs import all_methods  # first: importing th
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.writer import EVENT_WRITERS, TensorboardWriter
 
-from nifi_ns.plugin.compression_stage import CompressionStageConfig
-from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
+from nifi_ns.plugin.splat.compression_stage import CompressionStageConfig
+from nifi_ns.plugin.splat.model import NifiSplatModel, NifiSplatModelConfig
 
 
 def training_config(data: Path, output: Path, *, compress: bool = True, **model: object) -> TrainerConfig:

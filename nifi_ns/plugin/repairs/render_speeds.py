@@ -4,12 +4,44 @@ Not reported upstream. `ns-render` imports its column after it has loaded plugin
 """
 
 import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from nerfstudio.utils.rich_utils import ItersPerSecColumn
 from rich.progress import Task
 from rich.text import Text
 
-from nifi_ns.plugin.speed import STOPWATCH
+
+class Stopwatch:
+    """Records the time of the last views for each kind of work, while `running` is set."""
+
+    def __init__(self, views: int = 30) -> None:
+        self.running = False
+        self._views = views
+        self._seconds: dict[str, deque[float]] = {}
+
+    @contextmanager
+    def time(self, work: str) -> Iterator[None]:
+        """Time one view's `work`."""
+        if not self.running:
+            yield
+            return
+        start = _now()
+        yield
+        self._seconds.setdefault(work, deque(maxlen=self._views)).append(_now() - start)
+
+    def __str__(self) -> str:
+        """Return the frames per second of each kind of work, averaged over the last views."""
+        # copy the items, because another thread draws the progress line
+        means = {work: sum(seconds) / len(seconds) for work, seconds in list(self._seconds.items())}
+        return ", ".join(f"{work} {1 / max(mean, 1e-9):.2f} fps" for work, mean in means.items())
+
+
+STOPWATCH = Stopwatch()
+"""The stopwatch of this process: a model times its views with it, and the progress line shows what it says."""
 
 
 class SpeedColumn(ItersPerSecColumn):
@@ -27,3 +59,9 @@ def install() -> None:
     if render is not None:
         vars(render)["ItersPerSecColumn"] = SpeedColumn
         STOPWATCH.running = True
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # else the time would be counted where the result is first used
+    return time.perf_counter()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.restorable import RenderSnapshot, RestorableModel
-from nifi_ns.plugin.restoration_choice import RestorationChoice
+from nifi_ns.plugin.restoration.restorable import RenderSnapshot, RestorableModel
+from nifi_ns.plugin.restoration.restoration_choice import RestorationChoice
 from nifi_ns.views import View
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from tiny_runs import model_of, train, training_config
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.dropout import drop
+from nifi_ns.plugin.splat.dropout import drop
 
 
 def test_a_share_is_dropped_and_the_others_compensate() -> None:

@@ -22,10 +22,10 @@ from rich.progress import track
 
 from nifi_ns.errors import NifiError, check_fields
 from nifi_ns.novel_views import between, towards
-from nifi_ns.plugin.dataset_views import camera_of, read_camera_path, view_of
-from nifi_ns.plugin.generations import Generation, RestoredView
-from nifi_ns.plugin.restored_outputs import RestoredOutputs
-from nifi_ns.plugin.training_views import TrainingViews
+from nifi_ns.plugin.data.dataset_views import camera_of, read_camera_path, view_of
+from nifi_ns.plugin.data.training_views import TrainingViews
+from nifi_ns.plugin.distill.generations import Generation, RestoredView
+from nifi_ns.plugin.restoration.restored_outputs import RestoredOutputs
 from nifi_ns.references import box_mean, hwc
 from nifi_ns.views import View, spaced_views
 

@@ -12,12 +12,12 @@ from tiny_runs import model_of, save_restorer, train, training_config
 from nifi_ns.errors import CorruptFileError, NifiError
 from nifi_ns.media import images_in, read_picture
 from nifi_ns.novel_views import between, towards
-from nifi_ns.plugin.datamanager import NifiDataManager
-from nifi_ns.plugin.dataset_views import DatasetViews, read_camera_path
-from nifi_ns.plugin.distillation import DistillationConfig
-from nifi_ns.plugin.generations import CAMERAS_FILE, Generation
-from nifi_ns.plugin.model import NifiSplatModel
+from nifi_ns.plugin.data.datamanager import NifiDataManager
+from nifi_ns.plugin.data.dataset_views import DatasetViews, read_camera_path
+from nifi_ns.plugin.distill.distillation import DistillationConfig
+from nifi_ns.plugin.distill.generations import CAMERAS_FILE, Generation
 from nifi_ns.plugin.runs import load_run
+from nifi_ns.plugin.splat.model import NifiSplatModel
 
 KINDS = ("pred", "ref", "fixed", "weight")
 STEPS = (10, 30)

@@ -15,13 +15,13 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from torch import Tensor, nn
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.compression_stage import CompressionStage, CompressionStageConfig
-from nifi_ns.plugin.dropout import drop
 from nifi_ns.plugin.repairs.intrinsics import on_own_device
 from nifi_ns.plugin.repairs.lpips_weights import without_lpips
-from nifi_ns.plugin.restorable import RenderSnapshot
-from nifi_ns.plugin.restored_outputs import RestoredOutputs, RestoredOutputsConfig
-from nifi_ns.plugin.strategy import densification
+from nifi_ns.plugin.restoration.restorable import RenderSnapshot
+from nifi_ns.plugin.restoration.restored_outputs import RestoredOutputs, RestoredOutputsConfig
+from nifi_ns.plugin.splat.compression_stage import CompressionStage, CompressionStageConfig
+from nifi_ns.plugin.splat.dropout import drop
+from nifi_ns.plugin.splat.strategy import densification
 from nifi_ns.rasterize import render
 from nifi_ns.rasterize.ssim import SSIM
 from nifi_ns.splats import Splats

@@ -12,11 +12,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nifi_ns.files import format_size
 from nifi_ns.plugin import repairs
-from nifi_ns.plugin.datamanager import NifiDataManager, NifiDataManagerConfig
-from nifi_ns.plugin.dataset_views import DatasetViews
-from nifi_ns.plugin.distillation import OFF, DistillationConfig, distillation_callbacks
-from nifi_ns.plugin.model import NifiSplatModel, NifiSplatModelConfig
-from nifi_ns.plugin.scene_files import SCENE_FILE, save_scene
+from nifi_ns.plugin.data.datamanager import NifiDataManager, NifiDataManagerConfig
+from nifi_ns.plugin.data.dataset_views import DatasetViews
+from nifi_ns.plugin.distill.distillation import OFF, DistillationConfig, distillation_callbacks
+from nifi_ns.plugin.splat.model import NifiSplatModel, NifiSplatModelConfig
+from nifi_ns.plugin.splat.scene_files import SCENE_FILE, save_scene
 
 if TYPE_CHECKING:
     from nifi_ns.compress import Compressed

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nifi_ns.plugin.lazy_outputs import LazyOutputs
+from nifi_ns.plugin.data.lazy_outputs import LazyOutputs
 
 
 @pytest.fixture

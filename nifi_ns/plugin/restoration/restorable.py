@@ -11,7 +11,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from nifi_ns.plugin.restoration_choice import RestorationChoice
+from nifi_ns.plugin.restoration.restoration_choice import RestorationChoice
 from nifi_ns.views import View
 
 if TYPE_CHECKING:

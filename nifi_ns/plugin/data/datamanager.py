@@ -10,8 +10,8 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
-from nifi_ns.plugin.lazy_outputs import LazyOutputs
-from nifi_ns.plugin.training_views import TrainingViews, TrainingViewsConfig
+from nifi_ns.plugin.data.lazy_outputs import LazyOutputs
+from nifi_ns.plugin.data.training_views import TrainingViews, TrainingViewsConfig
 
 
 @dataclass

@@ -9,9 +9,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from nifi_ns.files import format_size
-from nifi_ns.plugin.restorable import RestorableModel
-from nifi_ns.plugin.restoration_choice import RestorationChoice
-from nifi_ns.plugin.viewer_worker import EXPECTED_ERRORS, ViewerWorker, redraw, render_thread
+from nifi_ns.plugin.restoration.restorable import RestorableModel
+from nifi_ns.plugin.restoration.restoration_choice import RestorationChoice
+from nifi_ns.plugin.restoration.viewer_worker import EXPECTED_ERRORS, ViewerWorker, redraw, render_thread
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer

@@ -22,9 +22,9 @@ from nifi_ns import compress
 from nifi_ns.compress import decode
 from nifi_ns.errors import NifiError
 from nifi_ns.media import Video
-from nifi_ns.plugin.dataset_views import DatasetViews, view_of
-from nifi_ns.plugin.model import NifiSplatModel
+from nifi_ns.plugin.data.dataset_views import DatasetViews, view_of
 from nifi_ns.plugin.runs import load_run
+from nifi_ns.plugin.splat.model import NifiSplatModel
 from nifi_ns.restore import Restorer
 
 LAZY = ("rgb_uncompressed", "rgb_referenced", "rgb_restored", "restoration_change")

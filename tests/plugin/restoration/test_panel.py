@@ -18,8 +18,8 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from tiny_runs import copy_run
 from viser import GuiApi
 
+from nifi_ns.plugin.restoration.view_restorer import ViewRequest
 from nifi_ns.plugin.runs import load_run
-from nifi_ns.plugin.view_restorer import ViewRequest
 from nifi_ns.restore import RestorerSettings
 
 SECONDS = 20

@@ -11,10 +11,10 @@ from nerfstudio.engine.trainer import Trainer
 from tiny_runs import model_of, save_restorer
 
 from nifi_ns.errors import NifiError
-from nifi_ns.plugin.dataset_views import DatasetViews
-from nifi_ns.plugin.model import NifiSplatModel
-from nifi_ns.plugin.restoration_choice import RestorationChoice
-from nifi_ns.plugin.view_restorer import ViewRequest, ViewRestorer
+from nifi_ns.plugin.data.dataset_views import DatasetViews
+from nifi_ns.plugin.restoration.restoration_choice import RestorationChoice
+from nifi_ns.plugin.restoration.view_restorer import ViewRequest, ViewRestorer
+from nifi_ns.plugin.splat.model import NifiSplatModel
 from nifi_ns.references import ReferenceBank
 from nifi_ns.restore import Restorer
 

@@ -11,14 +11,14 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor
 
-from nifi_ns.plugin.dataset_views import view_of
-from nifi_ns.plugin.lazy_outputs import LazyOutputs
-from nifi_ns.plugin.panel import Panel
-from nifi_ns.plugin.restorable import RestorableModel
-from nifi_ns.plugin.restoration_choice import RestorationChoice
-from nifi_ns.plugin.speed import STOPWATCH
-from nifi_ns.plugin.view_restorer import Restored, ViewRequest, ViewRestorer, make_or_exit
-from nifi_ns.plugin.viewer_worker import render_thread
+from nifi_ns.plugin.data.dataset_views import view_of
+from nifi_ns.plugin.data.lazy_outputs import LazyOutputs
+from nifi_ns.plugin.repairs.render_speeds import STOPWATCH
+from nifi_ns.plugin.restoration.panel import Panel
+from nifi_ns.plugin.restoration.restorable import RestorableModel
+from nifi_ns.plugin.restoration.restoration_choice import RestorationChoice
+from nifi_ns.plugin.restoration.view_restorer import Restored, ViewRequest, ViewRestorer, make_or_exit
+from nifi_ns.plugin.restoration.viewer_worker import render_thread
 from nifi_ns.views import View
 
 

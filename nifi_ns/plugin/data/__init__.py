@@ -1,0 +1,1 @@
+"""Photos and cameras of a capture: what datamanagers emit, and the same as this project's views."""

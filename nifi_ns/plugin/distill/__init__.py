@@ -1,0 +1,1 @@
+"""Restored views that a model goes on training with (Difix3D)."""

@@ -1,0 +1,1 @@
+"""`nifi-splat`: splatfacto with a compression stage and restored outputs."""
