@@ -45,9 +45,9 @@ def config(run_with_choices: Path, tiny_capture: Path, tmp_path_factory: pytest.
     return copy_run(run_with_choices, folder, shutil.copytree(tiny_capture, folder / "capture"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def port(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Return the port of an `ns-viewer` of a run."""
+    """Return the port of an `ns-viewer` of a run. The server keeps what is chosen, so each test has its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,7 +65,7 @@ def port(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page(port: int) -> "Iterator[Page]":
     """Return the viewer's page, once it displays the scene."""
     playwright = pytest.importorskip("playwright.sync_api")
