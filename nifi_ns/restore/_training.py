@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nifi_ns.diffusion import Backbone
+from nifi_ns.diffusion import NETWORK_ADAPTER_FILE, PROMPT_FILE, VAE_ADAPTER_FILE, Backbone
 from nifi_ns.errors import NifiError
 from nifi_ns.learning import (
     TrainingLog,
@@ -34,7 +34,7 @@ from nifi_ns.learning import (
 )
 from nifi_ns.pairs import Input, PairCrops, PairFolder, fingerprints, matching_scenes, split_validation
 from nifi_ns.restore._config import TrainingConfig
-from nifi_ns.restore._description import Description, RestorerSettings, packaged_weights
+from nifi_ns.restore._description import RESTORER_FILE, Description, RestorerSettings, packaged_weights
 from nifi_ns.restore._perceptual import Perceptual, perceptual_loss
 from nifi_ns.restore._restorer import Restorer
 from nifi_ns.restore._selection import Selection, Trained
@@ -98,8 +98,7 @@ class Trainer:
         self._step = 0
         self._recent: dict[str, list[float]] = {}  # losses since the last row of the tables
         if overwrite and processes.index() == 0:
-            for name in ("checkpoints", "images", "logs"):
-                shutil.rmtree(self.output / name, ignore_errors=True)
+            self._delete_old()
         if state is not None:
             self._load(state)
 
@@ -177,6 +176,13 @@ class Trainer:
             limit=config.evaluation.eval_views,
             validation_scenes=scenes,
         )
+
+    def _delete_old(self) -> None:
+        """Delete everything that an earlier training wrote, restorer.json first: no restorer without its files."""
+        for name in (RESTORER_FILE, NETWORK_ADAPTER_FILE, VAE_ADAPTER_FILE, PROMPT_FILE, "metrics.json", "metrics.csv"):
+            (self.output / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "images", "logs"):
+            shutil.rmtree(self.output / name, ignore_errors=True)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

@@ -69,10 +69,9 @@ class Updates:
         count = int(torch.randint(most + 1, (), generator=generator)) if most else 0
         clean, degraded = (batch[key].to(device) for key in ("clean", "degraded"))
         attended_photos = batch["attended_photos"][:, :count].to(device) if count else None
-        lr_factor = config.optimization.lr_factor(step, config.steps)
-        losses, restored = self._update_restorer(clean, degraded, attended_photos, noise, lr_factor)
+        losses, restored = self._update_restorer(clean, degraded, attended_photos, noise, step)
         if losses and config.objective.needs_critic:
-            losses |= self._update_critic(restored, critic_noise, lr_factor)
+            losses |= self._update_critic(restored, critic_noise, step)
         return losses
 
     def _sample_noise(self, generator: torch.Generator) -> LossNoise:
@@ -82,7 +81,7 @@ class Updates:
         return LossNoise.sample(shape, config.objective, generator).part(self.samples, backbone.device)
 
     def _update_restorer(
-        self, clean: Tensor, degraded: Tensor, attended_photos: Tensor | None, noise: LossNoise, lr_factor: float
+        self, clean: Tensor, degraded: Tensor, attended_photos: Tensor | None, noise: LossNoise, step: int
     ) -> tuple[dict[str, float], list[Tensor]]:
         """Return the losses of phi- (empty if skipped) and the restored latents of each part of the batch."""
         terms, restored = [], []
@@ -95,12 +94,12 @@ class Updates:
             self._optimizers["phi_minus"].backward(loss.total / len(self._parts))
             restored.append(loss.restored)
             terms.append({"loss": loss.total.detach(), **loss.terms})
-        losses = self._descend("phi_minus", terms, lr_factor)
+        losses = self._descend("phi_minus", terms, step)
         if losses and self._mean is not None:
             self._mean.step(self._parameters)
         return losses, restored
 
-    def _update_critic(self, restored: list[Tensor], noise: LossNoise, lr_factor: float) -> dict[str, float]:
+    def _update_critic(self, restored: list[Tensor], noise: LossNoise, step: int) -> dict[str, float]:
         terms = []
         for part, latents in zip(self._parts, restored, strict=True):
             own_noise = noise.part(part, latents.device)
@@ -108,19 +107,20 @@ class Updates:
                 loss = critic_loss(self._backbone, latents, own_noise.timestep, own_noise.noise, own_noise.dropped)
             self._optimizers["phi_plus"].backward(loss / len(self._parts))
             terms.append({"critic": loss.detach()})
-        return self._descend("phi_plus", terms, lr_factor)
+        return self._descend("phi_plus", terms, step)
 
-    def _descend(self, name: AdapterName, parts: Sequence[dict[str, Tensor]], lr_factor: float) -> dict[str, float]:
+    def _descend(self, name: AdapterName, parts: Sequence[dict[str, Tensor]], step: int) -> dict[str, float]:
         """Update an adapter from its gradients. Return the mean losses of all parts, or none if it was skipped."""
         means = torch.stack([torch.stack([*part.values()]) for part in parts]).mean(0)
-        if self._optimizers[name].step(means, lr_factor):
+        factor = self._config.optimization.lr_factor(step, self._config.steps)
+        if self._optimizers[name].step(means, factor):
             self._skipped_in_a_row = 0
             return dict(zip(parts[0], means.tolist(), strict=True))
         self.skipped += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self._config.max_bad_steps:
             raise NifiError(
-                f"{self._skipped_in_a_row} losses in a row were not finite: "
+                f"step {step + 1}: {self._skipped_in_a_row} losses in a row were not finite: "
                 "train again with lower learning rates or in fp32"
             )
         return {}

@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(load, folders, tmp_pat
 
 def test_too_many_skipped_updates_end_the_training_with_one_line(load, folders, tmp_path, monkeypatch):
     poison_decoder(monkeypatch, steps=set(range(10)))
-    with pytest.raises(NifiError, match="3 losses in a row were not finite"):
+    with pytest.raises(NifiError, match="step 3: 3 losses in a row were not finite"):
         Trainer(load(), folders, tmp_path, CONFIG.with_options(max_bad_steps=3)).train()
 
 
@@ -286,6 +286,20 @@ def test_overwriting_or_resuming_with_other_settings_is_refused(load, folders, t
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CorruptFileError, match="not a readable checkpoint"):
         Trainer(load(), folders, tmp_path, config, resume=True)
+
+
+def test_overwriting_leaves_nothing_of_the_old_training(load, folders, tmp_path, monkeypatch):
+    config = CONFIG.with_options(steps=1)
+    Trainer(load(), folders, tmp_path, config).train()
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"restorer.json", "metrics.json", "metrics.csv", "pytorch_lora_weights.safetensors"} < written
+    interrupt_at(0, monkeypatch)
+    trainer = Trainer(load(), folders, tmp_path, config, overwrite=True)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    with pytest.raises(NifiError, match="no restorer in"):
+        Restorer.from_pretrained(tmp_path)
 
 
 def test_an_older_checkpoint_resumes_on_the_same_weights_only(load, folders, tmp_path, monkeypatch):
